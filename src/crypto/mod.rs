@@ -1,0 +1,16 @@
+//! Hashes, ciphers, signatures, keys and the secrets derived from them.
+//!
+//! Formulas and tags: PROTOCOL sections 1 and 2. Keys are newtypes that are zeroized when dropped and print redacted.
+
+mod aes;
+pub mod hash;
+mod keypool;
+mod keys;
+mod rsa;
+pub mod secrets;
+
+pub use aes::AesCtr;
+pub use hash::{Hash, Tag, TaggedHasher};
+pub use keypool::KeyPool;
+pub use keys::{LeaseSecret, ReadKey, WriteEnabler, WriteKey};
+pub use rsa::{BadKey, SigningKey, VerifyKey};

@@ -1,0 +1,9 @@
+//! tahoefs: a Tahoe-LAFS client whose main job is a FUSE mount.
+//!
+//! The library is a stack of rooms; a room imports only from the rooms below it (`docs/ARCHITECTURE.md` has the
+//! table and `tests/it/tidy.rs` enforces it). Formats and protocol follow Tahoe-LAFS 1.20, byte for byte.
+
+pub mod cap;
+pub mod crypto;
+pub mod storage;
+pub mod util;

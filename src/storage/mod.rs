@@ -1,0 +1,200 @@
+//! Storage servers: the trait that all of them answer, and its backends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::cap::StorageIndex;
+use crate::crypto::WriteEnabler;
+use crate::crypto::secrets::LeaseSecrets;
+use crate::util::{Cx, Stopped};
+
+/// The number of a share on a server. Numbers at or above N exist on real servers and are ignored by readers.
+pub type ShareNumber = u32;
+
+/// A range of bytes wanted from a share: `offset`, `length`. Answers are cut at the share's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadRange {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes wanted.
+    pub length: u64,
+}
+
+/// Why a storage server did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StorageError {
+    /// It has no such share.
+    #[error("no such share")]
+    NoSuchShare,
+    /// The write enabler is not the slot's.
+    #[error("the write enabler is wrong")]
+    BadWriteEnabler,
+    /// It has no room.
+    #[error("no space left")]
+    NoSpace,
+    /// The bytes differ from those already written at the same place.
+    #[error("conflicting write")]
+    Conflict,
+    /// No upload of this share is under way with this secret.
+    #[error("no such upload in progress")]
+    NotInProgress,
+    /// It cannot be reached, or may not be used.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+    /// It answered what the protocol does not allow.
+    #[error("malformed answer: {0}")]
+    Malformed(String),
+    /// An input/output error behind it.
+    #[error("{0}")]
+    Io(String),
+    /// The caller's deadline, patience or cancellation.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// What a server says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerStatus {
+    /// Largest immutable share it accepts now; 0 when read-only.
+    pub maximum_immutable_share_size: u64,
+    /// Largest mutable share it accepts.
+    pub maximum_mutable_share_size: u64,
+    /// Free bytes, less what it reserves.
+    pub available_space: u64,
+}
+
+/// The answer to an allocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allocation {
+    /// Every complete share of the storage index on that server; their leases are renewed.
+    pub already_have: BTreeSet<ShareNumber>,
+    /// What may now be written. A number in neither set was refused or is being uploaded by somebody else.
+    pub allocated: BTreeSet<ShareNumber>,
+}
+
+/// Names one upload: bytes that are written come with the secret they were allocated with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UploadSecret(pub [u8; 20]);
+
+/// A test on a mutable share: the bytes at `offset` must equal `specimen` (reads are cut at the end of the data).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestVector {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes to read, usually the specimen's length.
+    pub size: u64,
+    /// What must stand there.
+    pub specimen: Bytes,
+}
+
+/// What is to be done to one mutable share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TestWrite {
+    /// All must hold, on every share of the request, before anything is written.
+    pub test: Vec<TestVector>,
+    /// Bytes to write, in order: offset and data. Holes are filled with zeros.
+    pub write: Vec<(u64, Bytes)>,
+    /// Cuts the share to this length after writing; 0 deletes it.
+    pub new_length: Option<u64>,
+}
+
+/// The answer to a read-test-write.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadTestWriteAnswer {
+    /// Whether the tests held and the writes were made.
+    pub success: bool,
+    /// For every share that existed before the writes, what the read vector found.
+    pub data: BTreeMap<ShareNumber, Vec<Bytes>>,
+}
+
+/// Which of the two kinds of shares a call is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareKind {
+    /// CHK.
+    Immutable,
+    /// SDMF and MDMF.
+    Mutable,
+}
+
+/// A storage server: Tahoe-LAFS's IStorageServer, as the HTTP protocol has it (PROTOCOL 8).
+///
+/// Every method may be dropped at any time; what it had begun may or may not have been applied.
+#[async_trait]
+pub trait StorageServer: Send + Sync {
+    /// What the server says of itself.
+    async fn status(&self, cx: &Cx) -> Result<ServerStatus, StorageError>;
+
+    /// The complete shares of `si`, of whichever kind they are.
+    async fn list_shares(&self, cx: &Cx, kind: ShareKind, si: StorageIndex)
+    -> Result<BTreeSet<ShareNumber>, StorageError>;
+
+    /// Starts the upload of `shares`, each exactly `size` bytes long, and renews the leases of those already there.
+    async fn allocate(
+        &self,
+        cx: &Cx,
+        si: StorageIndex,
+        shares: &BTreeSet<ShareNumber>,
+        size: u64,
+        secret: &UploadSecret,
+        lease: &LeaseSecrets,
+    ) -> Result<Allocation, StorageError>;
+
+    /// Writes bytes of a share under upload; `true` once every byte of it has arrived, which makes it visible.
+    async fn write_share(
+        &self,
+        cx: &Cx,
+        si: StorageIndex,
+        share: ShareNumber,
+        secret: &UploadSecret,
+        offset: u64,
+        data: Bytes,
+    ) -> Result<bool, StorageError>;
+
+    /// Gives up the upload of a share.
+    async fn abort_share(
+        &self,
+        cx: &Cx,
+        si: StorageIndex,
+        share: ShareNumber,
+        secret: &UploadSecret,
+    ) -> Result<(), StorageError>;
+
+    /// Reads ranges of one share, in the order asked; each is cut at the share's end.
+    async fn read_share(
+        &self,
+        cx: &Cx,
+        kind: ShareKind,
+        si: StorageIndex,
+        share: ShareNumber,
+        ranges: &[ReadRange],
+    ) -> Result<Vec<Bytes>, StorageError>;
+
+    /// Tests, reads and writes mutable shares in one step.
+    async fn read_test_write(
+        &self,
+        cx: &Cx,
+        si: StorageIndex,
+        enabler: &WriteEnabler,
+        lease: &LeaseSecrets,
+        shares: &BTreeMap<ShareNumber, TestWrite>,
+        read: &[ReadRange],
+    ) -> Result<ReadTestWriteAnswer, StorageError>;
+
+    /// Renews or adds the lease on every share of `si`.
+    async fn add_lease(&self, cx: &Cx, si: StorageIndex, lease: &LeaseSecrets) -> Result<(), StorageError>;
+
+    /// Tells the server that a share of its is corrupt.
+    async fn advise_corrupt(
+        &self,
+        cx: &Cx,
+        kind: ShareKind,
+        si: StorageIndex,
+        share: ShareNumber,
+        reason: &str,
+    ) -> Result<(), StorageError>;
+
+    /// The barrier: what was acknowledged before survives power loss once this returns (a remote server: its own affair).
+    async fn sync(&self, cx: &Cx) -> Result<(), StorageError>;
+}

@@ -1,0 +1,15 @@
+//! What every room leans on: text encodings, the clock, randomness, the call context and bounded CPU work.
+
+pub mod base32;
+mod clock;
+mod cpu;
+mod cx;
+pub mod netstring;
+mod rng;
+mod single_flight;
+
+pub use clock::Clock;
+pub use cpu::Cpu;
+pub use cx::{Cx, MemoryPermit, Priority, Stopped};
+pub use rng::Rng;
+pub use single_flight::SingleFlight;
