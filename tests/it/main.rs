@@ -1,1 +1,4 @@
-fn main(){}
+//! The integration tests: one binary, one module for each topic.
+
+mod rsa_keys;
+mod vectors;
