@@ -5,5 +5,6 @@
 
 pub mod cap;
 pub mod crypto;
+pub mod merkle;
 pub mod storage;
 pub mod util;
