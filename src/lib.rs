@@ -6,5 +6,6 @@
 pub mod cap;
 pub mod crypto;
 pub mod merkle;
+pub mod share;
 pub mod storage;
 pub mod util;
