@@ -1,4 +1,11 @@
 //! Capabilities: their grammar, what each grants, and how each is attenuated (PROTOCOL 3).
+//!
+//! A capability's string is a secret, so no type here implements `Display` but [`StorageIndex`], and `Debug` shows no
+//! keys, literal content or unknown strings.
+
+mod attenuate;
+mod child;
+mod grammar;
 
 use std::fmt;
 
@@ -52,10 +59,16 @@ pub struct ChkVerifyCap {
 }
 
 /// `URI:LIT:`: the file's bytes themselves, at most 55 of them when we write it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct LitCap {
     /// The content.
     pub data: Vec<u8>,
+}
+
+impl fmt::Debug for LitCap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LitCap({} bytes)", self.data.len())
+    }
 }
 
 /// The two formats of mutable files.
@@ -103,7 +116,7 @@ pub enum FileCap {
 }
 
 /// A cap of no known kind, or one that breaks the rules of the place it was found in: carried verbatim.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct UnknownCap {
     /// The string from the writeable slot, if any.
     pub rw: Option<String>,
@@ -111,6 +124,17 @@ pub struct UnknownCap {
     pub ro: Option<String>,
     /// Why a known kind was refused here, if it was.
     pub error: Option<CapError>,
+}
+
+impl fmt::Debug for UnknownCap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |slot: &Option<String>| slot.as_ref().map(|_| "…");
+        f.debug_struct("UnknownCap")
+            .field("rw", &shown(&self.rw))
+            .field("ro", &shown(&self.ro))
+            .field("error", &self.error)
+            .finish()
+    }
 }
 
 /// Any capability.
@@ -141,4 +165,7 @@ pub enum CapError {
     /// A mutable cap where only immutable ones may stand.
     #[error("a mutable capability stands where only immutable ones may")]
     MustBeDeepImmutable,
+    /// An unknown cap without its read-only form, which no directory can hold.
+    #[error("an unknown capability is only linked in its read-only form, with ro. or imm. in front")]
+    MustNotBeUnknownWriteable,
 }
