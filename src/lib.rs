@@ -5,7 +5,9 @@
 
 pub mod cap;
 pub mod crypto;
+pub mod grid;
 pub mod merkle;
+pub mod node;
 pub mod share;
 pub mod storage;
 pub mod util;

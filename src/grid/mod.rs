@@ -1,0 +1,111 @@
+//! The broker: which servers there are, in which order they are asked, where shares go, and how long anybody waits.
+
+mod server;
+
+use std::sync::Arc;
+
+use sha1::{Digest, Sha1};
+
+use crate::cap::StorageIndex;
+use crate::crypto::secrets::{LeaseSecrets, write_enabler};
+use crate::crypto::{LeaseSecret, WriteEnabler, WriteKey};
+use crate::util::{Clock, Cpu, Cx, Rng};
+
+pub use server::{Server, ServerHealth, ServerInfo};
+
+use crate::storage::StorageServer;
+
+/// How files are encoded: `shares.needed`, `shares.happy`, `shares.total` and the largest immutable segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoding {
+    /// k: shares that suffice.
+    pub needed: u16,
+    /// Servers of happiness that an immutable upload must reach.
+    pub happy: u16,
+    /// N: shares that are made.
+    pub total: u16,
+    /// Largest segment of an immutable file, before it is rounded up to a multiple of k.
+    pub max_segment_size: u64,
+}
+
+/// The grid as this client sees it.
+pub struct Grid {
+    servers: Vec<Arc<Server>>,
+    encoding: Encoding,
+    lease_secret: LeaseSecret,
+    convergence: Vec<u8>,
+    clock: Clock,
+    rng: Rng,
+    cpu: Cpu,
+}
+
+impl Grid {
+    /// A grid of these servers for a client with these secrets. `convergence` may have any length, zero included.
+    pub fn new(
+        servers: Vec<Arc<Server>>,
+        encoding: Encoding,
+        lease_secret: LeaseSecret,
+        convergence: Vec<u8>,
+        clock: Clock,
+        rng: Rng,
+        cpu: Cpu,
+    ) -> Grid {
+        Grid { servers, encoding, lease_secret, convergence, clock, rng, cpu }
+    }
+
+    /// All servers, in no order.
+    pub fn servers(&self) -> &[Arc<Server>] {
+        &self.servers
+    }
+
+    /// All servers in the order in which `si` asks them: ascending SHA-1 of storage index and seed (PROTOCOL 1.6).
+    pub fn permuted(&self, si: StorageIndex) -> Vec<Arc<Server>> {
+        let mut servers = self.servers.clone();
+        servers.sort_by_cached_key(|s| {
+            let digest: [u8; 20] = Sha1::new().chain_update(si.0).chain_update(&s.info().permutation_seed).finalize().into();
+            digest
+        });
+        servers
+    }
+
+    /// The encoding of new files.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// The convergence secret.
+    pub fn convergence(&self) -> &[u8] {
+        &self.convergence
+    }
+
+    /// The lease secrets of `si` on `server`.
+    pub fn lease(&self, si: StorageIndex, server: &Server) -> LeaseSecrets {
+        LeaseSecrets::derive(&self.lease_secret, &si.0, &server.info().tub_id)
+    }
+
+    /// The write enabler of a mutable file on `server`.
+    pub fn write_enabler(&self, key: &WriteKey, server: &Server) -> WriteEnabler {
+        write_enabler(key, &server.info().tub_id)
+    }
+
+    /// The wall clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Randomness.
+    pub fn rng(&self) -> &Rng {
+        &self.rng
+    }
+
+    /// Where hashing, coding and encryption run.
+    pub fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    /// The barrier on every server that can be reached; fails when one that holds our writes cannot promise.
+    pub async fn sync(&self, cx: &Cx) -> Result<(), crate::storage::StorageError> {
+        let answers = futures::future::join_all(self.servers.iter().map(|s| s.sync(cx))).await;
+        answers.into_iter().find(|a| !matches!(a, Ok(()) | Err(crate::storage::StorageError::Unreachable(_)))).unwrap_or(Ok(()))
+    }
+}

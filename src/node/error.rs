@@ -1,0 +1,58 @@
+//! Why a node could not be read or written.
+
+use crate::cap::CapError;
+use crate::util::Stopped;
+
+/// Why a node could not be read or written. Texts never hold a cap.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// Fewer than k good shares were found.
+    #[error("only {found} good shares were found, {needed} are needed")]
+    NotEnoughShares {
+        /// Distinct good shares.
+        found: usize,
+        /// k.
+        needed: usize,
+    },
+    /// Shares could not be placed on enough servers.
+    #[error("shares can be placed on {happiness} servers only, {wanted} are wanted{}", hint(.reason))]
+    NotEnoughServers {
+        /// Servers of happiness reached.
+        happiness: usize,
+        /// Servers of happiness asked for.
+        wanted: usize,
+        /// What the servers that refused said, shortened; may be empty.
+        reason: String,
+    },
+    /// The servers have no room.
+    #[error("the servers have no space left")]
+    NoSpace,
+    /// The cap gives no authority to write.
+    #[error("the capability gives no write authority")]
+    NotWriteable,
+    /// The cap names something else than what was asked for, or nothing that can be opened.
+    #[error("the capability is not {0}")]
+    WrongKind(&'static str),
+    /// The cap is malformed.
+    #[error(transparent)]
+    BadCap(#[from] CapError),
+    /// What was decoded does not verify, or a directory's table cannot be parsed.
+    #[error("corrupt data: {0}")]
+    Corrupt(String),
+    /// Others kept writing at the same time.
+    #[error("another client keeps changing this at the same time")]
+    Uncoordinated,
+    /// Larger than the format allows.
+    #[error("too large")]
+    TooLarge,
+    /// The source of an upload could not be read.
+    #[error("reading what was to be stored: {0}")]
+    Source(String),
+    /// The caller's deadline, patience or cancellation.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+fn hint(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(" ({reason})") }
+}
