@@ -6,8 +6,10 @@
 pub mod cap;
 pub mod crypto;
 pub mod grid;
+pub mod journal;
 pub mod merkle;
 pub mod node;
 pub mod share;
 pub mod storage;
 pub mod util;
+pub mod writeback;

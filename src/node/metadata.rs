@@ -44,6 +44,14 @@ impl Metadata {
         Metadata(map)
     }
 
+    /// The keys whose values must be set or removed to turn `self` into `wanted`; `tahoe` is not ours to set.
+    pub fn difference(&self, wanted: &Metadata) -> Vec<(String, Option<Value>)> {
+        let changed = wanted.0.iter().filter(|(key, value)| self.0.get(*key) != Some(value));
+        let gone = self.0.keys().filter(|key| !wanted.0.contains_key(*key));
+        let keys = changed.map(|(key, value)| (key.clone(), Some(value.clone()))).chain(gone.map(|key| (key.clone(), None)));
+        keys.filter(|(key, _)| key != "tahoe").collect()
+    }
+
     /// When the link was last changed, in seconds, as the `tahoe` dictionary says.
     pub fn link_modified(&self) -> Option<f64> {
         self.0.get("tahoe")?.get("linkmotime")?.as_f64()

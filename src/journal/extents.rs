@@ -1,0 +1,91 @@
+//! A set of byte ranges: which parts of a staging file hold written bytes.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Disjoint, non-adjacent ranges in ascending order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extents(BTreeMap<u64, u64>);
+
+impl Extents {
+    /// Adds a range, joining it with what it touches.
+    pub fn insert(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        let (mut start, mut end) = (range.start, range.end);
+        let touching: Vec<u64> =
+            self.0.range(..=end).rev().take_while(|(_, e)| **e >= range.start).map(|(s, _)| *s).collect();
+        for s in touching {
+            let e = self.0.remove(&s).expect("the key was just seen");
+            start = start.min(s);
+            end = end.max(e);
+        }
+        self.0.insert(start, end);
+    }
+
+    /// Forgets everything from `size` on.
+    pub fn truncate(&mut self, size: u64) {
+        self.0.split_off(&size);
+        if let Some(mut last) = self.0.last_entry() {
+            let end = (*last.get()).min(size);
+            *last.get_mut() = end;
+        }
+    }
+
+    /// Cuts `range` into pieces that lie wholly inside (`true`) or outside (`false`) the set, in order.
+    pub fn split(&self, range: Range<u64>) -> Vec<(Range<u64>, bool)> {
+        let mut pieces = Vec::new();
+        let mut at = range.start;
+        let from = self.0.range(..=range.start).next_back().map_or(range.start, |(s, _)| *s);
+        for (&s, &e) in self.0.range(from..range.end.max(from)) {
+            let (s, e) = (s.max(at), e.min(range.end));
+            if s >= e {
+                continue;
+            }
+            if at < s {
+                pieces.push((at..s, false));
+            }
+            pieces.push((s..e, true));
+            at = e;
+        }
+        if at < range.end {
+            pieces.push((at..range.end, false));
+        }
+        pieces
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_set_of_bytes(steps in prop::collection::vec((0u64..64, 0u64..24, prop::bool::weighted(0.2)), 1..40), probe in (0u64..80, 0u64..40)) {
+            let mut extents = Extents::default();
+            let mut model = [false; 128];
+            for (start, len, cut) in steps {
+                if cut {
+                    extents.truncate(start);
+                    model[start as usize..].fill(false);
+                } else {
+                    extents.insert(start..start + len);
+                    model[start as usize..(start + len) as usize].fill(true);
+                }
+            }
+            let range = probe.0..probe.0 + probe.1;
+            let pieces = extents.split(range.clone());
+            prop_assert_eq!(pieces.iter().map(|(r, _)| r.end - r.start).sum::<u64>(), probe.1);
+            let mut at = range.start;
+            for (piece, inside) in pieces {
+                prop_assert_eq!(piece.start, at);
+                at = piece.end;
+                for byte in piece {
+                    prop_assert_eq!(model[byte as usize], inside, "byte {}", byte);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What happens when another client has changed the name that we were about to change.
+
+use std::sync::Arc;
+
+use super::{DirId, State};
+use crate::node::{Child, Name};
+
+/// Names are at most this many bytes for a kernel.
+const NAME_MAX: usize = 255;
+
+impl State {
+    /// Settles a conflict over `name`, under which `found` stands now. Changed beats removed; a change of attributes
+    /// yields to a new file; two different files both stay, ours under a conflict name.
+    pub(super) fn conflicted(
+        &mut self,
+        dir: DirId,
+        name: &Name,
+        content: bool,
+        found: Option<Child>,
+        now_secs: i64,
+        host: &str,
+    ) {
+        let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.remove(name)) else { return };
+        let wanted = if content { pending.wanted.clone() } else { None };
+        let Some(entry) = wanted else {
+            tracing::warn!(name = &**name, "another client changed this name at the same time; its change stays");
+            return self.done(dir, name);
+        };
+        let Some(d) = self.dirs.get_mut(&dir) else { return };
+        if found.is_none() {
+            d.pending.insert(Arc::clone(name), super::Pending { expect: vec![None], ..pending });
+            return;
+        }
+        let taken = |candidate: &str| {
+            d.pending.contains_key(candidate) || d.table.as_ref().is_some_and(|t| t.entries.contains_key(candidate))
+        };
+        let fresh = (1..).map(|n| conflict_name(name, now_secs, host, n)).find(|c| !taken(c));
+        let fresh = fresh.expect("some number is free");
+        tracing::warn!(name = &**name, kept_as = &*fresh, "another client stored a different file under this name; both stay");
+        self.want(dir, Arc::clone(&fresh), Some(entry), false, None);
+        self.moved(&(dir, Arc::clone(name)), &(dir, fresh));
+    }
+}
+
+/// `name (conflict DATE HOST).ext`, the n-th of its kind, in at most 255 bytes.
+fn conflict_name(name: &str, now_secs: i64, host: &str, n: u32) -> Name {
+    let (year, month, day) = date(now_secs);
+    let count = if n > 1 { format!(" {n}") } else { String::new() };
+    let note = format!(" (conflict {year:04}-{month:02}-{day:02} {host}{count})");
+    let (stem, ext) = match name.rfind('.') {
+        Some(dot) if dot > 0 && name.len() - dot <= 16 => name.split_at(dot),
+        _ => (name, ""),
+    };
+    let mut keep = stem.len().min(NAME_MAX.saturating_sub(note.len() + ext.len()));
+    while !stem.is_char_boundary(keep) {
+        keep -= 1;
+    }
+    format!("{}{note}{ext}", &stem[..keep]).into()
+}
+
+/// Year, month and day of a time in seconds since the epoch, UTC.
+fn date(secs: i64) -> (i64, i64, i64) {
+    // Days are counted from 1 March of year 0, so that the leap day ends a year; eras of 400 years repeat.
+    let days = secs.div_euclid(86_400) + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_utc_days() {
+        assert_eq!(date(0), (1970, 1, 1));
+        assert_eq!(date(951_782_400), (2000, 2, 29));
+        assert_eq!(date(-1), (1969, 12, 31));
+        assert_eq!(date(1_795_305_600), (2026, 11, 22));
+    }
+
+    #[test]
+    fn conflict_names_keep_the_extension_and_fit() {
+        assert_eq!(&*conflict_name("a.txt", 0, "box", 1), "a (conflict 1970-01-01 box).txt");
+        assert_eq!(&*conflict_name(".profile", 0, "box", 2), ".profile (conflict 1970-01-01 box 2)");
+        let long = "\u{e9}".repeat(127);
+        assert!(conflict_name(&long, 0, "box", 1).len() <= NAME_MAX);
+    }
+}

@@ -1,0 +1,397 @@
+//! The engine between the file system and the grid: what names stand for now, and how that gets published.
+//!
+//! The file system submits changes; they show at once in [`Writeback::find`] and [`Writeback::list`], which lay what is
+//! pending over the last table seen. Later, or when somebody waits, files are uploaded, and each directory gets *one*
+//! publish for all that gathered there. Two orders are kept: a child exists on the grid before its edge, and across
+//! directories the new link is published before the old one goes.
+
+mod conflict;
+mod file;
+mod publish;
+mod queue;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::cap::Cap;
+use crate::crypto::Hash;
+use crate::crypto::hash::sha256d;
+use crate::node::{Attributes, Child, Directory, Freshness, Metadata, Name, NodeError, NodeFactory, Table};
+use crate::util::{Clock, Cx, Priority};
+
+pub use file::FileObject;
+pub use queue::{Failure, QueueStatus, Scope};
+
+/// A directory, on the grid or not yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DirId(u64);
+
+/// What a name stands for.
+#[derive(Clone)]
+pub enum Target {
+    /// Something on the grid.
+    Stored(Cap),
+    /// A file whose content is, or was, staged here.
+    File(Arc<FileObject>),
+    /// A directory that somebody has opened or made here.
+    Directory(DirId),
+}
+
+/// What stands under a name, pending changes included.
+#[derive(Clone)]
+pub struct Entry {
+    /// What it is.
+    pub target: Target,
+    /// Its POSIX attributes.
+    pub attributes: Attributes,
+    /// The metadata that the attributes will be written into: keys of others stay.
+    pub metadata: Metadata,
+}
+
+impl Entry {
+    fn of(name: &str, child: &Child) -> Entry {
+        Entry {
+            target: Target::Stored(child.cap.clone()),
+            attributes: Attributes::of(name, child),
+            metadata: child.metadata.clone(),
+        }
+    }
+}
+
+/// A change to the tree, as the file system submits it.
+pub enum Change {
+    /// Puts an entry under a name, replacing what was there.
+    Put {
+        /// The directory.
+        dir: DirId,
+        /// The name in it.
+        name: Name,
+        /// What it is to stand for.
+        entry: Entry,
+        /// The change alone is no reason to publish: it rides along with the next, or with a flush of everything.
+        rides_along: bool,
+    },
+    /// Removes a name.
+    Remove {
+        /// The directory.
+        dir: DirId,
+        /// The name in it.
+        name: Name,
+    },
+    /// Moves an entry, replacing what was under the new name.
+    Rename {
+        /// Where it was.
+        from: (DirId, Name),
+        /// Where it goes.
+        to: (DirId, Name),
+        /// The entry, with the attributes it has now.
+        entry: Entry,
+    },
+}
+
+/// How long the engine waits, and for what.
+#[derive(Clone, Copy, Debug)]
+pub struct WritebackOptions {
+    /// A change that nobody waits for is published at the latest this long after it was made.
+    pub idle: Duration,
+    /// How old a table may be before the grid is asked for a newer one.
+    pub refresh: Duration,
+    /// A wait on the grid fails once no byte was acknowledged for this long.
+    pub patience: Duration,
+    /// Bytes of memory that uploads may use together.
+    pub memory: u64,
+}
+
+impl Default for WritebackOptions {
+    fn default() -> Self {
+        WritebackOptions {
+            idle: Duration::from_secs(2),
+            refresh: Duration::from_secs(10),
+            patience: Duration::from_secs(60),
+            memory: 96 << 20,
+        }
+    }
+}
+
+/// The engine. One for each mounted root.
+pub struct Writeback {
+    factory: Arc<dyn NodeFactory>,
+    clock: Clock,
+    host: String,
+    options: WritebackOptions,
+    base: Cx,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    dirs: HashMap<DirId, Dir>,
+    by_cap: HashMap<Hash, DirId>,
+    next_dir: u64,
+    next_seq: u64,
+    /// For a place that a rename made: the old places, whose removal waits for its publish.
+    waiting_for: HashMap<(DirId, Name), Vec<(DirId, Name)>>,
+    failures: Vec<Failure>,
+}
+
+/// One directory. Its invariant: what a user sees is `table` with `pending` laid over it.
+struct Dir {
+    node: Option<Arc<dyn Directory>>,
+    cap: Option<Cap>,
+    table: Option<Arc<Table>>,
+    checked: Option<Instant>,
+    /// Counts the tables that publishes installed, so that a slower read does not put an older one back.
+    epoch: u64,
+    pending: BTreeMap<Name, Pending>,
+    /// The directory in which it was last put; meaningful while that edge is pending.
+    home: Option<DirId>,
+    publishing: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The wanted state of a name that differs from the published one.
+struct Pending {
+    wanted: Option<Entry>,
+    seq: u64,
+    since: Instant,
+    rides_along: bool,
+    /// What may stand there on the grid: the published child, and every cap tried since.
+    expect: Vec<Option<Cap>>,
+    /// The new place of a renamed entry, which must be published first.
+    after: Option<(DirId, Name)>,
+}
+
+impl Writeback {
+    /// An engine that publishes through `factory`. `host` names this machine in conflict names. Nothing is published
+    /// in the background until [`Writeback::run`] is polled.
+    pub fn new(factory: Arc<dyn NodeFactory>, clock: Clock, host: String, options: WritebackOptions) -> Arc<Writeback> {
+        let base = Cx::new(Priority::Background, options.memory).with_patience(options.patience);
+        let (state, changed) = (Mutex::default(), Notify::new());
+        Arc::new(Writeback { factory, clock, host, options, base, state, changed })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The directory behind `cap`. The same cap always gives the same directory.
+    pub fn directory(&self, cap: &Cap) -> Result<DirId, NodeError> {
+        let key = sha256d(cap.to_uri().as_bytes());
+        if let Some(id) = self.state().by_cap.get(&key) {
+            return Ok(*id);
+        }
+        let node = self.factory.directory(cap)?;
+        let mut state = self.state();
+        if let Some(id) = state.by_cap.get(&key) {
+            return Ok(*id);
+        }
+        let id = state.add(Some(node), Some(cap.clone()));
+        state.by_cap.insert(key, id);
+        Ok(id)
+    }
+
+    /// A new, empty directory, which has no cap before its first publish.
+    pub fn new_directory(&self) -> DirId {
+        let mut state = self.state();
+        let id = state.add(None, None);
+        if let Some(dir) = state.dirs.get_mut(&id) {
+            dir.table = Some(Arc::default());
+        }
+        id
+    }
+
+    /// Whether changes to `dir` can be published.
+    pub fn is_writeable(&self, dir: DirId) -> bool {
+        self.state().dirs.get(&dir).is_some_and(|d| d.node.as_ref().is_none_or(|n| n.is_writeable()))
+    }
+
+    /// The cap of `dir`, once it is on the grid.
+    pub fn cap(&self, dir: DirId) -> Option<Cap> {
+        self.state().dirs.get(&dir)?.cap.clone()
+    }
+
+    /// Sees to it that the table of `dir` is there and not older than the refresh interval. With the grid away, a table
+    /// that was seen before serves on.
+    pub async fn load(&self, cx: &Cx, dir: DirId) -> Result<(), NodeError> {
+        let (node, known, epoch) = {
+            let mut state = self.state();
+            let Some(d) = state.dirs.get_mut(&dir) else { return Ok(()) };
+            let Some(node) = d.node.clone() else { return Ok(()) };
+            let fresh = d.checked.is_some_and(|at| at.elapsed() < self.options.refresh);
+            if d.table.is_some() && fresh {
+                return Ok(());
+            }
+            if d.table.is_some() {
+                d.checked = Some(Instant::now());
+            }
+            (node, d.table.is_some(), d.epoch)
+        };
+        match node.snapshot(cx, Freshness::Newest).await {
+            Ok(table) => {
+                let mut state = self.state();
+                if let Some(d) = state.dirs.get_mut(&dir)
+                    && d.epoch == epoch
+                {
+                    d.table = Some(table);
+                    d.checked = Some(Instant::now());
+                }
+                Ok(())
+            }
+            Err(e) if known => {
+                tracing::warn!(error = %e, "a directory could not be refreshed; what was last seen is shown");
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What stands under `name`. The directory must have been loaded, else nothing but pending changes is seen.
+    pub fn find(&self, dir: DirId, name: &str) -> Option<Entry> {
+        self.state().find(dir, name)
+    }
+
+    /// All entries in code point order. As [`Writeback::find`], of a loaded directory.
+    pub fn list(&self, dir: DirId) -> Vec<(Name, Entry)> {
+        let state = self.state();
+        let Some(d) = state.dirs.get(&dir) else { return Vec::new() };
+        let published = d.table.iter().flat_map(|t| &t.entries).filter(|(name, _)| !d.pending.contains_key(*name));
+        let mut all: Vec<_> = published.map(|(name, child)| (Arc::clone(name), Entry::of(name, child))).collect();
+        all.extend(d.pending.iter().filter_map(|(name, p)| Some((Arc::clone(name), p.wanted.clone()?))));
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// Whether `dir` has no entries.
+    pub fn is_empty(&self, dir: DirId) -> bool {
+        let state = self.state();
+        let Some(d) = state.dirs.get(&dir) else { return true };
+        let published = d.table.iter().flat_map(|t| t.entries.keys()).any(|name| !d.pending.contains_key(name));
+        !published && !d.pending.values().any(|p| p.wanted.is_some())
+    }
+
+    /// How many of the entries are directories; `None` before the directory is loaded.
+    pub fn count_directories(&self, dir: DirId) -> Option<u32> {
+        let state = self.state();
+        let d = state.dirs.get(&dir)?;
+        let published = d.table.as_ref()?.entries.iter();
+        let published = published.filter(|(name, child)| child.cap.is_directory() && !d.pending.contains_key(*name));
+        let pending = d.pending.values().filter_map(|p| p.wanted.as_ref()).filter(|entry| match &entry.target {
+            Target::Directory(_) => true,
+            Target::Stored(cap) => cap.is_directory(),
+            Target::File(_) => false,
+        });
+        u32::try_from(published.count() + pending.count()).ok()
+    }
+
+    /// Forgets what is pending inside a directory that has been removed.
+    pub fn discard(&self, dir: DirId) {
+        if let Some(dir) = self.state().dirs.get_mut(&dir) {
+            dir.pending.clear();
+        }
+    }
+
+    /// Makes a change. It shows at once; it is published within the idle time, or when somebody waits for it.
+    pub fn submit(&self, change: Change) {
+        let mut state = self.state();
+        match change {
+            Change::Put { dir, name, entry, rides_along } => state.want(dir, name, Some(entry), rides_along, None),
+            Change::Remove { dir, name } => state.want(dir, name, None, false, None),
+            Change::Rename { from, to, entry } => {
+                state.want(to.0, Arc::clone(&to.1), Some(entry), false, None);
+                if from != to {
+                    let across = (from.0 != to.0).then(|| to.clone());
+                    state.moved(&from, &to);
+                    state.want(from.0, from.1, None, false, across);
+                }
+            }
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+}
+
+impl State {
+    fn add(&mut self, node: Option<Arc<dyn Directory>>, cap: Option<Cap>) -> DirId {
+        self.next_dir += 1;
+        let id = DirId(self.next_dir);
+        let dir = Dir {
+            node,
+            cap,
+            table: None,
+            checked: None,
+            epoch: 0,
+            pending: BTreeMap::new(),
+            home: None,
+            publishing: Arc::default(),
+        };
+        self.dirs.insert(id, dir);
+        id
+    }
+
+    fn find(&self, dir: DirId, name: &str) -> Option<Entry> {
+        let dir = self.dirs.get(&dir)?;
+        match dir.pending.get(name) {
+            Some(pending) => pending.wanted.clone(),
+            None => dir.table.as_ref()?.entries.get(name).map(|child| Entry::of(name, child)),
+        }
+    }
+
+    /// Records the wanted state of a name. A name that is wanted as it is published needs nothing, so creating and
+    /// removing cancel out.
+    fn want(
+        &mut self,
+        dir_id: DirId,
+        name: Name,
+        wanted: Option<Entry>,
+        rides_along: bool,
+        after: Option<(DirId, Name)>,
+    ) {
+        self.next_seq += 1;
+        let seq = self.next_seq;
+        match wanted.as_ref().map(|e| &e.target) {
+            Some(Target::Directory(child)) => {
+                if let Some(child) = self.dirs.get_mut(child) {
+                    child.home = Some(dir_id);
+                }
+            }
+            Some(Target::File(file)) => file.set_home(dir_id),
+            _ => {}
+        }
+        let Some(dir) = self.dirs.get_mut(&dir_id) else { return };
+        let published = dir.table.as_ref().and_then(|t| t.entries.get(&name)).map(|child| child.cap.clone());
+        let old = dir.pending.remove(&name);
+        let expect = old.as_ref().map_or_else(|| vec![published], |p| p.expect.clone());
+        let never_published = expect.iter().all(Option::is_none);
+        let after = after.or_else(|| old.as_ref().and_then(|p| p.after.clone())).filter(|_| !never_published);
+        if wanted.is_none() && never_published {
+            return;
+        }
+        let rides_along = rides_along && old.as_ref().is_none_or(|p| p.rides_along);
+        let since = old.map_or_else(Instant::now, |p| p.since);
+        if let Some(to) = &after {
+            let waiting = self.waiting_for.entry(to.clone()).or_default();
+            if !waiting.contains(&(dir_id, Arc::clone(&name))) {
+                waiting.push((dir_id, Arc::clone(&name)));
+            }
+        }
+        let dir = self.dirs.get_mut(&dir_id).expect("the directory was just there");
+        dir.pending.insert(name, Pending { wanted, seq, since, rides_along, expect, after });
+    }
+
+    /// An entry whose publish others wait for has moved on: they wait for its new place.
+    fn moved(&mut self, from: &(DirId, Name), to: &(DirId, Name)) {
+        let Some(waiting) = self.waiting_for.remove(from) else { return };
+        for (dir, name) in &waiting {
+            if let Some(pending) = self.dirs.get_mut(dir).and_then(|d| d.pending.get_mut(name))
+                && pending.after.as_ref() == Some(from)
+            {
+                pending.after = Some(to.clone());
+            }
+        }
+        self.waiting_for.entry(to.clone()).or_default().extend(waiting);
+    }
+}

@@ -1,0 +1,312 @@
+//! Publishing: uploads first, then one edit list for each directory.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::{self, StreamExt};
+use tokio::time::Instant;
+
+use super::{DirId, Pending, State, Target, Writeback};
+use crate::cap::Cap;
+use crate::node::{Edit, EditOutcome, Expect, Freshness, Metadata, Name, NodeError, Table};
+use crate::util::Cx;
+
+use super::file::FileObject;
+
+/// Files that are uploaded at the same time for one directory.
+const PARALLEL_UPLOADS: usize = 4;
+
+/// Which files are uploaded although somebody has them open for writing.
+#[derive(Clone)]
+pub(super) enum Force {
+    /// None.
+    Nothing,
+    /// This one.
+    File(Arc<FileObject>),
+    /// All.
+    Everything,
+}
+
+impl Force {
+    fn takes(&self, file: &Arc<FileObject>) -> bool {
+        match self {
+            Force::Nothing => !file.is_held(),
+            Force::File(forced) => Arc::ptr_eq(forced, file) || !file.is_held(),
+            Force::Everything => true,
+        }
+    }
+
+    /// Whether a waiter must hear that this file could not be stored.
+    fn concerns(&self, file: &Arc<FileObject>) -> bool {
+        match self {
+            Force::File(forced) => Arc::ptr_eq(forced, file),
+            Force::Nothing | Force::Everything => true,
+        }
+    }
+}
+
+/// An edit under way, and what it was made from.
+struct Attempt {
+    name: Name,
+    seq: u64,
+    tried: Option<Cap>,
+    edit: Edit,
+}
+
+impl Writeback {
+    /// Publishes what is pending in a directory that is on the grid. With `links_only` whatever must wait for another
+    /// directory is left out.
+    pub(super) fn publish<'a>(
+        &'a self,
+        cx: &'a Cx,
+        dir: DirId,
+        force: &'a Force,
+        links_only: bool,
+    ) -> BoxFuture<'a, Result<(), NodeError>> {
+        Box::pin(async move {
+            let resolved = self.resolve(cx, dir, force).await;
+            if !links_only {
+                for place in self.places_to_link_first(dir) {
+                    self.publish_links(cx, place, force).await?;
+                }
+            }
+            let Some((node, publishing)) = self.node_of(dir) else { return resolved };
+            let _one = publishing.lock().await;
+            let attempts = self.state().attempts(dir, force, links_only);
+            if !attempts.is_empty() {
+                let edits: Vec<Edit> = attempts.iter().map(|a| a.edit.clone()).collect();
+                let outcomes = node.modify(cx, &edits).await?;
+                let table = node.snapshot(cx, Freshness::Cached).await?;
+                self.reconcile(dir, table, attempts, outcomes);
+            }
+            resolved
+        })
+    }
+
+    fn node_of(&self, dir: DirId) -> Option<(Arc<dyn crate::node::Directory>, Arc<tokio::sync::Mutex<()>>)> {
+        let state = self.state();
+        let d = state.dirs.get(&dir)?;
+        Some((d.node.clone()?, Arc::clone(&d.publishing)))
+    }
+
+    /// Gives every child that is not on the grid a cap: uploads files, makes directories.
+    async fn resolve(&self, cx: &Cx, dir: DirId, force: &Force) -> Result<(), NodeError> {
+        let (mut files, mut dirs) = (Vec::new(), Vec::new());
+        {
+            let state = self.state();
+            let Some(d) = state.dirs.get(&dir) else { return Ok(()) };
+            for (name, pending) in &d.pending {
+                match pending.wanted.as_ref().map(|e| &e.target) {
+                    Some(Target::File(file)) if file.stored().is_none() && force.takes(file) => {
+                        files.push((Arc::clone(name), Arc::clone(file)));
+                    }
+                    Some(Target::Directory(child)) if state.dirs.get(child).is_some_and(|c| c.cap.is_none()) => {
+                        dirs.push(*child);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let mut result = Ok(());
+        let mut uploads = stream::iter(files)
+            .map(|(name, file)| async move {
+                let stored = file.store(cx, &*self.factory).await;
+                (name, file, stored)
+            })
+            .buffer_unordered(PARALLEL_UPLOADS);
+        while let Some((name, file, stored)) = uploads.next().await {
+            if let Err(error) = stored {
+                self.note_failure(&name, &error);
+                if force.concerns(&file) {
+                    result = Err(error);
+                }
+            }
+        }
+        drop(uploads);
+        for child in dirs {
+            self.birth(cx, child, force).await?;
+        }
+        result
+    }
+
+    /// Makes a directory on the grid, with all its children that are there.
+    fn birth<'a>(&'a self, cx: &'a Cx, dir: DirId, force: &'a Force) -> BoxFuture<'a, Result<(), NodeError>> {
+        Box::pin(async move {
+            let Some(publishing) = self.state().dirs.get(&dir).map(|d| Arc::clone(&d.publishing)) else { return Ok(()) };
+            let _one = publishing.lock().await;
+            if self.cap(dir).is_some() {
+                return Ok(());
+            }
+            self.resolve(cx, dir, force).await?;
+            let attempts = self.state().attempts(dir, force, false);
+            let children: Vec<(Name, Cap, Metadata)> = attempts
+                .iter()
+                .filter_map(|a| match &a.edit {
+                    Edit::Link { name, cap, metadata, .. } => {
+                        Some((Arc::clone(name), cap.clone(), metadata.clone().unwrap_or_default()))
+                    }
+                    Edit::Patch { .. } | Edit::Unlink { .. } => None,
+                })
+                .collect();
+            let cap = self.factory.create_directory(cx, &children).await?;
+            let node = self.factory.directory(&cap)?;
+            let table = node.snapshot(cx, Freshness::Cached).await?;
+            {
+                let mut state = self.state();
+                state.by_cap.insert(crate::crypto::hash::sha256d(cap.to_uri().as_bytes()), dir);
+                if let Some(d) = state.dirs.get_mut(&dir) {
+                    d.node = Some(node);
+                    d.cap = Some(cap);
+                }
+            }
+            let outcomes = attempts.iter().map(|_| EditOutcome::Applied).collect();
+            self.reconcile(dir, table, attempts, outcomes);
+            Ok(())
+        })
+    }
+
+    /// Directories in which renamed entries must be linked before they may go from `dir`.
+    fn places_to_link_first(&self, dir: DirId) -> Vec<DirId> {
+        let state = self.state();
+        let Some(d) = state.dirs.get(&dir) else { return Vec::new() };
+        let mut places: Vec<DirId> = d
+            .pending
+            .values()
+            .filter_map(|p| p.after.as_ref())
+            .filter(|(to, name)| !state.is_linked(*to, name))
+            .map(|(to, _)| *to)
+            .collect();
+        places.sort();
+        places.dedup();
+        places
+    }
+
+    /// Publishes the links pending in `dir`, by making it on the grid first where it is not there yet.
+    async fn publish_links(&self, cx: &Cx, dir: DirId, force: &Force) -> Result<(), NodeError> {
+        for dir in self.upwards(dir) {
+            self.publish(cx, dir, force, true).await?;
+        }
+        Ok(())
+    }
+
+    /// The directories on the grid whose publish makes `dir` reachable, in the order in which to publish them.
+    pub(super) fn upwards(&self, dir: DirId) -> Vec<DirId> {
+        let state = self.state();
+        let (mut chain, mut at) = (Vec::new(), Some(dir));
+        while let Some(id) = at.filter(|id| !chain.contains(id)) {
+            let Some(d) = state.dirs.get(&id) else { break };
+            chain.push(id);
+            at = d.home.filter(|home| state.names_pending(*home, id));
+        }
+        chain.retain(|id| state.dirs.get(id).is_some_and(|d| d.node.is_some()));
+        chain
+    }
+
+    /// Takes over what a publish did: `table` is what stands on the grid now.
+    fn reconcile(&self, dir: DirId, table: Arc<Table>, attempts: Vec<Attempt>, outcomes: Vec<EditOutcome>) {
+        let mut state = self.state();
+        let Some(d) = state.dirs.get_mut(&dir) else { return };
+        d.table = Some(table);
+        d.checked = Some(Instant::now());
+        d.epoch += 1;
+        for (attempt, outcome) in attempts.into_iter().zip(outcomes) {
+            match outcome {
+                EditOutcome::Applied => state.applied(dir, attempt),
+                EditOutcome::Conflict { found } => {
+                    let content = matches!(attempt.edit, Edit::Link { .. });
+                    let date = self.clock.now_secs();
+                    state.conflicted(dir, &attempt.name, content, found, date, &self.host);
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// Whether a renamed entry stands under its new name on the grid, or is wanted nowhere any more.
+    fn is_linked(&self, dir: DirId, name: &str) -> bool {
+        self.dirs.get(&dir).is_none_or(|d| d.pending.get(name).is_none_or(|p| p.wanted.is_none()))
+    }
+
+    /// Whether an edge from `parent` to `child` is pending.
+    fn names_pending(&self, parent: DirId, child: DirId) -> bool {
+        let is_child = |p: &Pending| matches!(p.wanted.as_ref().map(|e| &e.target), Some(Target::Directory(id)) if *id == child);
+        self.dirs.get(&parent).is_some_and(|d| d.pending.values().any(is_child))
+    }
+
+    /// The edits that can be made now. What is tried is remembered first: a publish may be applied though its answer
+    /// is lost.
+    fn attempts(&mut self, dir: DirId, force: &Force, links_only: bool) -> Vec<Attempt> {
+        let Some(d) = self.dirs.get(&dir) else { return Vec::new() };
+        let mut attempts = Vec::new();
+        let mut satisfied = Vec::new();
+        for (name, pending) in &d.pending {
+            if pending.after.as_ref().is_some_and(|(to, at)| links_only || !self.is_linked(*to, at)) {
+                continue;
+            }
+            let expect = Expect::OneOf(pending.expect.clone());
+            let (name, seq) = (Arc::clone(name), pending.seq);
+            let Some(entry) = &pending.wanted else {
+                attempts.push(Attempt { edit: Edit::Unlink { name: Arc::clone(&name), expect }, name, seq, tried: None });
+                continue;
+            };
+            let cap = match &entry.target {
+                Target::Stored(cap) => Some(cap.clone()),
+                Target::File(file) => file.stored().filter(|_| force.takes(file)),
+                Target::Directory(child) => self.dirs.get(child).and_then(|c| c.cap.clone()),
+            };
+            let Some(cap) = cap else { continue };
+            let metadata = entry.attributes.write_into(&entry.metadata, &cap);
+            let published = d.table.as_ref().and_then(|t| t.entries.get(&name));
+            let edit = match published.filter(|child| child.cap.readonly() == cap.readonly()) {
+                Some(child) => {
+                    let keys = child.metadata.difference(&metadata);
+                    if keys.is_empty() {
+                        satisfied.push(name);
+                        continue;
+                    }
+                    Edit::Patch { name: Arc::clone(&name), keys, expect }
+                }
+                None => Edit::Link { name: Arc::clone(&name), cap: cap.clone(), metadata: Some(metadata), expect },
+            };
+            attempts.push(Attempt { name, seq, tried: Some(cap), edit });
+        }
+        for name in satisfied {
+            self.done(dir, &name);
+        }
+        if let Some(d) = self.dirs.get_mut(&dir) {
+            for attempt in &attempts {
+                if let Some(pending) = d.pending.get_mut(&attempt.name)
+                    && !pending.expect.contains(&attempt.tried)
+                {
+                    pending.expect.push(attempt.tried.clone());
+                }
+            }
+        }
+        attempts
+    }
+
+    fn applied(&mut self, dir: DirId, attempt: Attempt) {
+        let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get_mut(&attempt.name)) else { return };
+        if pending.seq != attempt.seq {
+            pending.expect = vec![attempt.tried];
+            return;
+        }
+        self.done(dir, &attempt.name);
+    }
+
+    /// A name stands as it is wanted: nothing is pending there, and what waited for it may go on.
+    pub(super) fn done(&mut self, dir: DirId, name: &Name) {
+        let place = (dir, Arc::clone(name));
+        if let Some(d) = self.dirs.get_mut(&dir) {
+            d.pending.remove(name);
+        }
+        for (dir, name) in self.waiting_for.remove(&place).unwrap_or_default() {
+            if let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get_mut(&name))
+                && pending.after.as_ref() == Some(&place)
+            {
+                pending.after = None;
+            }
+        }
+    }
+}
