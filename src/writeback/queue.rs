@@ -56,7 +56,7 @@ pub struct QueueStatus {
 
 impl Writeback {
     /// Publishes in the background, for ever: the owner runs it as a task.
-    pub async fn run(self: Arc<Self>) {
+    pub async fn run(&self) {
         let mut backoff = Duration::ZERO;
         loop {
             self.changed.notified().await;
