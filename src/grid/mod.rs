@@ -50,7 +50,15 @@ impl Grid {
         rng: Rng,
         cpu: Cpu,
     ) -> Grid {
-        Grid { servers, encoding, lease_secret, convergence, clock, rng, cpu }
+        Grid {
+            servers,
+            encoding,
+            lease_secret,
+            convergence,
+            clock,
+            rng,
+            cpu,
+        }
     }
 
     /// All servers, in no order.
@@ -62,7 +70,11 @@ impl Grid {
     pub fn permuted(&self, si: StorageIndex) -> Vec<Arc<Server>> {
         let mut servers = self.servers.clone();
         servers.sort_by_cached_key(|s| {
-            let digest: [u8; 20] = Sha1::new().chain_update(si.0).chain_update(&s.info().permutation_seed).finalize().into();
+            let digest: [u8; 20] = Sha1::new()
+                .chain_update(si.0)
+                .chain_update(&s.info().permutation_seed)
+                .finalize()
+                .into();
             digest
         });
         servers
@@ -106,6 +118,9 @@ impl Grid {
     /// The barrier on every server that can be reached; fails when one that holds our writes cannot promise.
     pub async fn sync(&self, cx: &Cx) -> Result<(), crate::storage::StorageError> {
         let answers = futures::future::join_all(self.servers.iter().map(|s| s.sync(cx))).await;
-        answers.into_iter().find(|a| !matches!(a, Ok(()) | Err(crate::storage::StorageError::Unreachable(_)))).unwrap_or(Ok(()))
+        answers
+            .into_iter()
+            .find(|a| !matches!(a, Ok(()) | Err(crate::storage::StorageError::Unreachable(_))))
+            .unwrap_or(Ok(()))
     }
 }

@@ -59,7 +59,11 @@ pub struct Server {
 impl Server {
     /// A server of this identity behind `backend`.
     pub fn new(info: ServerInfo, backend: Arc<dyn StorageServer>) -> Server {
-        Server { info, backend, health: Mutex::default() }
+        Server {
+            info,
+            backend,
+            health: Mutex::default(),
+        }
     }
 
     /// Who it is.
@@ -128,7 +132,8 @@ impl StorageServer for Server {
         secret: &UploadSecret,
         lease: &LeaseSecrets,
     ) -> Result<Allocation, StorageError> {
-        self.limited(cx, self.backend.allocate(cx, si, shares, size, secret, lease)).await
+        self.limited(cx, self.backend.allocate(cx, si, shares, size, secret, lease))
+            .await
     }
 
     async fn write_share(
@@ -141,7 +146,9 @@ impl StorageServer for Server {
         data: Bytes,
     ) -> Result<bool, StorageError> {
         let bytes = data.len() as u64;
-        let done = self.limited(cx, self.backend.write_share(cx, si, share, secret, offset, data)).await?;
+        let done = self
+            .limited(cx, self.backend.write_share(cx, si, share, secret, offset, data))
+            .await?;
         cx.acknowledge(bytes);
         Ok(done)
     }
@@ -164,7 +171,9 @@ impl StorageServer for Server {
         share: ShareNumber,
         ranges: &[ReadRange],
     ) -> Result<Vec<Bytes>, StorageError> {
-        let answer = self.limited(cx, self.backend.read_share(cx, kind, si, share, ranges)).await?;
+        let answer = self
+            .limited(cx, self.backend.read_share(cx, kind, si, share, ranges))
+            .await?;
         let fits = answer.len() == ranges.len() && answer.iter().zip(ranges).all(|(a, r)| a.len() as u64 <= r.length);
         if !fits {
             return Err(StorageError::Malformed("more or fewer bytes than asked for".into()));
@@ -182,7 +191,9 @@ impl StorageServer for Server {
         shares: &BTreeMap<ShareNumber, TestWrite>,
         read: &[ReadRange],
     ) -> Result<ReadTestWriteAnswer, StorageError> {
-        let answer = self.limited(cx, self.backend.read_test_write(cx, si, enabler, lease, shares, read)).await?;
+        let answer = self
+            .limited(cx, self.backend.read_test_write(cx, si, enabler, lease, shares, read))
+            .await?;
         cx.acknowledge(1);
         Ok(answer)
     }
@@ -199,7 +210,8 @@ impl StorageServer for Server {
         share: ShareNumber,
         reason: &str,
     ) -> Result<(), StorageError> {
-        self.limited(cx, self.backend.advise_corrupt(cx, kind, si, share, reason)).await
+        self.limited(cx, self.backend.advise_corrupt(cx, kind, si, share, reason))
+            .await
     }
 
     async fn sync(&self, cx: &Cx) -> Result<(), StorageError> {

@@ -20,7 +20,9 @@ impl Index {
     /// Uses `folder`, which is made, mode 0700, if it is not there.
     pub fn open(folder: &Path) -> io::Result<Index> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        Ok(Index { folder: folder.to_owned() })
+        Ok(Index {
+            folder: folder.to_owned(),
+        })
     }
 
     /// The metadata kept for the root at `si`; empty when there is none.
@@ -36,8 +38,12 @@ impl Index {
     pub fn set_root(&self, si: StorageIndex, metadata: &Metadata) -> io::Result<()> {
         let path = self.path(si);
         let temporary = path.with_extension("new");
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(&metadata.to_json())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;

@@ -127,8 +127,12 @@ pub trait StorageServer: Send + Sync {
     async fn status(&self, cx: &Cx) -> Result<ServerStatus, StorageError>;
 
     /// The complete shares of `si`, of whichever kind they are.
-    async fn list_shares(&self, cx: &Cx, kind: ShareKind, si: StorageIndex)
-    -> Result<BTreeSet<ShareNumber>, StorageError>;
+    async fn list_shares(
+        &self,
+        cx: &Cx,
+        kind: ShareKind,
+        si: StorageIndex,
+    ) -> Result<BTreeSet<ShareNumber>, StorageError>;
 
     /// Starts the upload of `shares`, each exactly `size` bytes long, and renews the leases of those already there.
     async fn allocate(

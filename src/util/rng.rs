@@ -18,7 +18,9 @@ impl Rng {
 
     /// A generator that yields the same bytes for the same `seed`; for tests alone.
     pub fn seeded(seed: u64) -> Rng {
-        Rng { seeded: Some(Arc::new(Mutex::new((seed, 0)))) }
+        Rng {
+            seeded: Some(Arc::new(Mutex::new((seed, 0)))),
+        }
     }
 
     /// Fills `out` with random bytes.
@@ -31,7 +33,10 @@ impl Rng {
         };
         let mut state = seeded.lock().unwrap_or_else(|e| e.into_inner());
         for chunk in out.chunks_mut(32) {
-            let block = Sha256::new().chain_update(state.0.to_be_bytes()).chain_update(state.1.to_be_bytes()).finalize();
+            let block = Sha256::new()
+                .chain_update(state.0.to_be_bytes())
+                .chain_update(state.1.to_be_bytes())
+                .finalize();
             state.1 += 1;
             chunk.copy_from_slice(&block[..chunk.len()]);
         }

@@ -20,23 +20,40 @@ impl State {
         now_secs: i64,
         host: &str,
     ) {
-        let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.remove(name)) else { return };
+        let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.remove(name)) else {
+            return;
+        };
         let wanted = if content { pending.wanted.clone() } else { None };
         let Some(entry) = wanted else {
-            tracing::warn!(name = &**name, "another client changed this name at the same time; its change stays");
+            tracing::warn!(
+                name = &**name,
+                "another client changed this name at the same time; its change stays"
+            );
             return self.done(dir, name);
         };
         let Some(d) = self.dirs.get_mut(&dir) else { return };
         if found.is_none() {
-            d.pending.insert(Arc::clone(name), super::Pending { expect: vec![None], ..pending });
+            d.pending.insert(
+                Arc::clone(name),
+                super::Pending {
+                    expect: vec![None],
+                    ..pending
+                },
+            );
             return;
         }
         let taken = |candidate: &str| {
             d.pending.contains_key(candidate) || d.table.as_ref().is_some_and(|t| t.entries.contains_key(candidate))
         };
-        let fresh = (1..).map(|n| conflict_name(name, now_secs, host, n)).find(|c| !taken(c));
+        let fresh = (1..)
+            .map(|n| conflict_name(name, now_secs, host, n))
+            .find(|c| !taken(c));
         let fresh = fresh.expect("some number is free");
-        tracing::warn!(name = &**name, kept_as = &*fresh, "another client stored a different file under this name; both stay");
+        tracing::warn!(
+            name = &**name,
+            kept_as = &*fresh,
+            "another client stored a different file under this name; both stay"
+        );
         self.want(dir, Arc::clone(&fresh), Some(entry), false, None);
         self.moved(&(dir, Arc::clone(name)), &(dir, fresh));
     }
@@ -67,7 +84,11 @@ fn date(secs: i64) -> (i64, i64, i64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
@@ -86,7 +107,10 @@ mod tests {
     #[test]
     fn conflict_names_keep_the_extension_and_fit() {
         assert_eq!(&*conflict_name("a.txt", 0, "box", 1), "a (conflict 1970-01-01 box).txt");
-        assert_eq!(&*conflict_name(".profile", 0, "box", 2), ".profile (conflict 1970-01-01 box 2)");
+        assert_eq!(
+            &*conflict_name(".profile", 0, "box", 2),
+            ".profile (conflict 1970-01-01 box 2)"
+        );
         let long = "\u{e9}".repeat(127);
         assert!(conflict_name(&long, 0, "box", 1).len() <= NAME_MAX);
     }

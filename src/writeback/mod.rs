@@ -171,7 +171,15 @@ impl Writeback {
     pub fn new(factory: Arc<dyn NodeFactory>, clock: Clock, host: String, options: WritebackOptions) -> Arc<Writeback> {
         let base = Cx::new(Priority::Background, options.memory).with_patience(options.patience);
         let (state, changed) = (Mutex::default(), Notify::new());
-        Arc::new(Writeback { factory, clock, host, options, base, state, changed })
+        Arc::new(Writeback {
+            factory,
+            clock,
+            host,
+            options,
+            base,
+            state,
+            changed,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -206,7 +214,10 @@ impl Writeback {
 
     /// Whether changes to `dir` can be published.
     pub fn is_writeable(&self, dir: DirId) -> bool {
-        self.state().dirs.get(&dir).is_some_and(|d| d.node.as_ref().is_none_or(|n| n.is_writeable()))
+        self.state()
+            .dirs
+            .get(&dir)
+            .is_some_and(|d| d.node.as_ref().is_none_or(|n| n.is_writeable()))
     }
 
     /// The cap of `dir`, once it is on the grid.
@@ -219,7 +230,9 @@ impl Writeback {
     pub async fn load(&self, cx: &Cx, dir: DirId) -> Result<(), NodeError> {
         let (node, known, epoch) = {
             let mut state = self.state();
-            let Some(d) = state.dirs.get_mut(&dir) else { return Ok(()) };
+            let Some(d) = state.dirs.get_mut(&dir) else {
+                return Ok(());
+            };
             let Some(node) = d.node.clone() else { return Ok(()) };
             let fresh = d.checked.is_some_and(|at| at.elapsed() < self.options.refresh);
             if d.table.is_some() && fresh {
@@ -257,10 +270,22 @@ impl Writeback {
     /// All entries in code point order. As [`Writeback::find`], of a loaded directory.
     pub fn list(&self, dir: DirId) -> Vec<(Name, Entry)> {
         let state = self.state();
-        let Some(d) = state.dirs.get(&dir) else { return Vec::new() };
-        let published = d.table.iter().flat_map(|t| &t.entries).filter(|(name, _)| !d.pending.contains_key(*name));
-        let mut all: Vec<_> = published.map(|(name, child)| (Arc::clone(name), Entry::of(name, child))).collect();
-        all.extend(d.pending.iter().filter_map(|(name, p)| Some((Arc::clone(name), p.wanted.clone()?))));
+        let Some(d) = state.dirs.get(&dir) else {
+            return Vec::new();
+        };
+        let published = d
+            .table
+            .iter()
+            .flat_map(|t| &t.entries)
+            .filter(|(name, _)| !d.pending.contains_key(*name));
+        let mut all: Vec<_> = published
+            .map(|(name, child)| (Arc::clone(name), Entry::of(name, child)))
+            .collect();
+        all.extend(
+            d.pending
+                .iter()
+                .filter_map(|(name, p)| Some((Arc::clone(name), p.wanted.clone()?))),
+        );
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
     }
@@ -269,7 +294,11 @@ impl Writeback {
     pub fn is_empty(&self, dir: DirId) -> bool {
         let state = self.state();
         let Some(d) = state.dirs.get(&dir) else { return true };
-        let published = d.table.iter().flat_map(|t| t.entries.keys()).any(|name| !d.pending.contains_key(name));
+        let published = d
+            .table
+            .iter()
+            .flat_map(|t| t.entries.keys())
+            .any(|name| !d.pending.contains_key(name));
         !published && !d.pending.values().any(|p| p.wanted.is_some())
     }
 
@@ -279,11 +308,15 @@ impl Writeback {
         let d = state.dirs.get(&dir)?;
         let published = d.table.as_ref()?.entries.iter();
         let published = published.filter(|(name, child)| child.cap.is_directory() && !d.pending.contains_key(*name));
-        let pending = d.pending.values().filter_map(|p| p.wanted.as_ref()).filter(|entry| match &entry.target {
-            Target::Directory(_) => true,
-            Target::Stored(cap) => cap.is_directory(),
-            Target::File(_) => false,
-        });
+        let pending = d
+            .pending
+            .values()
+            .filter_map(|p| p.wanted.as_ref())
+            .filter(|entry| match &entry.target {
+                Target::Directory(_) => true,
+                Target::Stored(cap) => cap.is_directory(),
+                Target::File(_) => false,
+            });
         u32::try_from(published.count() + pending.count()).ok()
     }
 
@@ -298,7 +331,12 @@ impl Writeback {
     pub fn submit(&self, change: Change) {
         let mut state = self.state();
         match change {
-            Change::Put { dir, name, entry, rides_along } => state.want(dir, name, Some(entry), rides_along, None),
+            Change::Put {
+                dir,
+                name,
+                entry,
+                rides_along,
+            } => state.want(dir, name, Some(entry), rides_along, None),
             Change::Remove { dir, name } => state.want(dir, name, None, false, None),
             Change::Rename { from, to, entry } => {
                 state.want(to.0, Arc::clone(&to.1), Some(entry), false, None);
@@ -336,7 +374,12 @@ impl State {
         let dir = self.dirs.get(&dir)?;
         match dir.pending.get(name) {
             Some(pending) => pending.wanted.clone(),
-            None => dir.table.as_ref()?.entries.get(name).map(|child| Entry::of(name, child)),
+            None => dir
+                .table
+                .as_ref()?
+                .entries
+                .get(name)
+                .map(|child| Entry::of(name, child)),
         }
     }
 
@@ -362,11 +405,17 @@ impl State {
             _ => {}
         }
         let Some(dir) = self.dirs.get_mut(&dir_id) else { return };
-        let published = dir.table.as_ref().and_then(|t| t.entries.get(&name)).map(|child| child.cap.clone());
+        let published = dir
+            .table
+            .as_ref()
+            .and_then(|t| t.entries.get(&name))
+            .map(|child| child.cap.clone());
         let old = dir.pending.remove(&name);
         let expect = old.as_ref().map_or_else(|| vec![published], |p| p.expect.clone());
         let never_published = expect.iter().all(Option::is_none);
-        let after = after.or_else(|| old.as_ref().and_then(|p| p.after.clone())).filter(|_| !never_published);
+        let after = after
+            .or_else(|| old.as_ref().and_then(|p| p.after.clone()))
+            .filter(|_| !never_published);
         if wanted.is_none() && never_published {
             return;
         }
@@ -379,12 +428,24 @@ impl State {
             }
         }
         let dir = self.dirs.get_mut(&dir_id).expect("the directory was just there");
-        dir.pending.insert(name, Pending { wanted, seq, since, rides_along, expect, after });
+        dir.pending.insert(
+            name,
+            Pending {
+                wanted,
+                seq,
+                since,
+                rides_along,
+                expect,
+                after,
+            },
+        );
     }
 
     /// An entry whose publish others wait for has moved on: they wait for its new place.
     fn moved(&mut self, from: &(DirId, Name), to: &(DirId, Name)) {
-        let Some(waiting) = self.waiting_for.remove(from) else { return };
+        let Some(waiting) = self.waiting_for.remove(from) else {
+            return;
+        };
         for (dir, name) in &waiting {
             if let Some(pending) = self.dirs.get_mut(dir).and_then(|d| d.pending.get_mut(name))
                 && pending.after.as_ref() == Some(from)

@@ -70,7 +70,9 @@ impl Writeback {
                     self.publish_links(cx, place, force).await?;
                 }
             }
-            let Some((node, publishing)) = self.node_of(dir) else { return resolved };
+            let Some((node, publishing)) = self.node_of(dir) else {
+                return resolved;
+            };
             let _one = publishing.lock().await;
             let attempts = self.state().attempts(dir, force, links_only);
             if !attempts.is_empty() {
@@ -132,7 +134,9 @@ impl Writeback {
     /// Makes a directory on the grid, with all its children that are there.
     fn birth<'a>(&'a self, cx: &'a Cx, dir: DirId, force: &'a Force) -> BoxFuture<'a, Result<(), NodeError>> {
         Box::pin(async move {
-            let Some(publishing) = self.state().dirs.get(&dir).map(|d| Arc::clone(&d.publishing)) else { return Ok(()) };
+            let Some(publishing) = self.state().dirs.get(&dir).map(|d| Arc::clone(&d.publishing)) else {
+                return Ok(());
+            };
             let _one = publishing.lock().await;
             if self.cap(dir).is_some() {
                 return Ok(());
@@ -142,9 +146,9 @@ impl Writeback {
             let children: Vec<(Name, Cap, Metadata)> = attempts
                 .iter()
                 .filter_map(|a| match &a.edit {
-                    Edit::Link { name, cap, metadata, .. } => {
-                        Some((Arc::clone(name), cap.clone(), metadata.clone().unwrap_or_default()))
-                    }
+                    Edit::Link {
+                        name, cap, metadata, ..
+                    } => Some((Arc::clone(name), cap.clone(), metadata.clone().unwrap_or_default())),
                     Edit::Patch { .. } | Edit::Unlink { .. } => None,
                 })
                 .collect();
@@ -153,7 +157,9 @@ impl Writeback {
             let table = node.snapshot(cx, Freshness::Cached).await?;
             {
                 let mut state = self.state();
-                state.by_cap.insert(crate::crypto::hash::sha256d(cap.to_uri().as_bytes()), dir);
+                state
+                    .by_cap
+                    .insert(crate::crypto::hash::sha256d(cap.to_uri().as_bytes()), dir);
                 if let Some(d) = state.dirs.get_mut(&dir) {
                     d.node = Some(node);
                     d.cap = Some(cap);
@@ -168,7 +174,9 @@ impl Writeback {
     /// Directories in which renamed entries must be linked before they may go from `dir`.
     fn places_to_link_first(&self, dir: DirId) -> Vec<DirId> {
         let state = self.state();
-        let Some(d) = state.dirs.get(&dir) else { return Vec::new() };
+        let Some(d) = state.dirs.get(&dir) else {
+            return Vec::new();
+        };
         let mut places: Vec<DirId> = d
             .pending
             .values()
@@ -225,29 +233,46 @@ impl Writeback {
 impl State {
     /// Whether a renamed entry stands under its new name on the grid, or is wanted nowhere any more.
     fn is_linked(&self, dir: DirId, name: &str) -> bool {
-        self.dirs.get(&dir).is_none_or(|d| d.pending.get(name).is_none_or(|p| p.wanted.is_none()))
+        self.dirs
+            .get(&dir)
+            .is_none_or(|d| d.pending.get(name).is_none_or(|p| p.wanted.is_none()))
     }
 
     /// Whether an edge from `parent` to `child` is pending.
     fn names_pending(&self, parent: DirId, child: DirId) -> bool {
-        let is_child = |p: &Pending| matches!(p.wanted.as_ref().map(|e| &e.target), Some(Target::Directory(id)) if *id == child);
+        let is_child =
+            |p: &Pending| matches!(p.wanted.as_ref().map(|e| &e.target), Some(Target::Directory(id)) if *id == child);
         self.dirs.get(&parent).is_some_and(|d| d.pending.values().any(is_child))
     }
 
     /// The edits that can be made now. What is tried is remembered first: a publish may be applied though its answer
     /// is lost.
     fn attempts(&mut self, dir: DirId, force: &Force, links_only: bool) -> Vec<Attempt> {
-        let Some(d) = self.dirs.get(&dir) else { return Vec::new() };
+        let Some(d) = self.dirs.get(&dir) else {
+            return Vec::new();
+        };
         let mut attempts = Vec::new();
         let mut satisfied = Vec::new();
         for (name, pending) in &d.pending {
-            if pending.after.as_ref().is_some_and(|(to, at)| links_only || !self.is_linked(*to, at)) {
+            if pending
+                .after
+                .as_ref()
+                .is_some_and(|(to, at)| links_only || !self.is_linked(*to, at))
+            {
                 continue;
             }
             let expect = Expect::OneOf(pending.expect.clone());
             let (name, seq) = (Arc::clone(name), pending.seq);
             let Some(entry) = &pending.wanted else {
-                attempts.push(Attempt { edit: Edit::Unlink { name: Arc::clone(&name), expect }, name, seq, tried: None });
+                attempts.push(Attempt {
+                    edit: Edit::Unlink {
+                        name: Arc::clone(&name),
+                        expect,
+                    },
+                    name,
+                    seq,
+                    tried: None,
+                });
                 continue;
             };
             let cap = match &entry.target {
@@ -265,11 +290,25 @@ impl State {
                         satisfied.push(name);
                         continue;
                     }
-                    Edit::Patch { name: Arc::clone(&name), keys, expect }
+                    Edit::Patch {
+                        name: Arc::clone(&name),
+                        keys,
+                        expect,
+                    }
                 }
-                None => Edit::Link { name: Arc::clone(&name), cap: cap.clone(), metadata: Some(metadata), expect },
+                None => Edit::Link {
+                    name: Arc::clone(&name),
+                    cap: cap.clone(),
+                    metadata: Some(metadata),
+                    expect,
+                },
             };
-            attempts.push(Attempt { name, seq, tried: Some(cap), edit });
+            attempts.push(Attempt {
+                name,
+                seq,
+                tried: Some(cap),
+                edit,
+            });
         }
         for name in satisfied {
             self.done(dir, &name);
@@ -287,7 +326,9 @@ impl State {
     }
 
     fn applied(&mut self, dir: DirId, attempt: Attempt) {
-        let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get_mut(&attempt.name)) else { return };
+        let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get_mut(&attempt.name)) else {
+            return;
+        };
         if pending.seq != attempt.seq {
             pending.expect = vec![attempt.tried];
             return;

@@ -65,7 +65,11 @@ impl Writeback {
                 let cx = self.base.with_priority(Priority::Background);
                 let work = self.due().into_iter().map(|dir| {
                     let cx = &cx;
-                    async move { cx.run(self.publish(cx, dir, &Force::Nothing, false)).await.unwrap_or_else(|e| Err(e.into())) }
+                    async move {
+                        cx.run(self.publish(cx, dir, &Force::Nothing, false))
+                            .await
+                            .unwrap_or_else(|e| Err(e.into()))
+                    }
                 });
                 let results = join_all(work.collect::<Vec<_>>()).await;
                 let failed = results.into_iter().filter_map(Result::err).last();
@@ -117,7 +121,10 @@ impl Writeback {
         loop {
             let (before, dirs) = {
                 let state = self.state();
-                let waiting = state.dirs.iter().filter(|(_, d)| d.node.is_some() && !d.pending.is_empty());
+                let waiting = state
+                    .dirs
+                    .iter()
+                    .filter(|(_, d)| d.node.is_some() && !d.pending.is_empty());
                 (state.next_seq, waiting.map(|(id, _)| *id).collect::<Vec<_>>())
             };
             if dirs.is_empty() {
@@ -126,7 +133,9 @@ impl Writeback {
             let work = dirs.iter().map(|dir| self.publish(cx, *dir, &Force::Everything, false));
             join_all(work).await.into_iter().collect::<Result<(), _>>()?;
             let state = self.state();
-            let left = dirs.iter().any(|id| state.dirs.get(id).is_some_and(|d| !d.pending.is_empty()));
+            let left = dirs
+                .iter()
+                .any(|id| state.dirs.get(id).is_some_and(|d| !d.pending.is_empty()));
             if left && state.next_seq == before {
                 drop(state);
                 sleep(TICK).await;
@@ -137,7 +146,10 @@ impl Writeback {
     /// What is not on the grid yet.
     pub fn status(&self) -> QueueStatus {
         let state = self.state();
-        let mut status = QueueStatus { failures: state.failures.clone(), ..QueueStatus::default() };
+        let mut status = QueueStatus {
+            failures: state.failures.clone(),
+            ..QueueStatus::default()
+        };
         for pending in state.dirs.values().flat_map(|d| d.pending.values()) {
             status.changes += 1;
             if let Some(Target::File(file)) = pending.wanted.as_ref().map(|e| &e.target)
@@ -151,7 +163,11 @@ impl Writeback {
     }
 
     pub(super) fn note_failure(&self, name: &str, error: &NodeError) {
-        let failure = Failure { at: self.clock.now_secs(), name: name.to_owned(), error: error.clone() };
+        let failure = Failure {
+            at: self.clock.now_secs(),
+            name: name.to_owned(),
+            error: error.clone(),
+        };
         let failures = &mut self.state().failures;
         failures.push(failure);
         let excess = failures.len().saturating_sub(FAILURES);
@@ -170,7 +186,10 @@ impl Writeback {
             let held = matches!(p.wanted.as_ref().map(|e| &e.target), Some(Target::File(file)) if file.is_held());
             !p.rides_along && !held && now.duration_since(p.since) >= self.options.idle
         };
-        let dirs = state.dirs.iter().filter(|(_, d)| d.node.is_some() && d.pending.values().any(due));
+        let dirs = state
+            .dirs
+            .iter()
+            .filter(|(_, d)| d.node.is_some() && d.pending.values().any(due));
         dirs.map(|(id, _)| *id).collect()
     }
 }
