@@ -1,5 +1,9 @@
 //! Storage servers: the trait that all of them answer, and its backends.
 
+pub mod fault;
+pub mod memory;
+mod ranges;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
@@ -201,4 +205,30 @@ pub trait StorageServer: Send + Sync {
 
     /// The barrier: what was acknowledged before survives power loss once this returns (a remote server: its own affair).
     async fn sync(&self, cx: &Cx) -> Result<(), StorageError>;
+}
+
+/// What every server says that it takes as a mutable share (PROTOCOL 8.4); the true limit is its space.
+const MAXIMUM_MUTABLE_SHARE_SIZE: u64 = 69_105_000_000_000_000;
+/// An upload to which nothing was written for longer than this is given up.
+const UPLOAD_IDLE_SECONDS: i64 = 30 * 60;
+
+impl TestWrite {
+    /// One past the last byte written; refuses what no share can hold.
+    fn end(&self) -> Result<u64, StorageError> {
+        let mut ends = self
+            .write
+            .iter()
+            .map(|(offset, data)| offset.checked_add(data.len() as u64));
+        let end = ends.try_fold(0, |end: u64, e| e.map(|e| end.max(e)));
+        end.filter(|&e| e <= MAXIMUM_MUTABLE_SHARE_SIZE)
+            .ok_or_else(past_the_end)
+    }
+}
+
+fn other_kind() -> StorageError {
+    StorageError::Io("the share is of the other kind, mutable or immutable".into())
+}
+
+fn past_the_end() -> StorageError {
+    StorageError::Io("a write beyond the share's end".into())
 }

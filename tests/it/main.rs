@@ -4,4 +4,5 @@ mod caps;
 mod chain_order;
 mod merkle;
 mod rsa_keys;
+mod storage;
 mod vectors;

@@ -1,0 +1,3 @@
+//! The node directory and what stands in it.
+
+pub mod identity;
