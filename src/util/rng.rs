@@ -27,6 +27,10 @@ impl Rng {
     ///
     /// # Panics
     /// When the operating system has no randomness to give, which leaves nothing safe to do.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that asks the system for randomness"
+    )]
     pub fn fill(&self, out: &mut [u8]) {
         let Some(seeded) = &self.seeded else {
             return getrandom::fill(out).expect("the operating system's random generator answers");
