@@ -83,8 +83,19 @@ impl LeaseSecrets {
     }
 }
 
-/// The keyed hash of directory entries: HMAC's shape over pads as long as the 16-byte key (PROTOCOL 1.2).
-pub fn dirnode_mac(key: &[u8; 16], data: &[u8]) -> Hash {
+/// The salt under which a directory entry holds this write cap, or the empty string in its place.
+pub fn child_cap_salt(write_uri: &[u8]) -> [u8; 16] {
+    truncated(tagged(Tag::DIRNODE_CHILD_SALT, write_uri))
+}
+
+/// The key that encrypts a child's write cap in the directory with this write key.
+pub fn child_cap_key(salt: &[u8; 16], directory: &WriteKey) -> ReadKey {
+    ReadKey::new(truncated(tagged_pair(Tag::DIRNODE_CHILD_KEY, salt, directory.as_bytes())))
+}
+
+/// The keyed hash of directory entries, whose keys have 16 bytes: HMAC's shape, but over pads as long as the key
+/// (PROTOCOL 1.2).
+pub fn dirnode_mac<const N: usize>(key: &[u8; N], data: &[u8]) -> Hash {
     use sha2::{Digest, Sha256};
     let inner = Sha256::new()
         .chain_update(key.map(|b| b ^ 0x36))
