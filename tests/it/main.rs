@@ -3,11 +3,17 @@
 mod base32;
 mod caps;
 mod chain_order;
+mod chk_shares;
+mod containers;
 mod convergence;
 mod hashes;
 mod lease;
+mod mdmf_shares;
 mod merkle;
+mod mutable_vectors;
 mod rsa_keys;
+mod sdmf_shares;
 mod storage;
+mod ueb;
 mod util;
 mod vectors;
