@@ -4,6 +4,7 @@
 //! table and `tests/it/tidy.rs` enforces it). Formats and protocol follow Tahoe-LAFS 1.20, byte for byte.
 
 pub mod cap;
+pub mod codec;
 pub mod config;
 pub mod crypto;
 pub mod grid;

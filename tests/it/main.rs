@@ -17,3 +17,4 @@ mod storage;
 mod ueb;
 mod util;
 mod vectors;
+mod zfec;
