@@ -1,1 +1,3 @@
+//! The `tahoefs` program.
+
 fn main() {}

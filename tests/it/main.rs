@@ -4,6 +4,7 @@ mod base32;
 mod caps;
 mod chain_order;
 mod chk_shares;
+mod config;
 mod containers;
 mod convergence;
 mod hashes;

@@ -1,0 +1,203 @@
+//! Files that hold secrets or settings: modes, atomic replacement, locks.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use zeroize::Zeroizing;
+
+use super::ConfigError;
+
+/// More than any settings file holds, in bytes; a longer one is refused before it fills the memory.
+const FILE_LIMIT: u64 = 16 << 20;
+
+/// Makes `path` and what is missing above it, with mode 0700 where it is made.
+///
+/// # Errors
+/// A directory could not be made.
+pub fn make_private_dir(path: &Path) -> Result<(), ConfigError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| ConfigError::io(path, &e))
+}
+
+/// Replaces `path` by `content` with mode 0600: a temporary file beside it, synced, renamed, and the directory synced.
+///
+/// # Errors
+/// The file could not be written; what was there before stays.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), ConfigError> {
+    write_mode(path, content, 0o600).map_err(|e| ConfigError::io(path, &e))
+}
+
+fn write_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".new{}", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let write = || {
+        match fs::remove_file(&temporary) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    if let Err(e) = write() {
+        // The failure to write is what counts; a temporary file that cannot be removed either is only litter.
+        let _ = fs::remove_file(&temporary);
+        return Err(e);
+    }
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+/// The text of `path`; `None` when there is no such file.
+///
+/// # Errors
+/// The file could not be read, is larger than 16 MiB, or is not UTF-8.
+pub fn read_optional(path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError> {
+    let file = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|e| ConfigError::io(path, &e))?,
+    };
+    let length = file.metadata().map_err(|e| ConfigError::io(path, &e))?.len();
+    if length > FILE_LIMIT {
+        return Err(ConfigError::malformed(path, None, "is too large"));
+    }
+    // Room for the whole, so that no unzeroized copy is left behind by growing.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
+    file.take(FILE_LIMIT)
+        .read_to_end(&mut bytes)
+        .map_err(|e| ConfigError::io(path, &e))?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(Some(Zeroizing::new(text.to_owned()))),
+        Err(_) => Err(ConfigError::malformed(path, None, "is not UTF-8")),
+    }
+}
+
+/// A lock on a file; given back when dropped, or when the process ends however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    file: Flock<File>,
+    path: PathBuf,
+}
+
+/// How a [`Lock`] is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockKind {
+    /// Together with others.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+impl Lock {
+    /// Takes the lock on `path` (made with mode 0600), waiting for it.
+    ///
+    /// # Errors
+    /// The file could not be opened or locked.
+    pub fn wait(path: &Path, kind: LockKind) -> Result<Lock, ConfigError> {
+        let arg = if kind == LockKind::Shared {
+            FlockArg::LockShared
+        } else {
+            FlockArg::LockExclusive
+        };
+        let taken = Lock::open(path).and_then(|f| Flock::lock(f, arg).map_err(|(_, e)| e.into()));
+        Ok(Lock {
+            file: taken.map_err(|e| ConfigError::io(path, &e))?,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Takes the lock on `path` unless another holds it: then `None`.
+    ///
+    /// # Errors
+    /// The file could not be opened or locked.
+    pub fn try_take(path: &Path, kind: LockKind) -> Result<Option<Lock>, ConfigError> {
+        let shared = kind == LockKind::Shared;
+        let arg = if shared {
+            FlockArg::LockSharedNonblock
+        } else {
+            FlockArg::LockExclusiveNonblock
+        };
+        let file = Lock::open(path).map_err(|e| ConfigError::io(path, &e))?;
+        match Flock::lock(file, arg) {
+            Ok(file) => Ok(Some(Lock {
+                file,
+                path: path.to_owned(),
+            })),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, e)) => Err(ConfigError::io(path, &e.into())),
+        }
+    }
+
+    fn open(path: &Path) -> io::Result<File> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+    }
+
+    /// Replaces what the locked file holds: a note for others on who has the lock.
+    ///
+    /// # Errors
+    /// The file could not be written.
+    pub fn note(&mut self, content: &[u8]) -> Result<(), ConfigError> {
+        let file: &mut File = &mut self.file;
+        let written = io::Seek::rewind(file)
+            .and_then(|()| file.set_len(0))
+            .and_then(|()| file.write_all(content));
+        written.map_err(|e| ConfigError::io(&self.path, &e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_stays_private() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("aliases");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        write_private(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::read_dir(top.path()).unwrap().count(),
+            1,
+            "no temporary file is left"
+        );
+        assert!(write_private(&top.path().join("missing/x"), b"").is_err());
+    }
+
+    #[test]
+    fn locks_shut_each_other_out() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("lock");
+        let first = Lock::try_take(&path, LockKind::Shared).unwrap().unwrap();
+        let second = Lock::try_take(&path, LockKind::Shared).unwrap().unwrap();
+        assert!(Lock::try_take(&path, LockKind::Exclusive).unwrap().is_none());
+        drop((first, second));
+        assert!(Lock::try_take(&path, LockKind::Exclusive).unwrap().is_some());
+    }
+}
