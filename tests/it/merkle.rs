@@ -140,6 +140,24 @@ fn a_refused_batch_leaves_nothing_behind() {
 }
 
 #[test]
+fn an_honest_parent_covers_for_no_child() {
+    let whole = HashTree::new(leaves(8));
+    let node = |n: usize| (n, whole.nodes()[n]);
+    for known_before in [false, true] {
+        let mut tree = IncompleteTree::new(8);
+        tree.set_root(whole.root());
+        // Nodes 3 and 4 are the children of 1; 7 and 8 those of 3.
+        let mut given = vec![node(1), node(2), node(3), node(4)];
+        if known_before {
+            assert_eq!(tree.add(given.split_off(0), []), Ok(()));
+        }
+        given.extend([(7, [1; 32]), (8, [2; 32])]);
+        assert_eq!(tree.add(given, []), Err(BadHashes::Mismatch(3)));
+        assert_eq!((tree.get(7), tree.get(8)), (None, None));
+    }
+}
+
+#[test]
 fn hostile_counts_take_no_memory() {
     for count in [
         usize::MAX,

@@ -62,6 +62,21 @@ fn signatures_verify_under_their_key_and_message_alone() {
 }
 
 #[test]
+fn the_references_signatures_verify() {
+    let known = load("sdmf.json");
+    let keys = items(&known["keys"]);
+    for case in items(&known["cases"]) {
+        let key = base64(&keys[number(&case["key"]) as usize]["pubkey_spki_der_b64"]);
+        let verify = VerifyKey::from_spki_der(&key).expect("a public key");
+        let header = &case["header_of_share_0"];
+        let (mut prefix, signature) = (hex(&header["signed_prefix"]), hex(&header["signature"]));
+        assert!(verify.verify(&prefix, &signature));
+        prefix[1] ^= 1;
+        assert!(!verify.verify(&prefix, &signature));
+    }
+}
+
+#[test]
 fn fresh_keys_have_the_forms_the_reference_writes() {
     let rng = Rng::os();
     let key = SigningKey::generate(&rng);
