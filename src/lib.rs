@@ -7,6 +7,7 @@ pub mod cap;
 pub mod codec;
 pub mod config;
 pub mod crypto;
+pub mod fs;
 pub mod grid;
 pub mod journal;
 pub mod merkle;

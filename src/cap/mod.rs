@@ -65,6 +65,11 @@ pub struct LitCap {
     pub data: Vec<u8>,
 }
 
+impl LitCap {
+    /// Bytes of the longest file that is stored as a literal.
+    pub const LONGEST: usize = 55;
+}
+
 impl fmt::Debug for LitCap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LitCap({} bytes)", self.data.len())

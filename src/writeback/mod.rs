@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::cap::Cap;
+use crate::cap::{Cap, StorageIndex};
 use crate::crypto::Hash;
 use crate::crypto::hash::sha256d;
 use crate::node::{Attributes, Child, Directory, Freshness, Metadata, Name, NodeError, NodeFactory, Table};
@@ -223,6 +223,11 @@ impl Writeback {
     /// The cap of `dir`, once it is on the grid.
     pub fn cap(&self, dir: DirId) -> Option<Cap> {
         self.state().dirs.get(&dir)?.cap.clone()
+    }
+
+    /// Where the shares of `dir` are, once it is on the grid.
+    pub fn storage_index(&self, dir: DirId) -> Option<StorageIndex> {
+        self.state().dirs.get(&dir)?.cap.as_ref()?.storage_index()
     }
 
     /// Sees to it that the table of `dir` is there and not older than the refresh interval. With the grid away, a table

@@ -281,11 +281,12 @@ impl State {
                 Target::Directory(child) => self.dirs.get(child).and_then(|c| c.cap.clone()),
             };
             let Some(cap) = cap else { continue };
-            let metadata = entry.attributes.write_into(&entry.metadata, &cap);
             let published = d.table.as_ref().and_then(|t| t.entries.get(&name));
             let edit = match published.filter(|child| child.cap.readonly() == cap.readonly()) {
                 Some(child) => {
-                    let keys = child.metadata.difference(&metadata);
+                    let keys = child
+                        .metadata
+                        .difference(&entry.attributes.write_into(&child.metadata, &cap));
                     if keys.is_empty() {
                         satisfied.push(name);
                         continue;
@@ -296,12 +297,15 @@ impl State {
                         expect,
                     }
                 }
-                None => Edit::Link {
-                    name: Arc::clone(&name),
-                    cap: cap.clone(),
-                    metadata: Some(metadata),
-                    expect,
-                },
+                None => {
+                    let metadata = Some(entry.attributes.write_into(&entry.metadata, &cap));
+                    Edit::Link {
+                        name: Arc::clone(&name),
+                        cap: cap.clone(),
+                        metadata,
+                        expect,
+                    }
+                }
             };
             attempts.push(Attempt {
                 name,

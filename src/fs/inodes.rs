@@ -1,0 +1,235 @@
+//! The inode table.
+//!
+//! Identity is (parent inode, name): the grid's graph may show one object under many names, a kernel wants one dentry
+//! for a directory. Numbers derive from that identity, so remounts agree; a rename keeps the number while it is mounted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::FsError;
+use super::attr::{Ino, ROOT};
+use crate::cap::Cap;
+use crate::crypto::hash::sha256d;
+use crate::node::{Attributes, Metadata, Name};
+use crate::writeback::{DirId, Entry, FileObject, Target};
+
+/// What an inode is.
+#[derive(Clone)]
+pub(super) enum Kind {
+    Directory(DirId),
+    Stored(Cap),
+    Staged(Arc<FileObject>),
+}
+
+pub(super) struct Inode {
+    pub parent: Ino,
+    pub name: Name,
+    pub kind: Kind,
+    pub attributes: Attributes,
+    pub metadata: Metadata,
+    /// How often the kernel has been told of it and not forgotten it.
+    pub lookups: u64,
+    pub handles: u32,
+    /// No name leads to it any more.
+    pub unlinked: bool,
+}
+
+impl Inode {
+    pub fn root(dir: DirId, attributes: Attributes, metadata: Metadata) -> Inode {
+        let kind = Kind::Directory(dir);
+        Inode {
+            parent: ROOT,
+            name: "".into(),
+            kind,
+            attributes,
+            metadata,
+            lookups: 1,
+            handles: 0,
+            unlinked: false,
+        }
+    }
+
+    /// What its edge is to hold.
+    pub fn entry(&self) -> Entry {
+        let target = match &self.kind {
+            Kind::Directory(dir) => Target::Directory(*dir),
+            Kind::Stored(cap) => Target::Stored(cap.clone()),
+            Kind::Staged(file) => Target::File(Arc::clone(file)),
+        };
+        Entry {
+            target,
+            attributes: self.attributes.clone(),
+            metadata: self.metadata.clone(),
+        }
+    }
+
+    /// Bytes, as far as they are known without the grid.
+    pub fn size(&self) -> Option<u64> {
+        match &self.kind {
+            Kind::Directory(_) => Some(4096),
+            Kind::Stored(cap) => cap.size(),
+            Kind::Staged(file) => Some(file.size()),
+        }
+    }
+
+    /// A file that is stored and no longer open for writing needs no staging.
+    pub fn unstage(&mut self) {
+        if let Kind::Staged(file) = &self.kind
+            && self.handles == 0
+            && let Some(cap) = file.stored()
+        {
+            self.kind = Kind::Stored(cap);
+        }
+    }
+}
+
+pub(super) struct Inodes {
+    by_number: HashMap<Ino, Inode>,
+    by_place: HashMap<(Ino, Name), Ino>,
+}
+
+impl Inodes {
+    pub fn new(root: Inode) -> Inodes {
+        Inodes {
+            by_number: HashMap::from([(ROOT, root)]),
+            by_place: HashMap::new(),
+        }
+    }
+
+    pub fn root(&self) -> &Inode {
+        &self.by_number[&ROOT]
+    }
+
+    pub fn get(&self, ino: Ino) -> Option<&Inode> {
+        self.by_number.get(&ino)
+    }
+
+    pub fn get_mut(&mut self, ino: Ino) -> Option<&mut Inode> {
+        self.by_number.get_mut(&ino)
+    }
+
+    pub fn directory(&self, ino: Ino) -> Result<DirId, FsError> {
+        match self.get(ino).ok_or(FsError::Stale)?.kind {
+            Kind::Directory(dir) => Ok(dir),
+            Kind::Stored(_) | Kind::Staged(_) => Err(FsError::NotDirectory),
+        }
+    }
+
+    /// The number that (parent, name) has, or would get.
+    pub fn number(&self, parent: Ino, name: &Name) -> Ino {
+        if let Some(ino) = self.by_place.get(&(parent, Arc::clone(name))) {
+            return *ino;
+        }
+        let hash = sha256d(&[&parent.to_be_bytes(), name.as_bytes()].concat());
+        let first = u64::from_be_bytes(hash[..8].try_into().expect("eight bytes")) >> 1;
+        (0..)
+            .map(|i| first.wrapping_add(i))
+            .find(|n| *n > ROOT && !self.by_number.contains_key(n))
+            .unwrap_or(first)
+    }
+
+    /// The directories from `ino` up to the root.
+    pub fn ancestors(&self, ino: Ino) -> impl Iterator<Item = &Inode> {
+        let mut at = Some(ino);
+        std::iter::from_fn(move || {
+            let number = at?;
+            let inode = self.get(number)?;
+            at = (number != ROOT).then_some(inode.parent);
+            Some(inode)
+        })
+    }
+
+    /// Puts a new inode at a place that has none.
+    pub fn add(&mut self, parent: Ino, name: Name, kind: Kind, attributes: Attributes, metadata: Metadata) -> Ino {
+        let ino = self.number(parent, &name);
+        let inode = Inode {
+            parent,
+            name: Arc::clone(&name),
+            kind,
+            attributes,
+            metadata,
+            lookups: 0,
+            handles: 0,
+            unlinked: false,
+        };
+        self.by_place.insert((parent, name), ino);
+        self.by_number.insert(ino, inode);
+        ino
+    }
+
+    /// The inode at a place, made or brought up to date for `entry`, whose kind has been found out as `kind`.
+    pub fn bind(&mut self, parent: Ino, name: &Name, kind: Kind, entry: &Entry) -> Ino {
+        let place = (parent, Arc::clone(name));
+        if let Some(ino) = self.by_place.get(&place).copied()
+            && let Some(inode) = self.by_number.get_mut(&ino)
+        {
+            let now = match (&inode.kind, &kind) {
+                (Kind::Directory(old), Kind::Directory(new)) if old == new => Some(kind.clone()),
+                (Kind::Directory(_), _) | (_, Kind::Directory(_)) => None,
+                (Kind::Staged(ours), Kind::Stored(cap)) => match ours.stored() {
+                    // What is published is what is staged, or ours is yet to be published: it stays.
+                    Some(stored) if stored != *cap || inode.handles == 0 => Some(kind.clone()),
+                    _ => Some(inode.kind.clone()),
+                },
+                _ => Some(kind.clone()),
+            };
+            if let Some(now) = now {
+                inode.kind = now;
+                inode.attributes = entry.attributes.clone();
+                inode.metadata = entry.metadata.clone();
+                return ino;
+            }
+            self.detach(ino);
+        }
+        self.add(
+            parent,
+            Arc::clone(name),
+            kind,
+            entry.attributes.clone(),
+            entry.metadata.clone(),
+        )
+    }
+
+    /// The number at a place, if an inode is there.
+    pub fn at(&self, parent: Ino, name: &Name) -> Option<Ino> {
+        self.by_place.get(&(parent, Arc::clone(name))).copied()
+    }
+
+    /// Takes the name away from an inode; it lives on while the kernel knows it or it is open.
+    pub fn detach(&mut self, ino: Ino) {
+        let Some(inode) = self.by_number.get_mut(&ino) else {
+            return;
+        };
+        inode.unlinked = true;
+        let place = (inode.parent, Arc::clone(&inode.name));
+        self.by_place.remove(&place);
+        self.release(ino);
+    }
+
+    /// Gives an inode another place, from which whatever was there has been detached.
+    pub fn relocate(&mut self, ino: Ino, parent: Ino, name: Name) {
+        let Some(inode) = self.by_number.get_mut(&ino) else {
+            return;
+        };
+        let old = (inode.parent, std::mem::replace(&mut inode.name, Arc::clone(&name)));
+        inode.parent = parent;
+        self.by_place.remove(&old);
+        self.by_place.insert((parent, name), ino);
+    }
+
+    /// Drops an inode that nothing holds any more.
+    pub fn release(&mut self, ino: Ino) {
+        let Some(inode) = self.by_number.get_mut(&ino) else {
+            return;
+        };
+        inode.unstage();
+        if ino == ROOT || inode.lookups > 0 || inode.handles > 0 {
+            return;
+        }
+        let place = (inode.parent, Arc::clone(&inode.name));
+        self.by_number.remove(&ino);
+        if self.by_place.get(&place) == Some(&ino) {
+            self.by_place.remove(&place);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The file system: inodes, handles and POSIX rules over [`crate::writeback`], without FUSE.
+//!
+//! Architecture invariant: every change to the tree is made under one short lock, against tables that are in memory,
+//! and goes through [`Writeback::submit`]. Whatever needs the grid is awaited before, without a lock, and looked at
+//! again under it. No operation waits on the grid longer than its deadline.
+
+mod attr;
+mod error;
+mod handles;
+mod inodes;
+mod names;
+mod ops;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::cap::StorageIndex;
+use crate::journal::{Index, Staging};
+use crate::node::{Attributes, Child, FileType, Metadata, Name, NodeFactory, Timestamp};
+use crate::util::{Clock, Cx, Priority, Rng};
+use crate::writeback::{Change, DirId, Scope, Writeback};
+
+pub use attr::{Attr, Caller, FsOptions, Ino, Owner, ROOT, SetAttr, SetTime};
+pub use error::FsError;
+pub use handles::{Handle, OpenMode};
+pub use ops::{Listed, RenameMode};
+
+use handles::Handles;
+use inodes::{Inode, Inodes, Kind};
+
+/// The directory that is mounted, and where its own attributes stand.
+pub struct Root {
+    /// The directory.
+    pub dir: DirId,
+    /// Where its shares are; `None` for a literal directory.
+    pub storage_index: Option<StorageIndex>,
+    /// The edge above it, for a mount of `alias:path`; else its attributes stand in the local index.
+    pub edge: Option<(DirId, Name)>,
+}
+
+/// The file system of one mount.
+pub struct Filesystem {
+    options: FsOptions,
+    writeback: Arc<Writeback>,
+    factory: Arc<dyn NodeFactory>,
+    staging: Staging,
+    index: Index,
+    root: Root,
+    clock: Clock,
+    rng: Rng,
+    reads: Cx,
+    state: Mutex<State>,
+}
+
+struct State {
+    inodes: Inodes,
+    handles: Handles,
+    /// The root's attributes have changed since they were last written to the index.
+    root_changed: bool,
+}
+
+impl Filesystem {
+    /// The file system under `root`. Must be given a `root.edge` whose directory was loaded.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the composition root hands over each part once"
+    )]
+    pub fn new(
+        options: FsOptions,
+        writeback: Arc<Writeback>,
+        factory: Arc<dyn NodeFactory>,
+        staging: Staging,
+        index: Index,
+        root: Root,
+        clock: Clock,
+        rng: Rng,
+    ) -> Result<Arc<Filesystem>, FsError> {
+        let (attributes, metadata) = match (&root.edge, root.storage_index) {
+            (Some((dir, name)), _) => {
+                let entry = writeback.find(*dir, name).ok_or(FsError::NotFound)?;
+                (entry.attributes, entry.metadata)
+            }
+            (None, Some(si)) => {
+                let metadata = index.root(si)?;
+                let cap = writeback.cap(root.dir).ok_or(FsError::Stale)?;
+                let child = Child {
+                    cap,
+                    metadata,
+                    packed: None,
+                };
+                (Attributes::of("", &child), child.metadata)
+            }
+            (None, None) => (Attributes::new(FileType::Directory), Metadata::default()),
+        };
+        let state = State {
+            inodes: Inodes::new(Inode::root(root.dir, attributes, metadata)),
+            handles: Handles::default(),
+            root_changed: false,
+        };
+        let reads = Cx::new(Priority::Waiting, options.memory);
+        Ok(Arc::new(Filesystem {
+            options,
+            writeback,
+            factory,
+            staging,
+            index,
+            root,
+            clock,
+            rng,
+            reads,
+            state: Mutex::new(state),
+        }))
+    }
+
+    /// The engine behind it.
+    pub fn writeback(&self) -> &Arc<Writeback> {
+        &self.writeback
+    }
+
+    /// Waits until everything is on the grid and the barrier has passed.
+    pub async fn settle(&self) -> Result<(), FsError> {
+        self.writeback.settle(Scope::All).await?;
+        self.keep_root()?;
+        Ok(self.writeback.barrier().await?)
+    }
+
+    /// Writes the root's attributes to the index, where they belong there and have changed.
+    fn keep_root(&self) -> Result<(), FsError> {
+        let (Some(si), None) = (self.root.storage_index, &self.root.edge) else {
+            return Ok(());
+        };
+        let metadata = {
+            let mut state = self.lock();
+            if !std::mem::take(&mut state.root_changed) {
+                return Ok(());
+            }
+            let root = state.inodes.root();
+            let cap = self.writeback.cap(self.root.dir).ok_or(FsError::Stale)?;
+            root.attributes.write_into(&root.metadata, &cap)
+        };
+        self.index
+            .set_root(si, &metadata)
+            .inspect_err(|_| self.lock().root_changed = true)?;
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The context of one operation.
+    fn cx(&self) -> Cx {
+        self.reads.with_timeout(self.options.deadline)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(self.clock.now_nanos().into())
+    }
+
+    /// The directory behind an inode, its table loaded.
+    async fn load(&self, ino: Ino) -> Result<DirId, FsError> {
+        let dir = self.lock().inodes.directory(ino)?;
+        self.writeback.load(&self.cx(), dir).await?;
+        Ok(dir)
+    }
+
+    /// Refuses a change in a directory that cannot be changed.
+    fn check_writeable(&self, dir: DirId) -> Result<(), FsError> {
+        if self.options.read_only || !self.writeback.is_writeable(dir) {
+            Err(FsError::ReadOnly)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Submits the present state of an inode to its edge.
+    fn submit(&self, state: &mut State, ino: Ino, rides_along: bool) {
+        let Some(inode) = state.inodes.get(ino) else { return };
+        if inode.unlinked {
+            return;
+        }
+        let place = match (ino, &self.root.edge) {
+            (ROOT, Some((dir, name))) => Some((*dir, Arc::clone(name))),
+            (ROOT, None) => {
+                state.root_changed = true;
+                None
+            }
+            _ => state
+                .inodes
+                .directory(inode.parent)
+                .ok()
+                .map(|dir| (dir, Arc::clone(&inode.name))),
+        };
+        let Some((dir, name)) = place else { return };
+        let Some(inode) = state.inodes.get(ino) else { return };
+        self.writeback.submit(Change::Put {
+            dir,
+            name,
+            entry: inode.entry(),
+            rides_along,
+        });
+    }
+
+    /// A name was made, moved or removed in this directory.
+    fn touch_directory(&self, state: &mut State, ino: Ino) {
+        let now = self.now();
+        if let Some(inode) = state.inodes.get_mut(ino) {
+            inode.attributes.mtime = Some(now);
+            inode.attributes.ctime = Some(now);
+        }
+        self.submit(state, ino, true);
+    }
+
+    /// The attributes of an inode; `size` is for a mutable file, whose size only the grid knows.
+    fn attr(&self, state: &State, ino: Ino, size: Option<u64>) -> Result<Attr, FsError> {
+        let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
+        let attributes = &inode.attributes;
+        let (uid, gid) = self.options.owner.shown(attributes);
+        let directory = attributes.kind == FileType::Directory;
+        let nlink = match &inode.kind {
+            _ if inode.unlinked => 0,
+            Kind::Directory(dir) => self
+                .writeback
+                .count_directories(*dir)
+                .map_or(1, |n| n.saturating_add(2)),
+            Kind::Stored(_) | Kind::Staged(_) => 1,
+        };
+        Ok(Attr {
+            ino,
+            size: size.or(inode.size()).unwrap_or(0),
+            kind: attributes.kind,
+            mode: attributes.mode.unwrap_or(if directory { 0o755 } else { 0o644 }),
+            nlink,
+            uid,
+            gid,
+            rdev: attributes.rdev,
+            atime: attributes.atime.or(attributes.mtime).unwrap_or_default(),
+            mtime: attributes.mtime.unwrap_or_default(),
+            ctime: attributes.ctime.or(attributes.mtime).unwrap_or_default(),
+        })
+    }
+
+    /// The attributes of an inode, with the size of a mutable file asked from the grid.
+    async fn full_attr(&self, ino: Ino) -> Result<Attr, FsError> {
+        let mutable = {
+            let state = self.lock();
+            match &state.inodes.get(ino).ok_or(FsError::Stale)?.kind {
+                Kind::Stored(cap) if cap.is_mutable() => Some(cap.clone()),
+                _ => return self.attr(&state, ino, None),
+            }
+        };
+        let size = match mutable.map(|cap| self.factory.readable(&cap)) {
+            Some(Ok(file)) => Some(file.size(&self.cx()).await?),
+            _ => None,
+        };
+        self.attr(&self.lock(), ino, size)
+    }
+}

@@ -1,0 +1,177 @@
+//! Open files: reading, writing, and waiting for the grid.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::fs::attr::Ino;
+use crate::fs::handles::{Handle, Open, OpenMode};
+use crate::fs::inodes::Kind;
+use crate::fs::{Filesystem, FsError};
+use crate::node::FileType;
+use crate::writeback::{FileObject, Scope};
+
+impl Filesystem {
+    /// Opens a file.
+    pub async fn open(&self, ino: Ino, mode: OpenMode) -> Result<Handle, FsError> {
+        let kind = self.lock().inodes.get(ino).ok_or(FsError::Stale)?.kind.clone();
+        let changes = mode.write || mode.truncate;
+        if changes {
+            self.check_changeable(ino)?;
+        }
+        let (stored, staged) = match kind {
+            Kind::Directory(_) => return Err(FsError::IsDirectory),
+            _ if changes => (None, Some(self.stage(ino)?)),
+            Kind::Staged(_) => (None, None),
+            Kind::Stored(cap) => (Some(self.factory.readable(&cap)?), None),
+        };
+        let handle = {
+            let mut state = self.lock();
+            state.inodes.get_mut(ino).ok_or(FsError::Stale)?.handles += 1;
+            let writer = staged.clone().filter(|_| mode.write);
+            if let Some(file) = &writer {
+                file.open_writer();
+            }
+            state.handles.add(Open::File {
+                ino,
+                mode,
+                stored,
+                writer,
+            })
+        };
+        if let (true, Some(file)) = (mode.truncate, staged) {
+            let cut = file.truncate(0).await;
+            if let Err(e) = cut {
+                self.release(handle);
+                return Err(e.into());
+            }
+            self.content_changed(ino);
+        }
+        Ok(handle)
+    }
+
+    /// Reads up to `length` bytes; fewer only at the end of the file.
+    pub async fn read(&self, ino: Ino, handle: Handle, offset: u64, length: u32) -> Result<Bytes, FsError> {
+        let (kind, stored) = {
+            let state = self.lock();
+            let Some(Open::File { stored, .. }) = state.handles.get(handle) else {
+                return Err(FsError::BadHandle);
+            };
+            (
+                state.inodes.get(ino).ok_or(FsError::Stale)?.kind.clone(),
+                stored.clone(),
+            )
+        };
+        let cx = self.cx();
+        let range = offset..offset.saturating_add(length.into());
+        match (kind, stored) {
+            (Kind::Directory(_), _) => Err(FsError::IsDirectory),
+            (Kind::Staged(file), _) => Ok(cx.run(file.read(&cx, range)).await??),
+            (Kind::Stored(cap), stored) => {
+                let file = match stored {
+                    Some(file) => file,
+                    None => self.factory.readable(&cap)?,
+                };
+                let parts = cx.run(file.read(&cx, std::slice::from_ref(&range))).await??;
+                parts.into_iter().next().ok_or(FsError::Io)
+            }
+        }
+    }
+
+    /// Writes; all or nothing.
+    pub async fn write(&self, ino: Ino, handle: Handle, offset: u64, data: Bytes) -> Result<(), FsError> {
+        let mode = match self.lock().handles.get(handle) {
+            Some(Open::File { mode, .. }) => *mode,
+            _ => return Err(FsError::BadHandle),
+        };
+        if !mode.write {
+            return Err(FsError::BadHandle);
+        }
+        let file = self.stage(ino)?;
+        if mode.append {
+            file.append(data).await?;
+        } else {
+            file.write(offset, data).await?;
+        }
+        self.content_changed(ino);
+        Ok(())
+    }
+
+    /// A descriptor is closed: what was written is on the grid when this returns.
+    pub async fn flush(&self, ino: Ino, handle: Handle) -> Result<(), FsError> {
+        let file = {
+            let state = self.lock();
+            let Some(Open::File { mode, .. }) = state.handles.get(handle) else {
+                return Err(FsError::BadHandle);
+            };
+            let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
+            match &inode.kind {
+                Kind::Staged(file) if mode.write && !inode.unlinked => Arc::clone(file),
+                _ => return Ok(()),
+            }
+        };
+        if file.stored().is_some() {
+            return Ok(());
+        }
+        Ok(self.writeback.settle(Scope::File(file)).await?)
+    }
+
+    /// Waits until the content, and the edges that lead to it, are on the grid and past the barrier.
+    pub async fn fsync(&self, ino: Ino) -> Result<(), FsError> {
+        let scope = {
+            let state = self.lock();
+            let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
+            match &inode.kind {
+                _ if inode.unlinked => return Ok(()),
+                Kind::Staged(file) => Scope::File(Arc::clone(file)),
+                Kind::Stored(_) => Scope::Directory(state.inodes.directory(inode.parent)?),
+                Kind::Directory(dir) => Scope::Directory(*dir),
+            }
+        };
+        self.writeback.settle(scope).await?;
+        Ok(self.writeback.barrier().await?)
+    }
+
+    /// The last descriptor of a handle is closed.
+    pub fn release(&self, handle: Handle) {
+        let mut state = self.lock();
+        let Some(Open::File { ino, writer, .. }) = state.handles.remove(handle) else {
+            return;
+        };
+        if let Some(file) = writer {
+            file.close_writer();
+        }
+        let Some(inode) = state.inodes.get_mut(ino) else { return };
+        inode.handles = inode.handles.saturating_sub(1);
+        state.inodes.release(ino);
+    }
+
+    /// The staged form of a file, which begins as what is stored.
+    pub(super) fn stage(&self, ino: Ino) -> Result<Arc<FileObject>, FsError> {
+        let mut state = self.lock();
+        let inode = state.inodes.get_mut(ino).ok_or(FsError::Stale)?;
+        let cap = match &inode.kind {
+            Kind::Directory(_) => return Err(FsError::IsDirectory),
+            Kind::Staged(file) => return Ok(Arc::clone(file)),
+            Kind::Stored(cap) => cap.clone(),
+        };
+        let size = cap
+            .size()
+            .filter(|_| inode.attributes.kind == FileType::File)
+            .ok_or(FsError::Unsupported)?;
+        let staged = self.staging.create(Some((self.factory.readable(&cap)?, size)))?;
+        let file = FileObject::new(staged, Some(cap));
+        inode.kind = Kind::Staged(Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn content_changed(&self, ino: Ino) {
+        let now = self.now();
+        let mut state = self.lock();
+        if let Some(inode) = state.inodes.get_mut(ino) {
+            inode.attributes.mtime = Some(now);
+            inode.attributes.ctime = Some(now);
+        }
+        self.submit(&mut state, ino, false);
+    }
+}

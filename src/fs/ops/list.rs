@@ -1,0 +1,94 @@
+//! Listing directories: a snapshot is taken when one is opened, and offsets index it.
+
+use std::sync::Arc;
+
+use crate::fs::attr::{Attr, Ino};
+use crate::fs::handles::{Handle, Open};
+use crate::fs::names::shown;
+use crate::fs::{Filesystem, FsError};
+use crate::node::{FileType, Name};
+use crate::writeback::{Entry, Scope};
+
+/// One name in a listing.
+#[derive(Clone)]
+pub struct Listed {
+    /// The name as the kernel sees it.
+    pub name: Vec<u8>,
+    /// The inode number that it has, or would get.
+    pub ino: Ino,
+    /// What it is.
+    pub kind: FileType,
+    /// `None` for `.` and `..`.
+    edge: Option<(Name, Entry)>,
+}
+
+impl Filesystem {
+    /// Opens a directory.
+    pub async fn opendir(&self, ino: Ino) -> Result<Handle, FsError> {
+        let entries = Arc::new(self.listing(ino).await?);
+        Ok(self.lock().handles.add(Open::Directory { ino, entries }))
+    }
+
+    /// The snapshot behind a handle; one that is read from the start again is taken anew.
+    pub async fn readdir(&self, handle: Handle, from_start: bool) -> Result<Arc<Vec<Listed>>, FsError> {
+        let (ino, entries) = match self.lock().handles.get(handle) {
+            Some(Open::Directory { ino, entries }) => (*ino, Arc::clone(entries)),
+            _ => return Err(FsError::BadHandle),
+        };
+        if !from_start {
+            return Ok(entries);
+        }
+        let fresh = Arc::new(self.listing(ino).await?);
+        if let Some(Open::Directory { entries, .. }) = self.lock().handles.get_mut(handle) {
+            *entries = Arc::clone(&fresh);
+        }
+        Ok(fresh)
+    }
+
+    /// The attributes of a listed name, of which the kernel is told once more; `None` for `.` and `..`, and for what
+    /// has no inode a kernel could hold.
+    pub async fn attach(&self, parent: Ino, listed: &Listed) -> Option<Attr> {
+        let (edge, entry) = listed.edge.as_ref()?;
+        let ino = {
+            let mut state = self.lock();
+            let dir = state.inodes.directory(parent).ok()?;
+            let entry = self.writeback.find(dir, edge).unwrap_or_else(|| entry.clone());
+            self.bind(&mut state, parent, edge, &entry).ok()?
+        };
+        self.remembered(ino).await.ok()
+    }
+
+    /// Closes a directory.
+    pub fn releasedir(&self, handle: Handle) {
+        self.lock().handles.remove(handle);
+    }
+
+    /// Waits until the entries of a directory, and the edges that lead to it, are on the grid.
+    pub async fn fsyncdir(&self, ino: Ino) -> Result<(), FsError> {
+        let dir = self.lock().inodes.directory(ino)?;
+        self.writeback.settle(Scope::Directory(dir)).await?;
+        self.keep_root()?;
+        Ok(self.writeback.barrier().await?)
+    }
+
+    async fn listing(&self, ino: Ino) -> Result<Vec<Listed>, FsError> {
+        let dir = self.load(ino).await?;
+        let children = self.writeback.list(dir);
+        let state = self.lock();
+        let parent = state.inodes.get(ino).ok_or(FsError::Stale)?.parent;
+        let special = |name: &[u8], ino| Listed {
+            name: name.to_vec(),
+            ino,
+            kind: FileType::Directory,
+            edge: None,
+        };
+        let mut listing = vec![special(b".", ino), special(b"..", parent)];
+        listing.extend(children.into_iter().map(|(edge, entry)| Listed {
+            name: shown(&edge, entry.attributes.name.as_deref()).into_owned(),
+            ino: state.inodes.number(ino, &edge),
+            kind: entry.attributes.kind,
+            edge: Some((edge, entry)),
+        }));
+        Ok(listing)
+    }
+}

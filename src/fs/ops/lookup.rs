@@ -1,0 +1,120 @@
+//! Finding names, and what is known of an inode without opening it.
+
+use std::sync::Arc;
+
+use crate::fs::attr::{Attr, Ino};
+use crate::fs::inodes::Kind;
+use crate::fs::names::{edge_name, is_odd, shown};
+use crate::fs::{Filesystem, FsError, State};
+use crate::node::{FileType, Name, Space};
+use crate::writeback::{DirId, Entry, Target};
+
+/// The longest target a symbolic link can have.
+const TARGET_MAX: u64 = 4095;
+
+impl Filesystem {
+    /// Finds a name; the kernel is told of the inode once more, until it forgets it.
+    pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
+        let dir = self.load(parent).await?;
+        let ino = {
+            let mut state = self.lock();
+            let (edge, entry) = self.find(dir, name)?.ok_or(FsError::NotFound)?;
+            self.bind(&mut state, parent, &edge, &entry)?
+        };
+        self.remembered(ino).await
+    }
+
+    /// The attributes of an inode that the kernel is about to be told of, which is counted if they can be had.
+    pub(super) async fn remembered(&self, ino: Ino) -> Result<Attr, FsError> {
+        let attr = self.full_attr(ino).await?;
+        self.lock().inodes.get_mut(ino).ok_or(FsError::Stale)?.lookups += 1;
+        Ok(attr)
+    }
+
+    /// The kernel forgets `count` of the times it was told of an inode.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        let mut state = self.lock();
+        if let Some(inode) = state.inodes.get_mut(ino) {
+            inode.lookups = inode.lookups.saturating_sub(count);
+        }
+        state.inodes.release(ino);
+    }
+
+    /// The attributes of an inode.
+    pub async fn getattr(&self, ino: Ino) -> Result<Attr, FsError> {
+        self.full_attr(ino).await
+    }
+
+    /// The target of a symbolic link.
+    pub async fn readlink(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
+        let kind = {
+            let state = self.lock();
+            let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
+            if inode.attributes.kind != FileType::Symlink {
+                return Err(FsError::Invalid);
+            }
+            inode.kind.clone()
+        };
+        let cx = self.cx();
+        let target = match kind {
+            Kind::Directory(_) => return Err(FsError::Invalid),
+            Kind::Staged(file) => cx.run(file.read(&cx, 0..TARGET_MAX)).await??.to_vec(),
+            Kind::Stored(cap) => {
+                let file = self.factory.readable(&cap)?;
+                let parts = cx.run(file.read(&cx, std::slice::from_ref(&(0..TARGET_MAX)))).await??;
+                parts.into_iter().next().ok_or(FsError::Io)?.to_vec()
+            }
+        };
+        Ok(target)
+    }
+
+    /// Room on the grid, as last measured.
+    pub fn statfs(&self) -> Space {
+        self.factory.space()
+    }
+
+    /// The edge's name and entry for a name as the kernel writes it. The directory must be loaded.
+    pub(super) fn find(&self, dir: DirId, name: &[u8]) -> Result<Option<(Name, Entry)>, FsError> {
+        let (edge, _) = edge_name(name)?;
+        if let Some(entry) = self.writeback.find(dir, &edge) {
+            return Ok(Some((edge, entry)));
+        }
+        if name.first() != Some(&b'%') {
+            return Ok(None);
+        }
+        let odd = self.writeback.list(dir).into_iter().filter(|(edge, _)| is_odd(edge));
+        Ok(odd
+            .into_iter()
+            .find(|(edge, entry)| *shown(edge, entry.attributes.name.as_deref()) == *name))
+    }
+
+    /// The inode of an entry, made or brought up to date.
+    pub(in crate::fs) fn bind(
+        &self,
+        state: &mut State,
+        parent: Ino,
+        edge: &Name,
+        entry: &Entry,
+    ) -> Result<Ino, FsError> {
+        let kind = match &entry.target {
+            Target::Directory(dir) => Kind::Directory(*dir),
+            Target::File(file) => Kind::Staged(Arc::clone(file)),
+            Target::Stored(cap) if cap.is_directory() => {
+                let dir = self.writeback.directory(cap)?;
+                let own = cap.storage_index();
+                let closes_a_cycle = |inode: &crate::fs::inodes::Inode| match inode.kind {
+                    Kind::Directory(above) => {
+                        above == dir || own.is_some() && self.writeback.storage_index(above) == own
+                    }
+                    Kind::Stored(_) | Kind::Staged(_) => false,
+                };
+                if state.inodes.ancestors(parent).any(closes_a_cycle) {
+                    return Err(FsError::Loop);
+                }
+                Kind::Directory(dir)
+            }
+            Target::Stored(cap) => Kind::Stored(cap.clone()),
+        };
+        Ok(state.inodes.bind(parent, edge, kind, entry))
+    }
+}

@@ -1,0 +1,12 @@
+//! The operations, one file for each family.
+
+mod create;
+mod io;
+mod list;
+mod lookup;
+mod remove;
+mod rename;
+mod setattr;
+
+pub use list::Listed;
+pub use rename::RenameMode;

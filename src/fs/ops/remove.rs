@@ -1,0 +1,62 @@
+//! Removing names.
+
+use crate::fs::attr::Ino;
+use crate::fs::{Filesystem, FsError, State};
+use crate::node::{FileType, Name};
+use crate::writeback::{Change, DirId, Entry, Target};
+
+impl Filesystem {
+    /// Removes a name that is no directory. An open file lives on until it is closed; its upload is given up.
+    pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
+        let dir = self.load(parent).await?;
+        let mut state = self.lock();
+        self.check_writeable(dir)?;
+        let (edge, entry) = self.find(dir, name)?.ok_or(FsError::NotFound)?;
+        if entry.attributes.kind == FileType::Directory {
+            return Err(FsError::IsDirectory);
+        }
+        self.remove(&mut state, parent, dir, edge);
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    pub async fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
+        let dir = self.load(parent).await?;
+        let (_, entry) = self.find(dir, name)?.ok_or(FsError::NotFound)?;
+        let child = self.directory_of(&entry)?;
+        self.writeback.load(&self.cx(), child).await?;
+        let mut state = self.lock();
+        self.check_writeable(dir)?;
+        let (edge, entry) = self.find(dir, name)?.ok_or(FsError::NotFound)?;
+        if self.directory_of(&entry)? != child {
+            return Err(FsError::Busy);
+        }
+        if !self.writeback.is_empty(child) {
+            return Err(FsError::NotEmpty);
+        }
+        self.remove(&mut state, parent, dir, edge);
+        self.writeback.discard(child);
+        Ok(())
+    }
+
+    /// The directory an entry stands for.
+    pub(super) fn directory_of(&self, entry: &Entry) -> Result<DirId, FsError> {
+        match &entry.target {
+            Target::Directory(dir) => Ok(*dir),
+            Target::Stored(cap) if cap.is_directory() => Ok(self.writeback.directory(cap)?),
+            Target::Stored(_) | Target::File(_) => Err(FsError::NotDirectory),
+        }
+    }
+
+    fn remove(&self, state: &mut State, parent: Ino, dir: DirId, edge: Name) {
+        if let Some(ino) = state.inodes.at(parent, &edge) {
+            let now = self.now();
+            if let Some(inode) = state.inodes.get_mut(ino) {
+                inode.attributes.ctime = Some(now);
+            }
+            state.inodes.detach(ino);
+        }
+        self.writeback.submit(Change::Remove { dir, name: edge });
+        self.touch_directory(state, parent);
+    }
+}

@@ -1,0 +1,59 @@
+//! Changing attributes and size.
+
+use crate::fs::attr::{Attr, Ino, ROOT, SetAttr, SetTime};
+use crate::fs::{Filesystem, FsError};
+use crate::node::FileType;
+
+impl Filesystem {
+    /// Changes attributes; a change of size is a change of the content.
+    pub async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr, FsError> {
+        self.check_changeable(ino)?;
+        if let Some(size) = set.size {
+            if self.lock().inodes.get(ino).ok_or(FsError::Stale)?.attributes.kind == FileType::Directory {
+                return Err(FsError::IsDirectory);
+            }
+            let file = self.stage(ino)?;
+            file.truncate(size).await?;
+        }
+        let now = self.now();
+        let resolve = |time: SetTime| match time {
+            SetTime::Now => now,
+            SetTime::At(time) => time,
+        };
+        {
+            let mut state = self.lock();
+            let inode = state.inodes.get_mut(ino).ok_or(FsError::Stale)?;
+            let attributes = &mut inode.attributes;
+            if let Some(mode) = set.mode {
+                attributes.mode = Some(mode & 0o7777);
+            }
+            attributes.uid = set.uid.or(attributes.uid);
+            attributes.gid = set.gid.or(attributes.gid);
+            attributes.atime = set.atime.map(resolve).or(attributes.atime);
+            attributes.mtime = set.mtime.map(resolve).or(set.size.map(|_| now)).or(attributes.mtime);
+            attributes.ctime = Some(now);
+            self.submit(&mut state, ino, false);
+        }
+        if ino == ROOT {
+            self.keep_root()?;
+        }
+        self.full_attr(ino).await
+    }
+
+    /// Refuses a change of an inode whose edge cannot be written.
+    pub(super) fn check_changeable(&self, ino: Ino) -> Result<(), FsError> {
+        let dir = {
+            let state = self.lock();
+            let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
+            if inode.unlinked {
+                return if self.options.read_only {
+                    Err(FsError::ReadOnly)
+                } else {
+                    Ok(())
+                };
+            }
+            state.inodes.directory(inode.parent)?
+        };
+        self.check_writeable(dir)
+    }
+}
