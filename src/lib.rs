@@ -8,6 +8,7 @@ pub mod codec;
 pub mod config;
 pub mod crypto;
 pub mod fs;
+pub mod fuse;
 pub mod grid;
 pub mod journal;
 pub mod merkle;

@@ -54,7 +54,29 @@ pub struct Cx {
     cancel: CancellationToken,
     memory: Arc<Semaphore>,
     memory_units: u64,
-    acknowledged: Arc<AtomicU64>,
+    progress: Arc<Progress>,
+}
+
+/// When a byte was last acknowledged.
+#[derive(Debug)]
+struct Progress {
+    began: Instant,
+    /// Milliseconds after `began`.
+    last: AtomicU64,
+}
+
+impl Progress {
+    fn begin() -> Arc<Progress> {
+        Arc::new(Progress { began: Instant::now(), last: AtomicU64::new(0) })
+    }
+
+    fn note(&self) {
+        self.last.fetch_max(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn last(&self) -> Instant {
+        self.began + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
 }
 
 impl Cx {
@@ -68,7 +90,7 @@ impl Cx {
             cancel: CancellationToken::new(),
             memory: Arc::new(Semaphore::new(memory_units as usize)),
             memory_units,
-            acknowledged: Arc::new(AtomicU64::new(0)),
+            progress: Progress::begin(),
         }
     }
 
@@ -85,7 +107,7 @@ impl Cx {
     pub fn with_patience(&self, patience: Duration) -> Cx {
         Cx {
             patience: Some(patience),
-            acknowledged: Arc::new(AtomicU64::new(0)),
+            progress: Progress::begin(),
             ..self.clone()
         }
     }
@@ -128,7 +150,9 @@ impl Cx {
 
     /// Notes that a server acknowledged `bytes`: what moves is not stalled.
     pub fn acknowledge(&self, bytes: u64) {
-        self.acknowledged.fetch_add(bytes.max(1), Ordering::Relaxed);
+        if bytes > 0 {
+            self.progress.note();
+        }
     }
 
     /// Waits for `bytes` of the shared memory budget; one request never waits for more than the whole.
@@ -154,21 +178,20 @@ impl Cx {
     }
 
     async fn give_up(&self) -> Stopped {
-        let mut seen = self.acknowledged.load(Ordering::Relaxed);
+        let began = Instant::now();
         loop {
-            let stalled_at = self.patience.map(|p| Instant::now() + p);
+            let stalled_at = self.patience.map(|p| self.progress.last().max(began) + p);
             let Some(wake) = [self.deadline, stalled_at].into_iter().flatten().min() else {
                 return std::future::pending().await;
             };
             tokio::time::sleep_until(wake).await;
-            if self.deadline.is_some_and(|d| d <= Instant::now()) {
+            let now = Instant::now();
+            if self.deadline.is_some_and(|d| d <= now) {
                 return Stopped::Deadline;
             }
-            let now = self.acknowledged.load(Ordering::Relaxed);
-            if now == seen {
+            if self.patience.is_some_and(|p| self.progress.last().max(began) + p <= now) {
                 return Stopped::Stalled;
             }
-            seen = now;
         }
     }
 }

@@ -72,7 +72,7 @@ impl Writeback {
                     }
                 });
                 let results = join_all(work.collect::<Vec<_>>()).await;
-                let failed = results.into_iter().filter_map(Result::err).last();
+                let failed = results.into_iter().filter_map(Result::err).next_back();
                 backoff = match &failed {
                     None => Duration::ZERO,
                     Some(_) => (backoff * 2).clamp(Duration::from_secs(1), LONGEST_BACKOFF),
@@ -132,12 +132,7 @@ impl Writeback {
             }
             let work = dirs.iter().map(|dir| self.publish(cx, *dir, &Force::Everything, false));
             join_all(work).await.into_iter().collect::<Result<(), _>>()?;
-            let state = self.state();
-            let left = dirs
-                .iter()
-                .any(|id| state.dirs.get(id).is_some_and(|d| !d.pending.is_empty()));
-            if left && state.next_seq == before {
-                drop(state);
+            if self.state().next_seq == before && self.has_pending() {
                 sleep(TICK).await;
             }
         }

@@ -1,0 +1,359 @@
+//! fuser's callbacks.
+
+use std::ffi::OsStr;
+use std::future::Future;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime;
+
+use super::convert::{self, errno, open_mode, set_time};
+use crate::fs::{Caller, Filesystem, FsError, Handle, RenameMode, SetAttr};
+use crate::node::FileType;
+
+/// How long the kernel may hold names and attributes without asking.
+const TTL: Duration = Duration::from_secs(1);
+/// The largest read or write; what the kernel allows by default.
+const MAX_IO: u32 = 1 << 20;
+/// Requests that the kernel may have under way in the background.
+const MAX_BACKGROUND: u16 = 64;
+/// Block size in statfs.
+const BLOCK: u32 = 4096;
+const GENERATION: Generation = Generation(0);
+
+/// What fuser calls.
+pub(super) struct Adapter {
+    pub fs: Arc<Filesystem>,
+    pub runtime: runtime::Handle,
+}
+
+impl Adapter {
+    /// Runs `work` as a task of its own.
+    fn spawn<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Arc<Filesystem>) -> F) {
+        self.runtime.spawn(work(Arc::clone(&self.fs)));
+    }
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid() }
+}
+
+fn entry(reply: ReplyEntry, result: Result<crate::fs::Attr, FsError>) {
+    match result {
+        Ok(attr) => reply.entry(&TTL, &convert::attr(&attr), GENERATION),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+fn empty(reply: ReplyEmpty, result: Result<(), FsError>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+impl fuser::Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // What is asked for is listed one by one: this release of fuser cannot serve every capability it knows.
+        let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_PARALLEL_DIROPS;
+        let _ = config.add_capabilities(wanted & config.capabilities());
+        let _ = config.set_max_write(MAX_IO);
+        let _ = config.set_max_readahead(MAX_IO);
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let name = name.as_bytes().to_vec();
+        self.spawn(|fs| async move { entry(reply, fs.lookup(parent.0, &name).await) });
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.fs.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.spawn(|fs| async move {
+            match fs.getattr(ino.0).await {
+                Ok(attr) => reply.attr(&TTL, &convert::attr(&attr)),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
+        self.spawn(|fs| async move {
+            match fs.setattr(ino.0, set).await {
+                Ok(attr) => reply.attr(&TTL, &convert::attr(&attr)),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.spawn(|fs| async move {
+            match fs.readlink(ino.0).await {
+                Ok(target) => reply.data(&target),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (name, caller) = (name.as_bytes().to_vec(), caller(req));
+        let Some(kind) = convert::kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
+        self.spawn(|fs| async move { entry(reply, fs.mknod(parent.0, &name, kind, mode, rdev, caller).await) });
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let (name, caller) = (name.as_bytes().to_vec(), caller(req));
+        self.spawn(|fs| async move { entry(reply, fs.mkdir(parent.0, &name, mode, caller).await) });
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.spawn(|fs| async move { empty(reply, fs.unlink(parent.0, &name).await) });
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.spawn(|fs| async move { empty(reply, fs.rmdir(parent.0, &name).await) });
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (name, target) = (link_name.as_bytes().to_vec(), target.as_os_str().as_bytes().to_vec());
+        let caller = caller(req);
+        self.spawn(|fs| async move { entry(reply, fs.symlink(parent.0, &name, &target, caller).await) });
+    }
+
+    fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
+        // What link(2) says of a file system without hard links.
+        reply.error(Errno::EPERM);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags.bits() {
+            0 => RenameMode::Replace,
+            libc::RENAME_NOREPLACE => RenameMode::NoReplace,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (name, newname) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
+        self.spawn(|fs| async move { empty(reply, fs.rename(parent.0, &name, newparent.0, &newname, mode).await) });
+    }
+
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let mode = open_mode(flags.0);
+        self.spawn(|fs| async move {
+            match fs.open(ino.0, mode).await {
+                Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.spawn(|fs| async move {
+            match fs.read(ino.0, Handle(fh.0), offset, size).await {
+                Ok(data) => reply.data(&data),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let data = Bytes::copy_from_slice(data);
+        self.spawn(|fs| async move {
+            let written = data.len() as u32;
+            match fs.write(ino.0, Handle(fh.0), offset, data).await {
+                Ok(()) => reply.written(written),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
+    }
+
+    fn flush(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.spawn(|fs| async move { empty(reply, fs.flush(ino.0, Handle(fh.0)).await) });
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.release(Handle(fh.0));
+        reply.ok();
+    }
+
+    fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.spawn(|fs| async move { empty(reply, fs.fsync(ino.0).await) });
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.spawn(|fs| async move {
+            match fs.opendir(ino.0).await {
+                Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::empty()),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
+    }
+
+    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.spawn(|fs| async move {
+            let entries = match fs.readdir(Handle(fh.0), offset == 0).await {
+                Ok(entries) => entries,
+                Err(e) => return reply.error(errno(e)),
+            };
+            for (i, listed) in entries.iter().enumerate().skip(offset as usize) {
+                let name = OsStr::from_bytes(&listed.name);
+                if reply.add(INodeNo(listed.ino), i as u64 + 1, convert::file_type(listed.kind), name) {
+                    break;
+                }
+            }
+            reply.ok();
+        });
+    }
+
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.spawn(|fs| async move {
+            let entries = match fs.readdir(Handle(fh.0), offset == 0).await {
+                Ok(entries) => entries,
+                Err(e) => return reply.error(errno(e)),
+            };
+            for (i, listed) in entries.iter().enumerate().skip(offset as usize) {
+                // An entry without attributes makes the kernel look the name up itself when somebody wants them.
+                let known = fs.attach(ino.0, listed).await;
+                let attr = known.map_or_else(|| unknown(listed.ino, listed.kind), |attr| convert::attr(&attr));
+                let ttl = if known.is_some() { TTL } else { Duration::ZERO };
+                let node = if known.is_some() { attr.ino } else { INodeNo(0) };
+                let name = OsStr::from_bytes(&listed.name);
+                if reply.add(node, i as u64 + 1, name, &ttl, &attr, GENERATION) {
+                    if let Some(attr) = known {
+                        fs.forget(attr.ino, 1);
+                    }
+                    break;
+                }
+            }
+            reply.ok();
+        });
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.fs.releasedir(Handle(fh.0));
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.spawn(|fs| async move { empty(reply, fs.fsyncdir(ino.0).await) });
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let space = self.fs.statfs();
+        let (blocks, free) = (space.total / u64::from(BLOCK), space.free / u64::from(BLOCK));
+        reply.statfs(blocks, free, free, blocks, free, BLOCK, 255, BLOCK);
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (name, caller, open) = (name.as_bytes().to_vec(), caller(req), open_mode(flags));
+        self.spawn(|fs| async move {
+            match fs.create(parent.0, &name, mode, caller, open).await {
+                Ok((attr, handle)) => {
+                    let handle = FileHandle(handle.0);
+                    reply.created(&TTL, &convert::attr(&attr), GENERATION, handle, FopenFlags::empty());
+                }
+                Err(e) => reply.error(errno(e)),
+            }
+        });
+    }
+}
+
+/// What readdirplus says of an entry whose attributes it does not give: number and type alone are read.
+fn unknown(ino: u64, kind: FileType) -> fuser::FileAttr {
+    let epoch = Default::default();
+    let (size, mode, nlink, uid, gid, rdev) = (0, 0, 1, 0, 0, 0);
+    let attr =
+        crate::fs::Attr { ino, size, kind, mode, nlink, uid, gid, rdev, atime: epoch, mtime: epoch, ctime: epoch };
+    convert::attr(&attr)
+}

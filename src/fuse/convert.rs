@@ -1,0 +1,80 @@
+//! Between fuser's types and the file system's.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, INodeNo, TimeOrNow};
+
+use crate::fs::{Attr, FsError, OpenMode, SetTime};
+use crate::node::{FileType, Timestamp};
+
+pub(super) fn errno(e: FsError) -> fuser::Errno {
+    fuser::Errno::from_i32(e.errno())
+}
+
+pub(super) fn file_type(kind: FileType) -> fuser::FileType {
+    match kind {
+        FileType::File => fuser::FileType::RegularFile,
+        FileType::Directory => fuser::FileType::Directory,
+        FileType::Symlink => fuser::FileType::Symlink,
+        FileType::Fifo => fuser::FileType::NamedPipe,
+        FileType::Socket => fuser::FileType::Socket,
+        FileType::BlockDevice => fuser::FileType::BlockDevice,
+        FileType::CharDevice => fuser::FileType::CharDevice,
+    }
+}
+
+/// The kind that the type bits of mknod's mode ask for.
+pub(super) fn kind_of_mode(mode: u32) -> Option<FileType> {
+    use FileType::*;
+    match mode & libc::S_IFMT {
+        0 | libc::S_IFREG => Some(File),
+        libc::S_IFIFO => Some(Fifo),
+        libc::S_IFSOCK => Some(Socket),
+        libc::S_IFBLK => Some(BlockDevice),
+        libc::S_IFCHR => Some(CharDevice),
+        _ => None,
+    }
+}
+
+pub(super) fn attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: attr.size.div_ceil(512),
+        atime: system_time(attr.atime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: file_type(attr.kind),
+        perm: (attr.mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: 128 * 1024,
+        flags: 0,
+    }
+}
+
+fn system_time(t: Timestamp) -> SystemTime {
+    let nanos = Duration::new(0, t.nanos);
+    let whole = Duration::from_secs(t.secs.unsigned_abs());
+    let secs = if t.secs < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+    secs.and_then(|at| at.checked_add(nanos)).unwrap_or(UNIX_EPOCH)
+}
+
+pub(super) fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(at) => SetTime::At(match at.duration_since(UNIX_EPOCH) {
+            Ok(since) => Timestamp::from_nanos(since.as_nanos() as i128),
+            Err(before) => Timestamp::from_nanos(-(before.duration().as_nanos() as i128)),
+        }),
+    }
+}
+
+/// How open(2)'s flags open a file.
+pub(super) fn open_mode(flags: i32) -> OpenMode {
+    let write = flags & libc::O_ACCMODE != libc::O_RDONLY;
+    OpenMode { write, truncate: flags & libc::O_TRUNC != 0, append: write && flags & libc::O_APPEND != 0 }
+}

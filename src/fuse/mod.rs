@@ -1,0 +1,11 @@
+//! The thin FUSE adapter: requests become calls of [`crate::fs::Filesystem`], answers go back.
+//!
+//! Every callback moves its reply into a task and returns at once, so that one slow request holds up no other.
+
+mod adapter;
+mod convert;
+mod mounts;
+mod session;
+
+pub use mounts::{MountEntry, find_mount};
+pub use session::{Access, MountError, MountSpec, Mounted, mount};
