@@ -4,9 +4,9 @@
 //! is a polynomial of degree below k that takes the value of primary block c at the point of share c; the parity block
 //! of share j is its value at the point of share j. So any k blocks determine the column, and with it the primaries.
 //!
-//! Encoding is reed-solomon-erasure's, over the field of [`field`], whose kernels do the work. Decoding interpolates
-//! at the points of the missing primaries: that needs k multipliers for each of them, where the crate would invert a
-//! k x k matrix for every set of shares, keep many of those matrices, and ask for the given blocks as buffers to write.
+//! Encoding is reed-solomon-erasure's, over a field of our own, whose kernels do the work. Decoding interpolates at the
+//! points of the missing primaries: that needs k factors for each of them, where the crate would invert a k x k matrix
+//! for every set of shares, keep many of those matrices, and ask for the given blocks as buffers to write.
 
 mod field;
 mod kernels;
@@ -27,7 +27,7 @@ const CACHED: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
 /// The bytes of all blocks together that are worked on at a time, so that they stay in the second-level cache while
 /// each is visited once for every other.
-const WORKING_SET: usize = 128 << 10;
+const WORKING_SET: usize = 256 << 10;
 
 /// k or N is out of range: 1 <= k <= N <= 256 does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,8 +91,8 @@ pub struct Codec {
 impl Codec {
     /// The codec for k = `needed` and N = `total`, from a bounded cache.
     ///
-    /// Building one takes microseconds for common codes and more than 100 ms for the largest, and k and N may come from
-    /// a cap that a stranger wrote: call this where the coding itself runs, beside the runtime's workers.
+    /// Building one takes microseconds for common codes and up to a tenth of a second for the largest, and k and N may
+    /// come from a cap that a stranger wrote: call this where the coding itself runs, beside the runtime's workers.
     pub fn get(needed: usize, total: usize) -> Result<Arc<Codec>, BadParameters> {
         static CACHE: LazyLock<Cache> = LazyLock::new(Cache::new);
         let valid = 1 <= needed && needed <= total && total <= MAX_SHARES;
@@ -120,11 +120,12 @@ impl Codec {
         self.total
     }
 
-    /// The N - k parity blocks, those of share k first, from the k primary blocks, all of one length (which may be 0).
+    /// The N - k parity blocks, that of share k first, from the k primary blocks, all of one length (which may be 0).
+    /// Where segment follows segment [`Codec::encode_into`] is much faster: fresh memory costs more than the coding.
     ///
     /// # Panics
     /// If there are not k primary blocks of one length. Blocks come from cutting a segment, so this is a defect of the
-    /// caller; [`Codec::encode_into`] returns an error instead.
+    /// caller; `encode_into` returns an error instead.
     pub fn encode_parity(&self, primary: &[&[u8]]) -> Vec<Vec<u8>> {
         let len = primary.first().map_or(0, |block| block.len());
         let mut parity = vec![vec![0; len]; self.total - self.needed];
