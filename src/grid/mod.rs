@@ -1,6 +1,7 @@
 //! The broker: which servers there are, in which order they are asked, where shares go, and how long anybody waits.
 
 mod server;
+mod turns;
 
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ pub struct Grid {
     clock: Clock,
     rng: Rng,
     cpu: Cpu,
+    turns: turns::Turns,
 }
 
 impl Grid {
@@ -58,6 +60,7 @@ impl Grid {
             clock,
             rng,
             cpu,
+            turns: turns::Turns::default(),
         }
     }
 
@@ -113,6 +116,11 @@ impl Grid {
     /// Where hashing, coding and encryption run.
     pub fn cpu(&self) -> &Cpu {
         &self.cpu
+    }
+
+    /// The lock of a mutable file: operations on one storage index take turns, whichever objects stand for it.
+    pub fn turn(&self, si: StorageIndex) -> Arc<tokio::sync::Mutex<()>> {
+        self.turns.of(si)
     }
 
     /// The barrier on every server that can be reached; fails when one that holds our writes cannot promise.

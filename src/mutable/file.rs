@@ -1,0 +1,446 @@
+//! A mutable file: reading its best version, and changing it however many others do the same (PROTOCOL 6.6, 6.7).
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::publish::{Code, Published, Unpublished, publish};
+use super::retrieve::{Retrieve, Unread};
+use super::servermap::{Mode, ServerMap};
+use super::{MAX_CONTENT, Slot};
+use crate::cap::{MutableCap, MutableFormat};
+use crate::crypto::SigningKey;
+use crate::crypto::secrets::{fingerprint, write_key};
+use crate::grid::Grid;
+use crate::node::{NodeError, Readable, Writeable};
+use crate::share::Version;
+use crate::util::Cx;
+
+/// How often a change is tried again after others have written at the same time.
+const RETRIES: u32 = 6;
+
+/// The wait before the first of these, give or take a quarter; each is e times as long as the one before.
+const BACKOFF: Duration = Duration::from_millis(300);
+
+/// How long ranges are read from a version before a newer one is looked for.
+const READING: Duration = Duration::from_secs(3);
+
+/// The largest content that is kept after it was read or written, so that the next read or change need not fetch it.
+const KEPT: usize = 8 << 20;
+
+/// What is done to the content of a mutable file; applied again whenever somebody else was faster.
+#[async_trait]
+pub trait Change: Send {
+    /// The new content, or `None` if the old one is as it should be. `old` is empty unless [`Change::needs_old`].
+    async fn apply(&mut self, version: Option<&Arc<Version>>, old: Bytes) -> Result<Option<Bytes>, NodeError>;
+
+    /// Whether the old content matters.
+    fn needs_old(&self) -> bool {
+        true
+    }
+
+    /// The content of `version`, if it is at hand and need not be fetched.
+    fn known(&self, version: &Version) -> Option<Bytes> {
+        let _ = version;
+        None
+    }
+}
+
+/// A mutable file behind its cap (IMutableFileNode).
+///
+/// Operations on one file of one grid take turns. What a publish of ours left on the servers is remembered, so that the
+/// next one need not ask them first: if somebody else has written, its tests fail and everything is asked anew.
+pub struct MutableFile {
+    slot: Arc<Slot>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What may be published from.
+    writing: Option<(ServerMap, Arc<Version>)>,
+    /// What ranges are read from, and since when.
+    reading: Option<(Instant, ServerMap, Arc<Version>)>,
+    content: Option<(Arc<Version>, Bytes)>,
+    /// The newest version that was read or written.
+    seen: Option<Arc<Version>>,
+    /// Whether a publish may have been left half done; then the next change is published even if it changes nothing.
+    unsettled: bool,
+}
+
+impl MutableFile {
+    /// The file behind `cap`. Nothing is asked yet.
+    pub fn new(grid: Arc<Grid>, cap: MutableCap) -> MutableFile {
+        let turn = grid.turn(cap.storage_index());
+        MutableFile {
+            slot: Arc::new(Slot::new(grid, cap)),
+            turn,
+            state: Mutex::default(),
+        }
+    }
+
+    /// A new file with a key of its own.
+    ///
+    /// Fails with [`NodeError::WrongKind`] for formats that cannot be written.
+    pub async fn create(
+        grid: Arc<Grid>,
+        cx: &Cx,
+        key: SigningKey,
+        format: MutableFormat,
+        contents: Bytes,
+    ) -> Result<MutableFile, NodeError> {
+        let cap = MutableCap::from_write_key(format, write_key(key.pkcs8_der()), fingerprint(key.spki_der()));
+        let code = new_code(&grid);
+        let file = MutableFile::new(grid, cap);
+        let _ = file.slot.signing_key.set(key);
+        let turn = cx.run(file.turn.lock()).await?;
+        let map = ServerMap::new(&file.slot);
+        let published = publish(cx, &file.slot, map, code, contents.clone()).await;
+        drop(turn);
+        file.published(
+            published.map_err(|unpublished| match unpublished {
+                Unpublished::Uncoordinated => NodeError::Uncoordinated,
+                Unpublished::Failed(error) => error,
+            })?,
+            contents,
+        );
+        Ok(file)
+    }
+
+    /// The cap that the file was opened with.
+    pub fn cap(&self) -> &MutableCap {
+        &self.slot.cap
+    }
+
+    /// The grid that it is on.
+    pub fn grid(&self) -> &Arc<Grid> {
+        &self.slot.grid
+    }
+
+    /// The whole content of the best version.
+    pub async fn read_best(&self, cx: &Cx) -> Result<(Arc<Version>, Bytes), NodeError> {
+        let _turn = cx.run(self.turn.lock()).await?;
+        let map = ServerMap::update(cx, &self.slot, Mode::Read, None).await?;
+        let (map, version, content) = self.read_from(cx, map, None).await?;
+        self.was_read(map, &version, Some(&content));
+        Ok((version, content))
+    }
+
+    /// The newest version that was read or written here.
+    pub fn version(&self) -> Option<Arc<Version>> {
+        self.state().seen.clone()
+    }
+
+    /// Whether the grid holds a newer version than was last read or written here; reads the first bytes of shares only.
+    pub async fn probe(&self, cx: &Cx) -> Result<bool, NodeError> {
+        let seen = self.state().seen.clone();
+        self.newer_than(cx, seen.as_deref()).await
+    }
+
+    /// Whether the grid holds a newer version than `known`.
+    pub async fn newer_than(&self, cx: &Cx, known: Option<&Version>) -> Result<bool, NodeError> {
+        let map = ServerMap::update(cx, &self.slot, Mode::Probe, None).await?;
+        Ok(map.best().is_some_and(|best| known.is_none_or(|known| *best > *known)))
+    }
+
+    /// Which server holds what.
+    pub async fn servermap(&self, cx: &Cx, mode: Mode) -> Result<ServerMap, NodeError> {
+        let _turn = cx.run(self.turn.lock()).await?;
+        ServerMap::update(cx, &self.slot, mode, None).await
+    }
+
+    /// Replaces the content by what `change` makes of the newest one; `None` leaves it. Tried again, on what is newest
+    /// then, when others write at the same time.
+    pub async fn modify(
+        &self,
+        cx: &Cx,
+        change: impl FnMut(&[u8]) -> Result<Option<Vec<u8>>, NodeError> + Send,
+    ) -> Result<(), NodeError> {
+        self.change(cx, &mut ByFunction(change)).await.map(drop)
+    }
+
+    /// As [`MutableFile::modify`]; returns the version that the grid holds now, and its content unless
+    /// [`Change::needs_old`] is false and nothing was published.
+    pub async fn change(&self, cx: &Cx, change: &mut dyn Change) -> Result<(Arc<Version>, Bytes), NodeError> {
+        if self.slot.write_key().is_none() {
+            return Err(NodeError::NotWriteable);
+        }
+        if self.slot.cap.format != MutableFormat::Sdmf {
+            return Err(NodeError::WrongKind("of a format that can be written yet"));
+        }
+        let _turn = cx.run(self.turn.lock()).await?;
+        let mut remembered = self.state().writing.take();
+        let mut before: Option<ServerMap> = None;
+        let mut force = self.state().unsettled;
+        let mut retries = 0;
+        loop {
+            let from_memory = remembered.is_some();
+            let (map, version) = match remembered.take() {
+                Some((map, version)) => (map, Some(version)),
+                None => {
+                    let mode = if retries == 0 { Mode::Write } else { Mode::Check };
+                    let map = ServerMap::update(cx, &self.slot, mode, before.as_ref()).await?;
+                    let best = map.best();
+                    (map, best)
+                }
+            };
+            let (mut map, version, old) = if change.needs_old() {
+                let known = map.best().and_then(|best| Some((change.known(&best)?, best)));
+                let (map, version, old) = self.read_from(cx, map, known).await?;
+                (map, Some(version), old)
+            } else {
+                (map, version, Bytes::new())
+            };
+            map.drop_heads();
+            let content = match change.apply(version.as_ref(), old.clone()).await? {
+                Some(content) => content,
+                // What is remembered may be out of date: nothing tested it.
+                None if from_memory => {
+                    before = Some(map);
+                    continue;
+                }
+                None => match version {
+                    Some(version) if !force || !change.needs_old() => {
+                        let kept = change.needs_old().then_some(&old);
+                        self.was_read(map.clone(), &version, kept);
+                        self.state().writing = Some((map, Arc::clone(&version)));
+                        return Ok((version, old));
+                    }
+                    _ => old,
+                },
+            };
+            let header = version.as_ref().map(|v| &v.header).cloned();
+            let header = header.or_else(|| map.newest().map(|(version, _)| version.header.clone()));
+            let code = match header {
+                Some(header) => Code {
+                    needed: header.needed,
+                    total: header.total,
+                },
+                None => new_code(&self.slot.grid),
+            };
+            self.state().unsettled = true;
+            match publish(cx, &self.slot, map.clone(), code, content.clone()).await {
+                Ok(published) => {
+                    let version = Arc::clone(&published.version);
+                    self.published(published, content.clone());
+                    return Ok((version, content));
+                }
+                Err(Unpublished::Failed(error)) => return Err(error),
+                // That others had written since we last looked is no race yet.
+                Err(Unpublished::Uncoordinated) if from_memory => {}
+                Err(Unpublished::Uncoordinated) if retries == RETRIES => return Err(NodeError::Uncoordinated),
+                Err(Unpublished::Uncoordinated) => {
+                    cx.run(tokio::time::sleep(self.backoff(retries))).await?;
+                    retries += 1;
+                }
+            }
+            force = true;
+            before = Some(map);
+        }
+    }
+
+    /// The best version of `map` and its content; asks all servers when too few of its shares are good.
+    async fn read_from(
+        &self,
+        cx: &Cx,
+        mut map: ServerMap,
+        known: Option<(Bytes, Arc<Version>)>,
+    ) -> Result<(ServerMap, Arc<Version>, Bytes), NodeError> {
+        let mut most = 0;
+        let mut widened = false;
+        loop {
+            if let Some(version) = map.best() {
+                let kept = self
+                    .state()
+                    .content
+                    .clone()
+                    .map(|(version, content)| (content, version));
+                let kept = [&known, &kept].into_iter().flatten().find(|(_, kept)| *kept == version);
+                if let Some((content, _)) = kept.cloned() {
+                    return Ok((map, version, content));
+                }
+                let whole = 0..version.header.data_length;
+                match Retrieve::new(cx, &self.slot, &mut map, Arc::clone(&version))?
+                    .read(whole)
+                    .await
+                {
+                    Ok(content) => return Ok((map, version, content)),
+                    Err(Unread::Failed(error)) => return Err(error),
+                    Err(Unread::TooFew(found)) => most = most.max(found),
+                }
+                // An older version is no substitute until every server was asked.
+                if widened && map.best().is_some_and(|best| best != version) {
+                    continue;
+                }
+            }
+            if widened {
+                let newest = map.newest();
+                let needed = newest.as_ref().map(|(version, _)| version.header.needed.into());
+                let needed = needed.unwrap_or_else(|| usize::from(self.slot.grid.encoding().needed));
+                let found = newest.map_or(0, |(_, found)| found);
+                return Err(NodeError::NotEnoughShares {
+                    found: most.max(found).min(needed.saturating_sub(1)),
+                    needed,
+                });
+            }
+            widened = true;
+            map = ServerMap::update(cx, &self.slot, Mode::Check, Some(&map)).await?;
+        }
+    }
+
+    /// The map and version that ranges are read from.
+    async fn reading(&self, cx: &Cx) -> Result<(ServerMap, Arc<Version>), NodeError> {
+        if let Some((since, map, version)) = &self.state().reading
+            && since.elapsed() < READING
+        {
+            return Ok((map.clone(), Arc::clone(version)));
+        }
+        let mut map = ServerMap::update(cx, &self.slot, Mode::Read, None).await?;
+        if map.best().is_none() {
+            map = ServerMap::update(cx, &self.slot, Mode::Check, Some(&map)).await?;
+        }
+        let Some(version) = map.best() else {
+            let (needed, found) = match map.newest() {
+                Some((version, found)) => (version.header.needed.into(), found),
+                None => (self.slot.grid.encoding().needed.into(), 0),
+            };
+            return Err(NodeError::NotEnoughShares { found, needed });
+        };
+        self.was_read(map.clone(), &version, None);
+        Ok((map, version))
+    }
+
+    fn was_read(&self, map: ServerMap, version: &Arc<Version>, content: Option<&Bytes>) {
+        let mut state = self.state();
+        state.reading = Some((Instant::now(), map, Arc::clone(version)));
+        state.seen = Some(Arc::clone(version));
+        if let Some(content) = content.filter(|content| content.len() <= KEPT) {
+            state.content = Some((Arc::clone(version), content.clone()));
+        }
+    }
+
+    fn published(&self, published: Published, content: Bytes) {
+        let Published { version, map, complete } = published;
+        self.was_read(map.clone(), &version, Some(&content));
+        let mut state = self.state();
+        if content.len() > KEPT {
+            state.content = None;
+        }
+        state.writing = complete.then_some((map, version));
+        state.unsettled = false;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn backoff(&self, retries: u32) -> Duration {
+        let [random] = self.slot.grid.rng().bytes::<1>();
+        BACKOFF.mul_f64(f64::from(retries).exp() * (0.75 + f64::from(random) / 512.0))
+    }
+}
+
+/// k and N of new files.
+fn new_code(grid: &Grid) -> Code {
+    let encoding = grid.encoding();
+    let byte = |n: u16| u8::try_from(n).unwrap_or(u8::MAX);
+    Code {
+        needed: byte(encoding.needed),
+        total: byte(encoding.total),
+    }
+}
+
+#[async_trait]
+impl Readable for MutableFile {
+    async fn size(&self, cx: &Cx) -> Result<u64, NodeError> {
+        let _turn = cx.run(self.turn.lock()).await?;
+        Ok(self.reading(cx).await?.1.header.data_length)
+    }
+
+    async fn read(&self, cx: &Cx, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
+        let _turn = cx.run(self.turn.lock()).await?;
+        let (mut map, version) = self.reading(cx).await?;
+        let size = version.header.data_length;
+        let cut = |content: &Bytes, version: &Version| {
+            let length = version.header.data_length.min(content.len() as u64);
+            let piece = |r: &Range<u64>| {
+                content.slice(r.start.min(length) as usize..r.end.clamp(r.start.min(length), length) as usize)
+            };
+            ranges.iter().map(piece).collect::<Vec<_>>()
+        };
+        let kept = self.state().content.clone().filter(|(kept, _)| *kept == version);
+        if let Some((_, content)) = kept {
+            return Ok(cut(&content, &version));
+        }
+        if version.header.iv.is_none() {
+            let mut out = Vec::with_capacity(ranges.len());
+            let mut retrieve = Retrieve::new(cx, &self.slot, &mut map, Arc::clone(&version))?;
+            for range in ranges {
+                match retrieve.read(range.start.min(size)..range.end.min(size)).await {
+                    Ok(bytes) => out.push(bytes),
+                    Err(Unread::Failed(error)) => return Err(error),
+                    Err(Unread::TooFew(_)) => break,
+                }
+            }
+            drop(retrieve);
+            if out.len() == ranges.len() {
+                self.was_read(map, &version, None);
+                return Ok(out);
+            }
+        }
+        // SDMF has but one segment; and an MDMF version whose shares went bad is looked for everywhere.
+        let (map, version, content) = self.read_from(cx, map, None).await?;
+        self.was_read(map, &version, Some(&content));
+        Ok(cut(&content, &version))
+    }
+}
+
+#[async_trait]
+impl Writeable for MutableFile {
+    async fn overwrite(&self, cx: &Cx, content: Bytes) -> Result<(), NodeError> {
+        self.change(cx, &mut Overwrite(content)).await.map(drop)
+    }
+
+    async fn update(&self, cx: &Cx, offset: u64, data: Bytes) -> Result<(), NodeError> {
+        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= MAX_CONTENT);
+        let (start, end) = (offset as usize, end.ok_or(NodeError::TooLarge)? as usize);
+        self.modify(cx, |old| {
+            if old.get(start..end) == Some(&data[..]) {
+                return Ok(None);
+            }
+            let mut new = old.to_vec();
+            // Should somebody else have cut the file, zeros fill the gap.
+            new.resize(new.len().max(end), 0);
+            new[start..end].copy_from_slice(&data);
+            Ok(Some(new))
+        })
+        .await
+    }
+}
+
+struct ByFunction<F>(F);
+
+#[async_trait]
+impl<F: FnMut(&[u8]) -> Result<Option<Vec<u8>>, NodeError> + Send> Change for ByFunction<F> {
+    async fn apply(&mut self, _: Option<&Arc<Version>>, old: Bytes) -> Result<Option<Bytes>, NodeError> {
+        Ok((self.0)(&old)?.map(Bytes::from))
+    }
+}
+
+struct Overwrite(Bytes);
+
+#[async_trait]
+impl Change for Overwrite {
+    async fn apply(&mut self, _: Option<&Arc<Version>>, _: Bytes) -> Result<Option<Bytes>, NodeError> {
+        Ok(Some(self.0.clone()))
+    }
+
+    fn needs_old(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,341 @@
+//! The servermap: which server holds which share of which version (PROTOCOL 6.5).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use super::Slot;
+use super::query::{Answer, Query};
+use crate::grid::Server;
+use crate::node::NodeError;
+use crate::share::Version;
+use crate::storage::{ShareNumber, StorageError};
+use crate::util::Cx;
+
+/// Bytes read from the start of each share; a small directory's shares are read whole by it.
+const HEAD: u64 = 16 * 1024;
+
+/// The same where only versions are looked for: the header, the keys and the signature of either format.
+const SHORT_HEAD: u64 = 2167;
+
+/// Queries in flight beyond those that are asked at once.
+const IN_FLIGHT: usize = 5;
+
+/// How long servers that may be left out are waited for, and after which more of the others are asked.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How thoroughly servers are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Until a version can be read and nothing speaks of a newer one.
+    Read,
+    /// As `Read`, of the first bytes only: is there a newer version?
+    Probe,
+    /// Until all shares are likely to have been seen, and the private key: what a publish needs.
+    Write,
+    /// Every server, and the private key.
+    Check,
+    /// Until any version can be read.
+    Anything,
+}
+
+impl Mode {
+    fn writes(self) -> bool {
+        matches!(self, Mode::Write | Mode::Check)
+    }
+}
+
+/// What became of asking a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    NotAsked,
+    Waiting,
+    /// It answered, and holds so many shares, bad ones included.
+    Holds(usize),
+    Failed,
+}
+
+/// A good share on a server.
+#[derive(Clone, Debug)]
+pub struct KnownShare {
+    /// The version it is of.
+    pub version: Arc<Version>,
+    /// Its first bytes, as far as they were read.
+    pub head: Bytes,
+}
+
+/// Which server holds which share of which version. Servers are numbered in permuted order.
+#[derive(Clone, Default)]
+pub struct ServerMap {
+    servers: Vec<Arc<Server>>,
+    status: Vec<Status>,
+    shares: BTreeMap<(usize, ShareNumber), KnownShare>,
+    bad: BTreeMap<(usize, ShareNumber), Bytes>,
+    highest_seqnum: u64,
+}
+
+impl ServerMap {
+    /// A map of which nothing is known.
+    pub(super) fn new(slot: &Slot) -> ServerMap {
+        let servers = slot.grid.permuted(slot.si);
+        ServerMap {
+            status: vec![Status::NotAsked; servers.len()],
+            servers,
+            ..ServerMap::default()
+        }
+    }
+
+    /// The servers in permuted order.
+    pub fn servers(&self) -> &[Arc<Server>] {
+        &self.servers
+    }
+
+    /// All good shares by server and share number.
+    pub fn shares(&self) -> &BTreeMap<(usize, ShareNumber), KnownShare> {
+        &self.shares
+    }
+
+    /// Shares that failed a check, with the first bytes that were seen of them.
+    pub fn bad(&self) -> &BTreeMap<(usize, ShareNumber), Bytes> {
+        &self.bad
+    }
+
+    /// The highest sequence number of any validly signed version, recoverable or not; 0 without one.
+    pub fn highest_seqnum(&self) -> u64 {
+        self.highest_seqnum
+    }
+
+    /// Whether a server could not be asked.
+    pub fn has_failed(&self, server: usize) -> bool {
+        self.status.get(server) == Some(&Status::Failed)
+    }
+
+    /// Every version seen, with the share numbers seen of it.
+    pub fn versions(&self) -> BTreeMap<Arc<Version>, BTreeSet<ShareNumber>> {
+        let mut versions: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for ((_, number), share) in &self.shares {
+            versions.entry(Arc::clone(&share.version)).or_default().insert(*number);
+        }
+        versions
+    }
+
+    /// The best version: the greatest of those of which k distinct shares were seen.
+    pub fn best(&self) -> Option<Arc<Version>> {
+        let recoverable =
+            |(version, numbers): &(Arc<Version>, BTreeSet<_>)| numbers.len() >= usize::from(version.header.needed);
+        self.versions()
+            .into_iter()
+            .rfind(recoverable)
+            .map(|(version, _)| version)
+    }
+
+    /// The greatest version seen, whether it can be recovered or not, with the share numbers seen of it.
+    pub(super) fn newest(&self) -> Option<(Arc<Version>, usize)> {
+        self.versions()
+            .pop_last()
+            .map(|(version, numbers)| (version, numbers.len()))
+    }
+
+    /// Takes a share for bad that failed a check in a download; a later publish tests for its signed prefix.
+    pub(super) fn mark_bad(&mut self, server: usize, number: ShareNumber) {
+        if let Some(share) = self.shares.remove(&(server, number)) {
+            self.bad
+                .insert((server, number), share.version.header.signed_prefix().into());
+        }
+    }
+
+    /// Notes that this share is now of `version`.
+    pub(super) fn wrote(&mut self, server: usize, number: ShareNumber, version: &Arc<Version>) {
+        self.bad.remove(&(server, number));
+        self.shares.insert(
+            (server, number),
+            KnownShare {
+                version: Arc::clone(version),
+                head: Bytes::new(),
+            },
+        );
+        self.status[server] = Status::Holds(self.shares.range((server, 0)..(server + 1, 0)).count());
+        self.highest_seqnum = self.highest_seqnum.max(version.header.seqnum);
+    }
+
+    /// Forgets the first bytes of shares, which take memory.
+    pub(super) fn drop_heads(&mut self) {
+        self.shares.values_mut().for_each(|share| share.head = Bytes::new());
+    }
+
+    /// A fresh map. Shares that `before` knows as bad stay so unless they were rewritten, and servers that it saw
+    /// shares on are asked first.
+    pub(super) async fn update(
+        cx: &Cx,
+        slot: &Arc<Slot>,
+        mode: Mode,
+        before: Option<&ServerMap>,
+    ) -> Result<ServerMap, NodeError> {
+        let mut map = ServerMap::new(slot);
+        let mut asked_first = BTreeSet::new();
+        if let Some(before) = before.filter(|b| b.servers.len() == map.servers.len()) {
+            map.bad = before.bad.clone();
+            map.highest_seqnum = before.highest_seqnum;
+            asked_first.extend(before.shares.keys().chain(before.bad.keys()).map(|(server, _)| *server));
+        }
+        let remembered = std::mem::take(&mut map.bad);
+        let head = if mode == Mode::Probe { SHORT_HEAD } else { HEAD };
+        let want_key = mode.writes() && slot.write_key().is_some();
+        let query = Query::new(Arc::clone(slot), head, want_key);
+        let encoding = slot.grid.encoding();
+        let (k, n) = match before.and_then(|b| b.newest()) {
+            Some((version, _)) => (version.header.needed.into(), version.header.total.into()),
+            None => (usize::from(encoding.needed), usize::from(encoding.total)),
+        };
+        let at_once = match mode {
+            Mode::Read | Mode::Probe | Mode::Anything => 2 * k,
+            Mode::Write => n + k,
+            Mode::Check => map.servers.len(),
+        };
+        let must_answer = asked_first.clone();
+        asked_first.extend(0..map.servers.len().min(at_once));
+        let ask = |server: usize, handle: Arc<Server>| {
+            let query = &query;
+            async move { (server, query.ask(cx, &handle).await) }
+        };
+        let mut waiting = FuturesUnordered::new();
+        for server in asked_first {
+            map.status[server] = Status::Waiting;
+            waiting.push(ask(server, Arc::clone(&map.servers[server])));
+        }
+        let mut limit = IN_FLIGHT;
+        while !map.finished(mode, k, &query) || must_answer.iter().any(|s| map.status[*s] == Status::Waiting) {
+            while waiting.len() < limit
+                && let Some(next) = map.status.iter().position(|s| *s == Status::NotAsked)
+            {
+                map.status[next] = Status::Waiting;
+                waiting.push(ask(next, Arc::clone(&map.servers[next])));
+            }
+            let answer = tokio::select! {
+                biased;
+                answer = waiting.next() => answer,
+                () = tokio::time::sleep(GRACE) => {
+                    if map.will_do(mode, &query) {
+                        break;
+                    }
+                    limit += IN_FLIGHT;
+                    continue;
+                }
+            };
+            let Some((server, answer)) = answer else { break };
+            map.take(server, answer, &remembered)?;
+        }
+        drop(waiting);
+        for status in map.status.iter_mut().filter(|s| **s == Status::Waiting) {
+            *status = Status::Failed;
+        }
+        // What was bad on servers that were not asked again is still to be overwritten.
+        for ((server, number), first) in remembered {
+            if !matches!(map.status[server], Status::Holds(_)) {
+                map.bad.entry((server, number)).or_insert(first);
+            }
+        }
+        Ok(map)
+    }
+
+    fn take(
+        &mut self,
+        server: usize,
+        answer: Result<Answer, StorageError>,
+        remembered: &BTreeMap<(usize, ShareNumber), Bytes>,
+    ) -> Result<(), NodeError> {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(StorageError::Stopped(stopped)) => return Err(stopped.into()),
+            Err(error) => {
+                tracing::debug!(server = %self.servers[server].info().nickname, %error, "no answer about a mutable file");
+                self.status[server] = Status::Failed;
+                return Ok(());
+            }
+        };
+        if let Some(StorageError::Stopped(stopped)) = answer.failed {
+            return Err(stopped.into());
+        }
+        let holds = answer.good.len() + answer.bad.len();
+        for (number, version, head) in answer.good {
+            self.highest_seqnum = self.highest_seqnum.max(version.header.seqnum);
+            match remembered.get(&(server, number)) {
+                Some(first) if !first.is_empty() && head.starts_with(first) => {
+                    self.bad.insert((server, number), first.clone());
+                }
+                _ => drop(self.shares.insert((server, number), KnownShare { version, head })),
+            }
+        }
+        self.bad
+            .extend(answer.bad.into_iter().map(|(number, first)| ((server, number), first)));
+        self.status[server] = if answer.failed.is_some() {
+            Status::Failed
+        } else {
+            Status::Holds(holds)
+        };
+        Ok(())
+    }
+
+    fn finished(&self, mode: Mode, k: usize, query: &Query) -> bool {
+        let open = |s: &Status| matches!(s, Status::NotAsked | Status::Waiting);
+        if !self.status.iter().any(open) {
+            return true;
+        }
+        match mode {
+            Mode::Anything => self.best().is_some(),
+            Mode::Read | Mode::Probe => {
+                let answers = self.status.iter().filter(|s| matches!(s, Status::Holds(_))).count();
+                answers >= 2 * k && self.newest_is_best()
+            }
+            Mode::Write => self.best().is_some() && self.has_key(query) && self.boundary_passed(k),
+            Mode::Check => false,
+        }
+    }
+
+    /// Whether what is known will do although some servers take long: for readers, once there is something to read; for
+    /// writers, when only servers are missing whose last request failed too.
+    fn will_do(&self, mode: Mode, query: &Query) -> bool {
+        let late = |(server, status): (&Arc<Server>, &Status)| match status {
+            Status::NotAsked => false,
+            Status::Waiting => server.health().last_error.is_some(),
+            _ => true,
+        };
+        match mode {
+            Mode::Read | Mode::Probe | Mode::Anything => self.newest_is_best(),
+            Mode::Write | Mode::Check => {
+                self.best().is_some() && self.has_key(query) && self.servers.iter().zip(&self.status).all(late)
+            }
+        }
+    }
+
+    /// Whether a version can be read and none that cannot has a higher sequence number.
+    fn newest_is_best(&self) -> bool {
+        let newest = self.newest().map(|(version, _)| version.header.seqnum);
+        self.best().is_some_and(|best| Some(best.header.seqnum) >= newest)
+    }
+
+    fn has_key(&self, query: &Query) -> bool {
+        !query.want_key || query.slot.signing_key.get().is_some()
+    }
+
+    /// Whether, in permuted order and past the first share, k servers in a row hold none, all before them having answered.
+    fn boundary_passed(&self, k: usize) -> bool {
+        let (mut found, mut empty) = (false, 0);
+        for status in &self.status {
+            match status {
+                Status::NotAsked | Status::Waiting => return false,
+                Status::Failed => {}
+                Status::Holds(0) if found => empty += 1,
+                Status::Holds(0) => {}
+                Status::Holds(_) => (found, empty) = (true, 0),
+            }
+            if found && empty >= k {
+                return true;
+            }
+        }
+        true
+    }
+}

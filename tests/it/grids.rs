@@ -1,0 +1,83 @@
+//! A grid of servers in memory, each behind a decorator that makes it fail on demand.
+
+use std::sync::Arc;
+
+use tahoefs::cap::StorageIndex;
+use tahoefs::crypto::{LeaseSecret, SigningKey};
+use tahoefs::grid::{Encoding, Grid, Server, ServerInfo};
+use tahoefs::storage::fault::FaultyServer;
+use tahoefs::storage::memory::MemoryServer;
+use tahoefs::util::{Clock, Cpu, Cx, Priority, Rng};
+
+use crate::vectors::{base64, items, load};
+
+/// Servers that any number of clients can share.
+pub struct Servers(pub Vec<Arc<FaultyServer<MemoryServer>>>);
+
+impl Servers {
+    pub fn new(count: usize) -> Servers {
+        Servers(
+            (0..count)
+                .map(|_| Arc::new(FaultyServer::new(Arc::new(MemoryServer::new()))))
+                .collect(),
+        )
+    }
+
+    /// A client of these servers with an encoding of its own.
+    pub fn client(&self, needed: u16, total: u16) -> Arc<Grid> {
+        self.client_at(needed, total, Clock::held_at(1_700_000_000_000_000_000))
+    }
+
+    pub fn client_at(&self, needed: u16, total: u16, clock: Clock) -> Arc<Grid> {
+        let server = |(i, backend): (usize, &Arc<FaultyServer<MemoryServer>>)| {
+            let info = ServerInfo {
+                id: format!("v0-{i}"),
+                nickname: format!("server {i}"),
+                tub_id: [i as u8; 20],
+                permutation_seed: vec![i as u8; 20],
+                upload_permitted: true,
+            };
+            Arc::new(Server::new(info, Arc::clone(backend) as _))
+        };
+        let servers = self.0.iter().enumerate().map(server).collect();
+        let encoding = Encoding {
+            needed,
+            happy: 1,
+            total,
+            max_segment_size: 1 << 20,
+        };
+        let lease = LeaseSecret::new([7; 32]);
+        Arc::new(Grid::new(
+            servers,
+            encoding,
+            lease,
+            vec![1; 32],
+            clock,
+            Rng::os(),
+            Cpu::with_slots(2),
+        ))
+    }
+
+    /// Every share of `si`: server, number, bytes.
+    pub fn shares(&self, si: StorageIndex) -> Vec<(usize, u32, Vec<u8>)> {
+        let of = |(i, server): (usize, &Arc<FaultyServer<MemoryServer>>)| {
+            let memory = Arc::clone(server.inner());
+            let numbers = memory.share_numbers(si);
+            numbers
+                .into_iter()
+                .map(move |n| (i, n, memory.share_data(si, n).unwrap().to_vec()))
+                .collect::<Vec<_>>()
+        };
+        self.0.iter().enumerate().flat_map(of).collect()
+    }
+}
+
+pub fn cx() -> Cx {
+    Cx::new(Priority::Waiting, 64 << 20)
+}
+
+/// A key pair of the vectors: making one takes long.
+pub fn key(index: usize) -> SigningKey {
+    let keys = load("sdmf.json");
+    SigningKey::from_pkcs8_der(&base64(&items(&keys["keys"])[index]["privkey_pkcs8_der_b64"])).unwrap()
+}
