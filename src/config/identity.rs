@@ -25,6 +25,7 @@ use crate::util::{Rng, base32};
 
 /// More than any file of an identity holds, in bytes.
 const FILE_LIMIT: u64 = 64 * 1024;
+const NODE_PEM: &str = "private/node.pem";
 const CERTIFICATE: &str = "CERTIFICATE";
 const PRIVATE_KEY: &str = "PRIVATE KEY";
 
@@ -70,10 +71,10 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Exists`] when there is a `node.pem`, otherwise what could not be written.
     pub fn create(dir: &Path, rng: &Rng) -> Result<Identity, IdentityError> {
-        let pem_path = dir.join("private/node.pem");
-        if pem_path.symlink_metadata().is_ok() {
+        if Identity::is_in(dir) {
             return Err(IdentityError::Exists(dir.to_owned()));
         }
+        let pem_path = dir.join(NODE_PEM);
         let private = dir.join("private");
         DirBuilder::new()
             .recursive(true)
@@ -114,6 +115,11 @@ impl Identity {
         Ok(identity)
     }
 
+    /// Whether `dir` has an identity, sound or not.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(NODE_PEM).symlink_metadata().is_ok()
+    }
+
     /// Loads the identity of `dir`, ours or a real node's. Changes nothing.
     ///
     /// A node without `permutation-seed` goes by its tub id if its store holds shares, and otherwise by the seed that
@@ -122,7 +128,7 @@ impl Identity {
     /// # Errors
     /// A file that is missing, unreadable or malformed.
     pub fn load(dir: &Path) -> Result<Identity, IdentityError> {
-        let pem_path = dir.join("private/node.pem");
+        let pem_path = dir.join(NODE_PEM);
         let pem = read_text(&pem_path)?;
         let certificate = pem_block(&pem, CERTIFICATE).ok_or(IdentityError::Malformed {
             path: pem_path,

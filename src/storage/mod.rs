@@ -1,6 +1,7 @@
 //! Storage servers: the trait that all of them answer, and its backends.
 
 pub mod fault;
+pub mod local;
 pub mod memory;
 mod ranges;
 

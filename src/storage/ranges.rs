@@ -54,7 +54,6 @@ impl Ranges {
     }
 
     /// How many bytes are in the set.
-    #[cfg(test)]
     pub(super) fn total(&self) -> u64 {
         self.spans.iter().map(|(s, e)| e - s).sum()
     }

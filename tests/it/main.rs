@@ -11,6 +11,7 @@ mod dirnode;
 mod grids;
 mod hashes;
 mod lease;
+mod local_store;
 mod mdmf_shares;
 mod merkle;
 mod mutable;

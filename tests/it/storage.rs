@@ -641,3 +641,4 @@ macro_rules! conformance {
 }
 
 conformance!(memory, async { ((), super::MemoryServer::new()) });
+conformance!(local, super::super::local_store::fresh());

@@ -1,0 +1,427 @@
+//! A store: a storage server in a directory, in the reference's on-disk format (PROTOCOL 9).
+//!
+//! A real node can be started on the directory, and the directory of a real node can be opened. Several processes may
+//! have a store open: slots are changed under a lock on their bucket, every upload has a file of its own, and what
+//! others left in `incoming/` is removed only when it has been idle for half an hour.
+
+mod containers;
+mod disk;
+mod slots;
+mod uploads;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use self::containers::{NewLease, ShareFile};
+use self::disk::{Hold, Paths, at, ensure_dir};
+use self::uploads::Uploads;
+use super::{
+    Allocation, MAXIMUM_MUTABLE_SHARE_SIZE, ReadRange, ReadTestWriteAnswer, ServerStatus, ShareKind, ShareNumber,
+    StorageError, StorageServer, TestWrite, UPLOAD_IDLE_SECONDS, UploadSecret, other_kind,
+};
+use crate::cap::StorageIndex;
+use crate::config::identity::{Identity, IdentityError};
+use crate::crypto::WriteEnabler;
+use crate::crypto::secrets::LeaseSecrets;
+use crate::share::lease;
+use crate::util::{Clock, Cpu, Cx, Rng};
+
+/// File calls of one store that run at the same time, unless the options say otherwise.
+const IO_SLOTS: usize = 8;
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct LocalOptions {
+    /// Bytes of the disk that are left to others.
+    pub reserved_space: u64,
+    /// Tells when leases end and uploads are idle.
+    pub clock: Clock,
+    /// Names temporary files.
+    pub rng: Rng,
+    /// Runs the file calls; of its own, so that a slow disk does not hold up computations.
+    pub io: Cpu,
+}
+
+impl Default for LocalOptions {
+    fn default() -> Self {
+        LocalOptions {
+            reserved_space: 0,
+            clock: Clock::system(),
+            rng: Rng::os(),
+            io: Cpu::with_slots(IO_SLOTS),
+        }
+    }
+}
+
+/// A store in a directory.
+pub struct LocalServer {
+    store: Arc<Store>,
+    io: Cpu,
+}
+
+/// What the blocking side works with.
+struct Store {
+    dir: PathBuf,
+    paths: Paths,
+    identity: Identity,
+    tub_id: [u8; 20],
+    device: u64,
+    reserved_space: u64,
+    clock: Clock,
+    rng: Rng,
+    uploads: Uploads,
+}
+
+impl LocalServer {
+    /// Makes a new, empty store in `dir`, with an identity of its own. Blocks, for tens of milliseconds at least.
+    ///
+    /// # Errors
+    /// [`IdentityError::Exists`] when there is a node in `dir` already: open it instead. Otherwise what could not be
+    /// written.
+    pub fn create(dir: &Path, rng: &Rng) -> Result<Identity, IdentityError> {
+        if Identity::is_in(dir) {
+            return Err(IdentityError::Exists(dir.to_owned()));
+        }
+        let failed = |path: PathBuf, e: io::Error| IdentityError::Io {
+            path,
+            why: e.to_string(),
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|e| failed(dir.to_owned(), e))?;
+        Paths::new(dir).create().map_err(|(path, e)| failed(path, e))?;
+        // Last: a directory without an identity is no store, and its creation can be repeated.
+        Identity::create(dir, rng)
+    }
+
+    /// Opens the store in `dir`, ours or a real node's, and removes uploads that were given up.
+    ///
+    /// # Errors
+    /// [`StorageError::Unreachable`] when there is no store or no identity in it: nothing is made anew.
+    pub async fn open(dir: &Path, options: LocalOptions) -> Result<LocalServer, StorageError> {
+        let LocalOptions {
+            reserved_space,
+            clock,
+            rng,
+            io,
+        } = options;
+        let dir = dir.to_owned();
+        let store = io.run(move || Store::open(dir, reserved_space, clock, rng)).await?;
+        Ok(LocalServer {
+            store: Arc::new(store),
+            io,
+        })
+    }
+
+    /// Who the store is.
+    pub fn identity(&self) -> &Identity {
+        &self.store.identity
+    }
+
+    /// The directory it was opened in.
+    pub fn dir(&self) -> &Path {
+        &self.store.dir
+    }
+
+    /// The device number of its file system as it was opened: stores with the same one share their free space.
+    pub fn device(&self) -> u64 {
+        self.store.device
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        cx: &Cx,
+        work: impl FnOnce(&Store) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let store = Arc::clone(&self.store);
+        cx.run(self.io.run(move || work(&store))).await?
+    }
+}
+
+impl Store {
+    fn open(dir: PathBuf, reserved_space: u64, clock: Clock, rng: Rng) -> Result<Store, StorageError> {
+        let identity = Identity::load(&dir).map_err(|e| StorageError::Unreachable(e.to_string()))?;
+        let paths = Paths::new(&dir);
+        paths.check()?;
+        let device = fs::metadata(&paths.shares).map_err(at(&paths.shares))?.dev();
+        // Before there is a first share. A store that cannot be written gets none.
+        let _ = identity.pin_permutation_seed(&dir);
+        paths.sweep(clock.now_secs() - UPLOAD_IDLE_SECONDS);
+        let tub_id = identity.tub_id();
+        let uploads = Uploads::default();
+        Ok(Store {
+            dir,
+            paths,
+            identity,
+            tub_id,
+            device,
+            reserved_space,
+            clock,
+            rng,
+            uploads,
+        })
+    }
+
+    /// Bytes that may be stored: nothing on a disk that is read-only.
+    fn free(&self) -> Result<u64, StorageError> {
+        let disk = statvfs(&self.paths.shares).map_err(|e| at(&self.paths.shares)(e.into()))?;
+        if disk.flags().contains(FsFlags::ST_RDONLY) {
+            return Ok(0);
+        }
+        let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+        Ok(free
+            .saturating_sub(self.reserved_space)
+            .saturating_sub(self.uploads.promised()))
+    }
+
+    fn new_lease<'a>(&self, secrets: &'a LeaseSecrets, owner: u32) -> NewLease<'a> {
+        NewLease {
+            secrets,
+            owner,
+            expiration: lease::expiration(self.clock.now_secs()),
+            node_id: self.tub_id,
+        }
+    }
+
+    fn read_share(
+        &self,
+        kind: ShareKind,
+        si: StorageIndex,
+        share: ShareNumber,
+        ranges: &[ReadRange],
+    ) -> Result<Vec<Bytes>, StorageError> {
+        // Slots are written in place; an immutable share never changes.
+        let _lock = match kind {
+            ShareKind::Mutable => self.paths.lock(si, Hold::Shared, false)?,
+            ShareKind::Immutable => None,
+        };
+        let file = self
+            .paths
+            .open_share(si, share, false)?
+            .ok_or(StorageError::NoSuchShare)?;
+        let path = self.paths.bucket(si).join(share.to_string());
+        let file = ShareFile::open(file).map_err(at(&path))?;
+        let read = |r: &ReadRange| match &file {
+            ShareFile::Immutable(f) => f.read(r.offset, r.length),
+            ShareFile::Mutable(f) => f.read(r.offset, r.length),
+        };
+        if matches!(file, ShareFile::Mutable(_)) != (kind == ShareKind::Mutable) {
+            return Err(other_kind());
+        }
+        ranges
+            .iter()
+            .map(|r| read(r).map(Bytes::from))
+            .collect::<io::Result<_>>()
+            .map_err(at(&path))
+    }
+
+    fn advise_corrupt(
+        &self,
+        kind: ShareKind,
+        si: StorageIndex,
+        share: ShareNumber,
+        reason: &str,
+    ) -> Result<(), StorageError> {
+        self.paths
+            .open_share(si, share, false)?
+            .ok_or(StorageError::NoSuchShare)?;
+        let dir = self.paths.advisories();
+        ensure_dir(&dir).map_err(at(&dir))?;
+        let kind = match kind {
+            ShareKind::Immutable => "immutable",
+            ShareKind::Mutable => "mutable",
+        };
+        let text = format!(
+            "report: Share Corruption\ntype: {kind}\nstorage_index: {si}\nshare_number: {share}\n\n{reason}\n\n"
+        );
+        let mut micros = self.clock.now_nanos().div_euclid(1000);
+        loop {
+            let path = dir.join(format!("{}--{si}-{share}", utc(micros)));
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(mut file) => return file.write_all(text.as_bytes()).map_err(at(&path)),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => micros += 1,
+                Err(e) => return Err(at(&path)(e)),
+            }
+        }
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        let shares = File::open(&self.paths.shares).map_err(at(&self.paths.shares))?;
+        nix::unistd::syncfs(&shares).map_err(|e| at(&self.paths.shares)(e.into()))
+    }
+}
+
+/// A time in microseconds since the epoch as `2026-11-22T190955.302340`, in UTC.
+fn utc(micros: i64) -> String {
+    let (secs, micros) = (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000));
+    let (days, second) = (secs.div_euclid(86400), secs.rem_euclid(86400));
+    // The Gregorian calendar repeats every 146,097 days; years are counted from a first of March.
+    let (era, day) = (
+        (days + 719_468).div_euclid(146_097),
+        (days + 719_468).rem_euclid(146_097),
+    );
+    let year = (day - day / 1460 + day / 36524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + i64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}{minute:02}{second:02}.{micros:06}")
+}
+
+#[async_trait]
+impl StorageServer for LocalServer {
+    async fn status(&self, cx: &Cx) -> Result<ServerStatus, StorageError> {
+        let free = self.run(cx, Store::free).await?;
+        Ok(ServerStatus {
+            maximum_immutable_share_size: free,
+            maximum_mutable_share_size: MAXIMUM_MUTABLE_SHARE_SIZE,
+            available_space: free,
+        })
+    }
+
+    async fn list_shares(
+        &self,
+        cx: &Cx,
+        _kind: ShareKind,
+        si: StorageIndex,
+    ) -> Result<BTreeSet<ShareNumber>, StorageError> {
+        self.run(cx, move |store| store.paths.share_numbers(si)).await
+    }
+
+    async fn allocate(
+        &self,
+        cx: &Cx,
+        si: StorageIndex,
+        shares: &BTreeSet<ShareNumber>,
+        size: u64,
+        secret: &UploadSecret,
+        lease: &LeaseSecrets,
+    ) -> Result<Allocation, StorageError> {
+        let (shares, secret, lease) = (shares.clone(), secret.clone(), lease.clone());
+        self.run(cx, move |store| store.allocate(si, &shares, size, &secret, &lease))
+            .await
+    }
+
+    async fn write_share(
+        &self,
+        cx: &Cx,
+        si: StorageIndex,
+        share: ShareNumber,
+        secret: &UploadSecret,
+        offset: u64,
+        data: Bytes,
+    ) -> Result<bool, StorageError> {
+        let (secret, length) = (secret.clone(), data.len() as u64);
+        let done = self
+            .run(cx, move |store| store.write_share(si, share, &secret, offset, &data))
+            .await?;
+        cx.acknowledge(length);
+        Ok(done)
+    }
+
+    async fn abort_share(
+        &self,
+        cx: &Cx,
+        si: StorageIndex,
+        share: ShareNumber,
+        secret: &UploadSecret,
+    ) -> Result<(), StorageError> {
+        let secret = secret.clone();
+        self.run(cx, move |store| store.abort_share(si, share, &secret)).await
+    }
+
+    async fn read_share(
+        &self,
+        cx: &Cx,
+        kind: ShareKind,
+        si: StorageIndex,
+        share: ShareNumber,
+        ranges: &[ReadRange],
+    ) -> Result<Vec<Bytes>, StorageError> {
+        let ranges = ranges.to_vec();
+        let answer = self
+            .run(cx, move |store| store.read_share(kind, si, share, &ranges))
+            .await?;
+        cx.acknowledge(answer.iter().map(|b| b.len() as u64).sum());
+        Ok(answer)
+    }
+
+    async fn read_test_write(
+        &self,
+        cx: &Cx,
+        si: StorageIndex,
+        enabler: &WriteEnabler,
+        lease: &LeaseSecrets,
+        shares: &BTreeMap<ShareNumber, TestWrite>,
+        read: &[ReadRange],
+    ) -> Result<ReadTestWriteAnswer, StorageError> {
+        let (enabler, lease, shares, read) = (enabler.clone(), lease.clone(), shares.clone(), read.to_vec());
+        let written = shares
+            .values()
+            .flat_map(|w| &w.write)
+            .map(|(_, data)| data.len() as u64)
+            .sum();
+        let answer = self
+            .run(cx, move |store| {
+                store.read_test_write(si, &enabler, &lease, &shares, &read)
+            })
+            .await?;
+        cx.acknowledge(written);
+        Ok(answer)
+    }
+
+    async fn add_lease(&self, cx: &Cx, si: StorageIndex, lease: &LeaseSecrets) -> Result<(), StorageError> {
+        let lease = lease.clone();
+        let leased = self
+            .run(cx, move |store| store.lease_all(si, store.new_lease(&lease, 1)))
+            .await?;
+        if leased.is_empty() {
+            Err(StorageError::NoSuchShare)
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn advise_corrupt(
+        &self,
+        cx: &Cx,
+        kind: ShareKind,
+        si: StorageIndex,
+        share: ShareNumber,
+        reason: &str,
+    ) -> Result<(), StorageError> {
+        let reason = reason.to_owned();
+        self.run(cx, move |store| store.advise_corrupt(kind, si, share, &reason))
+            .await
+    }
+
+    async fn sync(&self, cx: &Cx) -> Result<(), StorageError> {
+        self.run(cx, Store::sync).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utc;
+
+    #[test]
+    fn times_are_written_in_utc() {
+        assert_eq!(utc(0), "1970-01-01T000000.000000");
+        assert_eq!(utc(951_782_399_999_999), "2000-02-28T235959.999999");
+        assert_eq!(utc(951_782_400_000_000), "2000-02-29T000000.000000");
+        assert_eq!(utc(1_795_374_595_302_340), "2026-11-22T190955.302340");
+        assert_eq!(utc(4_107_542_400_000_001), "2100-03-01T000000.000001");
+    }
+}
