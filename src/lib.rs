@@ -3,6 +3,7 @@
 //! The library is a stack of rooms; a room imports only from the rooms below it (`docs/ARCHITECTURE.md` has the
 //! table and `tests/it/tidy.rs` enforces it). Formats and protocol follow Tahoe-LAFS 1.20, byte for byte.
 
+pub mod cache;
 pub mod cap;
 pub mod codec;
 pub mod config;

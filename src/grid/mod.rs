@@ -1,5 +1,6 @@
 //! The broker: which servers there are, in which order they are asked, where shares go, and how long anybody waits.
 
+pub mod placement;
 mod server;
 mod turns;
 
