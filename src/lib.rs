@@ -12,6 +12,7 @@ pub mod dirnode;
 pub mod fs;
 pub mod fuse;
 pub mod grid;
+pub mod immutable;
 pub mod journal;
 pub mod merkle;
 pub mod mutable;

@@ -98,7 +98,13 @@ impl BlockCache {
         }
         {
             let mut shard = self.shard(&key);
-            let old = shard.put(key, Entry { block, used: self.tick() });
+            let old = shard.put(
+                key,
+                Entry {
+                    block,
+                    used: self.tick(),
+                },
+            );
             self.weight.fetch_add(weight, Ordering::AcqRel);
             self.give_back(old);
         }
@@ -116,7 +122,11 @@ impl BlockCache {
     pub fn remove_file(&self, file: FileId) {
         for shard in &self.shards {
             let mut shard = lock(shard);
-            let keys: Vec<BlockKey> = shard.iter().map(|(key, _)| *key).filter(|key| key.file == file).collect();
+            let keys: Vec<BlockKey> = shard
+                .iter()
+                .map(|(key, _)| *key)
+                .filter(|key| key.file == file)
+                .collect();
             for key in keys {
                 let old = shard.pop(&key);
                 self.give_back(old);
@@ -155,7 +165,12 @@ impl BlockCache {
             self.insert(key, block.clone());
             Ok(block)
         });
-        outcome.await.map_err(|failure| failure.downcast_ref::<E>().expect("one error type for each key").clone())
+        outcome.await.map_err(|failure| {
+            failure
+                .downcast_ref::<E>()
+                .expect("one error type for each key")
+                .clone()
+        })
     }
 
     fn tick(&self) -> u64 {
@@ -180,7 +195,11 @@ impl BlockCache {
         let _one_at_a_time = lock(&self.evicting);
         while self.weight() > self.capacity {
             let oldest = |shard: &Mutex<LruCache<BlockKey, Entry>>| lock(shard).peek_lru().map(|(_, entry)| entry.used);
-            let Some((_, shard)) = self.shards.iter().filter_map(|s| Some((oldest(s)?, s))).min_by_key(|(used, _)| *used)
+            let Some((_, shard)) = self
+                .shards
+                .iter()
+                .filter_map(|s| Some((oldest(s)?, s)))
+                .min_by_key(|(used, _)| *used)
             else {
                 return;
             };
@@ -209,7 +228,10 @@ mod tests {
     use super::*;
 
     fn key(file: u8, index: u64) -> BlockKey {
-        BlockKey { file: FileId([file; 32]), index }
+        BlockKey {
+            file: FileId([file; 32]),
+            index,
+        }
     }
 
     fn block(len: usize) -> Bytes {
@@ -224,7 +246,10 @@ mod tests {
         }
         assert!(cache.get(&key(1, 0)).is_some());
         cache.insert(key(1, 3), block(100));
-        assert_eq!([0, 1, 2, 3].map(|i| cache.contains(&key(1, i))), [true, false, true, true]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|i| cache.contains(&key(1, i))),
+            [true, false, true, true]
+        );
         assert_eq!(cache.weight(), cache.capacity());
     }
 
@@ -282,7 +307,12 @@ mod tests {
         };
         let (a, b) = tokio::join!(failing(), failing());
         assert_eq!((a, b), (Err("no".to_owned()), Err("no".to_owned())));
-        assert_eq!(cache.get_or_fetch(key(1, 0), || async { Ok::<_, String>(block(1)) }).await, Ok(block(1)));
+        assert_eq!(
+            cache
+                .get_or_fetch(key(1, 0), || async { Ok::<_, String>(block(1)) })
+                .await,
+            Ok(block(1))
+        );
     }
 
     #[tokio::test]
@@ -290,12 +320,20 @@ mod tests {
         let cache = Arc::new(BlockCache::new(1 << 20));
         let hung = tokio::spawn({
             let cache = Arc::clone(&cache);
-            async move { cache.get_or_fetch(key(1, 0), std::future::pending::<Result<Bytes, String>>).await }
+            async move {
+                cache
+                    .get_or_fetch(key(1, 0), std::future::pending::<Result<Bytes, String>>)
+                    .await
+            }
         });
         tokio::task::yield_now().await;
         let second = tokio::spawn({
             let cache = Arc::clone(&cache);
-            async move { cache.get_or_fetch(key(1, 0), || async { Ok::<_, String>(block(1)) }).await }
+            async move {
+                cache
+                    .get_or_fetch(key(1, 0), || async { Ok::<_, String>(block(1)) })
+                    .await
+            }
         });
         tokio::task::yield_now().await;
         assert!(!second.is_finished());

@@ -26,10 +26,17 @@ pub struct Candidate {
 /// that costs no happiness. Candidates come in permuted order, and earlier ones are preferred. A share that only
 /// servers hold which are not writable, and that is not needed elsewhere, is given to its holder.
 pub fn place(candidates: &[Candidate], total: u32) -> BTreeMap<ShareNumber, usize> {
-    let holders = |shares: &BTreeSet<ShareNumber>, servers: &BTreeSet<usize>| -> BTreeMap<ShareNumber, BTreeSet<usize>> {
-        let held_by = |share: ShareNumber| servers.iter().copied().filter(|&s| candidates[s].holds.contains(&share)).collect();
-        shares.iter().map(|&share| (share, held_by(share))).collect()
-    };
+    let holders =
+        |shares: &BTreeSet<ShareNumber>, servers: &BTreeSet<usize>| -> BTreeMap<ShareNumber, BTreeSet<usize>> {
+            let held_by = |share: ShareNumber| {
+                servers
+                    .iter()
+                    .copied()
+                    .filter(|&s| candidates[s].holds.contains(&share))
+                    .collect()
+            };
+            shares.iter().map(|&share| (share, held_by(share))).collect()
+        };
     let mut homeless: BTreeSet<ShareNumber> = (0..total).collect();
     let mut idle: BTreeSet<usize> = (0..candidates.len()).filter(|&s| candidates[s].writable).collect();
     let fixed: BTreeSet<usize> = (0..candidates.len()).filter(|&s| !candidates[s].writable).collect();
@@ -53,11 +60,21 @@ pub fn place(candidates: &[Candidate], total: u32) -> BTreeMap<ShareNumber, usiz
     }
 
     let mut load: BTreeMap<usize, usize> = BTreeMap::new();
-    placed.values().for_each(|&server| *load.entry(server).or_default() += 1);
+    placed
+        .values()
+        .for_each(|&server| *load.entry(server).or_default() += 1);
     for share in homeless {
-        let holder = |servers: &BTreeSet<usize>| servers.iter().copied().find(|&s| candidates[s].holds.contains(&share));
-        let least = || writable.iter().copied().min_by_key(|s| load.get(s).copied().unwrap_or(0));
-        let Some(server) = holder(&writable).or_else(|| holder(&fixed)).or_else(least) else { continue };
+        let holder =
+            |servers: &BTreeSet<usize>| servers.iter().copied().find(|&s| candidates[s].holds.contains(&share));
+        let least = || {
+            writable
+                .iter()
+                .copied()
+                .min_by_key(|s| load.get(s).copied().unwrap_or(0))
+        };
+        let Some(server) = holder(&writable).or_else(|| holder(&fixed)).or_else(least) else {
+            continue;
+        };
         placed.insert(share, server);
         *load.entry(server).or_default() += 1;
     }
@@ -105,7 +122,9 @@ mod tests {
 
     /// Tries every choice of a server, or none, for every share.
     fn brute(map: &[(ShareNumber, BTreeSet<usize>)], taken: &mut BTreeSet<usize>) -> usize {
-        let Some(((_, servers), rest)) = map.split_first() else { return 0 };
+        let Some(((_, servers), rest)) = map.split_first() else {
+            return 0;
+        };
         let mut best = brute(rest, taken);
         for &server in servers {
             if taken.insert(server) {
@@ -124,39 +143,68 @@ mod tests {
     fn outcome(candidates: &[Candidate], placed: &BTreeMap<ShareNumber, usize>) -> Layout {
         let mut map = Layout::new();
         for (server, candidate) in candidates.iter().enumerate() {
-            candidate.holds.iter().for_each(|&share| drop(map.entry(share).or_default().insert(server)));
+            for &share in &candidate.holds {
+                map.entry(share).or_default().insert(server);
+            }
         }
-        placed.iter().for_each(|(&share, &server)| drop(map.entry(share).or_default().insert(server)));
+        for (&share, &server) in placed {
+            map.entry(share).or_default().insert(server);
+        }
         map
     }
 
     fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
-        vec((any::<bool>(), btree_set(0u32..5, 0..5)), 0..5)
-            .prop_map(|all| all.into_iter().map(|(writable, holds)| Candidate { writable, holds }).collect())
+        vec((any::<bool>(), btree_set(0u32..5, 0..5)), 0..5).prop_map(|all| {
+            all.into_iter()
+                .map(|(writable, holds)| Candidate { writable, holds })
+                .collect()
+        })
     }
 
     #[test]
     fn the_deepest_tree_of_moves_is_found() {
         // Share i may stand on servers i and i + 1, and the last on server 0 alone: all must move by one.
-        let mut map: Layout = (0..255).map(|i| (i, BTreeSet::from([i as usize, i as usize + 1]))).collect();
+        let mut map: Layout = (0..255)
+            .map(|i| (i, BTreeSet::from([i as usize, i as usize + 1])))
+            .collect();
         map.insert(255, BTreeSet::from([0]));
         assert_eq!(happiness(&map), 256);
     }
 
     #[test]
     fn shares_spread_evenly_and_stay_where_they_are() {
-        let empty = vec![Candidate { writable: true, holds: BTreeSet::new() }; 5];
+        let empty = vec![
+            Candidate {
+                writable: true,
+                holds: BTreeSet::new()
+            };
+            5
+        ];
         let placed = place(&empty, 10);
         assert!((0..5).all(|server| placed.values().filter(|&&s| s == server).count() == 2));
-        let full: Vec<Candidate> =
-            (0..5).map(|s| Candidate { writable: true, holds: BTreeSet::from([s, s + 5]) }).collect();
-        assert!(place(&full, 10).iter().all(|(share, &server)| full[server].holds.contains(share)));
+        let full: Vec<Candidate> = (0..5)
+            .map(|s| Candidate {
+                writable: true,
+                holds: BTreeSet::from([s, s + 5]),
+            })
+            .collect();
+        assert!(
+            place(&full, 10)
+                .iter()
+                .all(|(share, &server)| full[server].holds.contains(share))
+        );
     }
 
     #[test]
     fn nothing_is_written_for_what_a_full_server_holds() {
-        let full = Candidate { writable: false, holds: (0..3).collect() };
-        let empty = Candidate { writable: true, holds: BTreeSet::new() };
+        let full = Candidate {
+            writable: false,
+            holds: (0..3).collect(),
+        };
+        let empty = Candidate {
+            writable: true,
+            holds: BTreeSet::new(),
+        };
         let placed = place(&[full, empty], 3);
         assert_eq!(placed.values().filter(|&&s| s == 1).count(), 1, "{placed:?}");
     }
@@ -174,11 +222,9 @@ mod tests {
                 prop_assert!(*share < total);
                 prop_assert!(candidates[server].writable || candidates[server].holds.contains(share));
             }
-            let homes = |writable: bool, holds: &dyn Fn(&Candidate, u32) -> bool| -> Layout {
-                let fit = |share| (0..candidates.len()).filter(move |&s| holds(&candidates[s], share) || writable && candidates[s].writable);
-                (0..total).map(|share| (share, fit(share).collect())).collect()
-            };
-            let possible = homes(true, &|c, share| c.holds.contains(&share));
+            let fits = |s: &usize, share| candidates[*s].writable || candidates[*s].holds.contains(&share);
+            let possible: Layout =
+                (0..total).map(|share| (share, (0..candidates.len()).filter(|s| fits(s, share)).collect())).collect();
             let mut after = outcome(&candidates, &placed);
             after.retain(|share, _| *share < total);
             prop_assert_eq!(happiness(&after), brute_happiness(&possible));

@@ -54,6 +54,7 @@ pub struct Server {
     info: ServerInfo,
     backend: Arc<dyn StorageServer>,
     health: Mutex<ServerHealth>,
+    aside: Mutex<Option<Instant>>,
 }
 
 impl Server {
@@ -63,6 +64,7 @@ impl Server {
             info,
             backend,
             health: Mutex::default(),
+            aside: Mutex::default(),
         }
     }
 
@@ -74,6 +76,16 @@ impl Server {
     /// How it has fared.
     pub fn health(&self) -> ServerHealth {
         self.health.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Has the server asked last for a while: it failed, or was too slow for somebody.
+    pub fn set_aside(&self, span: Duration) {
+        *self.aside.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now() + span);
+    }
+
+    /// Whether the server is to be asked last.
+    pub fn is_set_aside(&self) -> bool {
+        self.aside.lock().unwrap_or_else(|e| e.into_inner()).is_some_and(|until| Instant::now() < until)
     }
 
     async fn limited<T>(

@@ -128,6 +128,17 @@ impl Cx {
         }
     }
 
+    /// The same context without limits in time, for work that others will profit from when its first caller has
+    /// given up. Progress counts for the caller too, and cancelling stops both.
+    pub fn unhurried(&self) -> Cx {
+        Cx { deadline: None, patience: None, ..self.clone() }
+    }
+
+    /// Bytes of the memory budget in all.
+    pub fn memory_budget(&self) -> u64 {
+        self.memory_units.saturating_mul(MEMORY_UNIT)
+    }
+
     /// Who waits.
     pub fn priority(&self) -> Priority {
         self.priority
