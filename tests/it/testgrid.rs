@@ -1,6 +1,7 @@
 //! A grid of servers in memory, each behind faults on demand.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -188,5 +189,9 @@ pub fn chk(cap: &Cap) -> ChkCap {
 }
 
 pub async fn read_all(reader: &dyn Readable, size: u64) -> Result<Bytes, NodeError> {
-    Ok(reader.read(&cx(), &[0..size]).await?.remove(0))
+    read(reader, 0..size).await
+}
+
+pub async fn read(reader: &dyn Readable, range: Range<u64>) -> Result<Bytes, NodeError> {
+    Ok(reader.read(&cx(), std::slice::from_ref(&range)).await?.remove(0))
 }

@@ -106,7 +106,7 @@ impl Share {
         let encoding = self.open(file, cx, offset).await?;
         let segment = encoding
             .segment_of(offset)
-            .ok_or_else(|| Fault::File(NodeError::TooLarge))?;
+            .ok_or(Fault::File(NodeError::TooLarge))?;
         let leaf = usize::try_from(segment).map_err(|_| Fault::File(NodeError::TooLarge))?;
         let (plan, ahead) = {
             let mut state = self.state();

@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn only_what_was_read_is_found() {
-        let spans = Spans::new(&join(vec![100..110]), vec![Bytes::from_static(b"01234567")]);
+        let spans = Spans::new(&join(vec![100..103, 103..110]), vec![Bytes::from_static(b"01234567")]);
         assert_eq!(spans.get(&(102..105)).unwrap(), "234");
         assert_eq!(spans.get(&(102..110)), None);
         assert_eq!(spans.up_to(&(102..110)).unwrap(), "234567");
