@@ -77,12 +77,10 @@ fn tree(dir: &Path) -> BTreeSet<String> {
     out
 }
 
-fn set_age(path: &Path, mtime: SystemTime) {
-    File::options()
-        .write(true)
-        .open(path)
-        .unwrap()
-        .set_modified(mtime)
+/// Makes a file look as if nobody had written to it for a while.
+fn make_idle(path: &Path) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_modified(file.metadata().unwrap().modified().unwrap() - IDLE)
         .unwrap();
 }
 
