@@ -9,6 +9,7 @@ mod config;
 mod containers;
 mod convergence;
 mod dirnode;
+mod fs;
 mod grids;
 mod happiness;
 mod hashes;

@@ -1,0 +1,235 @@
+//! A grid of nodes in memory: what the file system sees of a real one, with faults on demand.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tahoefs::cap::{Cap, FileCap, LitCap, StorageIndex};
+use tahoefs::node::*;
+use tahoefs::util::Cx;
+
+/// What [`NodeGrid`] does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Refuses.
+    Refuse,
+    /// Does it, and says it failed.
+    ApplyThenFail,
+}
+
+#[derive(Default)]
+struct State {
+    files: HashMap<StorageIndex, Bytes>,
+    dirs: HashMap<StorageIndex, Table>,
+}
+
+/// Directories and files by storage index.
+#[derive(Default)]
+pub struct NodeGrid {
+    state: Mutex<State>,
+    next: AtomicU64,
+    faults: Mutex<Vec<Fault>>,
+    pub publishes: AtomicUsize,
+    pub uploads: AtomicUsize,
+}
+
+impl NodeGrid {
+    pub fn new() -> Arc<NodeGrid> {
+        Arc::default()
+    }
+
+    /// The next changes go wrong, the last of the list first.
+    pub fn fail(&self, faults: &[Fault]) {
+        *self.faults.lock().unwrap() = faults.to_vec();
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        self.faults.lock().unwrap().pop()
+    }
+
+    /// Whether the next fault is a refusal, which then is used up: all that files and new directories know.
+    fn refuses(&self) -> bool {
+        self.faults.lock().unwrap().pop_if(|fault| *fault == Fault::Refuse).is_some()
+    }
+
+    /// A valid cap of a kind that nothing else has: `prefix` and two fields from a counter.
+    fn fresh(&self, prefix: &str, suffix: &str) -> Cap {
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&n.to_be_bytes());
+        let (key, hash) = (tahoefs::util::base32::encode(&key), tahoefs::util::base32::encode(&[7; 32]));
+        Cap::parse(&format!("{prefix}{key}:{hash}{suffix}")).expect("a well-formed cap")
+    }
+
+    /// A new, empty directory.
+    pub fn empty_directory(&self) -> Cap {
+        let cap = self.fresh("URI:DIR2:", "");
+        self.state.lock().unwrap().dirs.insert(cap.storage_index().unwrap(), Table::default());
+        cap
+    }
+}
+
+/// The handle that implements the factory: nodes keep the grid alive.
+#[derive(Clone)]
+pub struct Factory(pub Arc<NodeGrid>);
+
+struct Dir {
+    grid: Arc<NodeGrid>,
+    si: StorageIndex,
+    writeable: bool,
+    cached: Mutex<Option<Arc<Table>>>,
+}
+
+struct File {
+    bytes: Bytes,
+}
+
+#[async_trait]
+impl Readable for File {
+    async fn size(&self, _cx: &Cx) -> Result<u64, NodeError> {
+        Ok(self.bytes.len() as u64)
+    }
+
+    async fn read(&self, _cx: &Cx, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
+        tokio::task::yield_now().await;
+        let length = self.bytes.len() as u64;
+        let cut = |r: &Range<u64>| self.bytes.slice(r.start.min(length) as usize..r.end.min(length) as usize);
+        Ok(ranges.iter().map(cut).collect())
+    }
+}
+
+#[async_trait]
+impl Directory for Dir {
+    fn storage_index(&self) -> Option<StorageIndex> {
+        Some(self.si)
+    }
+
+    fn is_writeable(&self) -> bool {
+        self.writeable
+    }
+
+    async fn snapshot(&self, _cx: &Cx, freshness: Freshness) -> Result<Arc<Table>, NodeError> {
+        tokio::task::yield_now().await;
+        let mut cached = self.cached.lock().unwrap();
+        if let (Freshness::Cached, Some(table)) = (freshness, &*cached) {
+            return Ok(Arc::clone(table));
+        }
+        let state = self.grid.state.lock().unwrap();
+        let table = Arc::new(state.dirs.get(&self.si).cloned().ok_or(NodeError::NotEnoughShares { found: 0, needed: 3 })?);
+        *cached = Some(Arc::clone(&table));
+        Ok(table)
+    }
+
+    async fn probe(&self, _cx: &Cx) -> Result<bool, NodeError> {
+        Ok(true)
+    }
+
+    async fn modify(&self, _cx: &Cx, edits: &[Edit]) -> Result<Vec<EditOutcome>, NodeError> {
+        tokio::task::yield_now().await;
+        let fault = self.grid.fault();
+        if fault == Some(Fault::Refuse) {
+            return Err(NodeError::NotEnoughServers { happiness: 0, wanted: 5, reason: String::new() });
+        }
+        self.grid.publishes.fetch_add(1, Ordering::Relaxed);
+        let outcomes = {
+            let mut state = self.grid.state.lock().unwrap();
+            let table = state.dirs.get_mut(&self.si).unwrap();
+            let outcomes: Vec<EditOutcome> = edits.iter().map(|edit| apply(table, edit)).collect();
+            *self.cached.lock().unwrap() = Some(Arc::new(table.clone()));
+            outcomes
+        };
+        match fault {
+            Some(Fault::ApplyThenFail) => Err(NodeError::Uncoordinated),
+            _ => Ok(outcomes),
+        }
+    }
+}
+
+fn apply(table: &mut Table, edit: &Edit) -> EditOutcome {
+    let (name, expect) = match edit {
+        Edit::Link { name, expect, .. } | Edit::Patch { name, expect, .. } | Edit::Unlink { name, expect } => (name, expect),
+    };
+    let found = table.entries.get(name).cloned();
+    if !expect.allows(found.as_ref().map(|child| &child.cap)) {
+        return EditOutcome::Conflict { found };
+    }
+    match edit {
+        Edit::Link { cap, metadata, .. } => {
+            let metadata = metadata.clone().or(found.map(|f| f.metadata)).unwrap_or_default();
+            table.entries.insert(Arc::clone(name), Child { cap: cap.clone(), metadata, packed: None });
+        }
+        Edit::Patch { keys, .. } => {
+            let Some(child) = table.entries.get_mut(name) else { return EditOutcome::Conflict { found: None } };
+            for (key, value) in keys {
+                match value {
+                    Some(value) => drop(child.metadata.0.insert(key.clone(), value.clone())),
+                    None => drop(child.metadata.0.shift_remove(key)),
+                }
+            }
+        }
+        Edit::Unlink { .. } => drop(table.entries.remove(name)),
+    }
+    EditOutcome::Applied
+}
+
+#[async_trait]
+impl NodeFactory for Factory {
+    fn directory(&self, cap: &Cap) -> Result<Arc<dyn Directory>, NodeError> {
+        let si = cap.storage_index().filter(|_| cap.is_directory()).ok_or(NodeError::WrongKind("a directory"))?;
+        Ok(Arc::new(Dir { grid: Arc::clone(&self.0), si, writeable: !cap.is_readonly(), cached: Mutex::default() }))
+    }
+
+    fn readable(&self, cap: &Cap) -> Result<Arc<dyn Readable>, NodeError> {
+        if let Cap::File(FileCap::Lit(lit)) = cap {
+            return Ok(Arc::new(File { bytes: lit.data.clone().into() }));
+        }
+        let si = cap.storage_index().ok_or(NodeError::WrongKind("a file"))?;
+        let bytes = self.0.state.lock().unwrap().files.get(&si).cloned();
+        Ok(Arc::new(File { bytes: bytes.ok_or(NodeError::NotEnoughShares { found: 0, needed: 3 })? }))
+    }
+
+    fn writeable(&self, _cap: &Cap) -> Result<Arc<dyn Writeable>, NodeError> {
+        Err(NodeError::WrongKind("a mutable file"))
+    }
+
+    async fn store_file(&self, _cx: &Cx, source: Arc<dyn Source>) -> Result<Cap, NodeError> {
+        self.0.uploads.fetch_add(1, Ordering::Relaxed);
+        let size = source.size();
+        let bytes = source.read_at(0, size as usize).await.map_err(|e| NodeError::Source(e.to_string()))?;
+        if self.0.refuses() {
+            return Err(NodeError::NoSpace);
+        }
+        if bytes.len() <= LitCap::LONGEST {
+            return Ok(Cap::File(FileCap::Lit(LitCap { data: bytes.to_vec() })));
+        }
+        let cap = self.0.fresh("URI:CHK:", &format!(":3:5:{size}"));
+        self.0.state.lock().unwrap().files.insert(cap.storage_index().unwrap(), bytes);
+        Ok(cap)
+    }
+
+    async fn create_directory(&self, _cx: &Cx, children: &[(Name, Cap, Metadata)]) -> Result<Cap, NodeError> {
+        if self.0.refuses() {
+            return Err(NodeError::NoSpace);
+        }
+        self.0.publishes.fetch_add(1, Ordering::Relaxed);
+        let cap = self.0.empty_directory();
+        let mut state = self.0.state.lock().unwrap();
+        let table = state.dirs.get_mut(&cap.storage_index().unwrap()).unwrap();
+        for (name, cap, metadata) in children {
+            let child = Child { cap: cap.clone(), metadata: metadata.clone(), packed: None };
+            table.entries.insert(Arc::clone(name), child);
+        }
+        Ok(cap)
+    }
+
+    async fn sync(&self, _cx: &Cx) -> Result<(), NodeError> {
+        Ok(())
+    }
+
+    fn space(&self) -> Space {
+        Space { total: 1 << 40, free: 1 << 39 }
+    }
+}

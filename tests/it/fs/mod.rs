@@ -1,0 +1,75 @@
+//! The file system without FUSE: against a model, over a grid that fails on demand.
+
+mod grid;
+mod model;
+mod queue;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tahoefs::cap::Cap;
+use tahoefs::fs::*;
+use tahoefs::journal::{Index, Staging};
+use tahoefs::node::Freshness;
+use tahoefs::node::NodeFactory;
+use tahoefs::util::{Clock, Cx, Priority, Rng};
+use tahoefs::writeback::{Writeback, WritebackOptions};
+
+use grid::{Factory, NodeGrid};
+
+const ME: Caller = Caller { uid: 1000, gid: 1000 };
+const WRITE: OpenMode = OpenMode { write: true, truncate: false, append: false };
+const READ: OpenMode = OpenMode { write: false, truncate: false, append: false };
+
+/// A grid with one root directory, and the folder for what is local.
+struct Ground {
+    grid: Arc<NodeGrid>,
+    root: Cap,
+    local: tempfile::TempDir,
+}
+
+impl Ground {
+    fn new() -> Ground {
+        let grid = NodeGrid::new();
+        let root = grid.empty_directory();
+        Ground { grid, root, local: tempfile::tempdir().unwrap() }
+    }
+
+    /// A fresh mount: nothing of an earlier one is known but what is on the grid and in the index.
+    async fn mount(&self) -> Arc<Filesystem> {
+        let factory: Arc<dyn NodeFactory> = Arc::new(Factory(Arc::clone(&self.grid)));
+        let options = WritebackOptions { patience: Duration::from_secs(5), ..WritebackOptions::default() };
+        let writeback = Writeback::new(Arc::clone(&factory), Clock::system(), "box".into(), options);
+        let dir = writeback.directory(&self.root).unwrap();
+        let owner = Owner::Stored { uid: 1000, gid: 1000 };
+        let options = FsOptions { read_only: false, owner, deadline: Duration::from_secs(5), memory: 1 << 26 };
+        let staging = Staging::new(&self.local.path().join("staging")).unwrap();
+        let index = Index::open(&self.local.path().join("index")).unwrap();
+        let root = Root { dir, storage_index: self.root.storage_index(), edge: None };
+        Filesystem::new(options, writeback, factory, staging, index, root, Clock::system(), Rng::seeded(1)).unwrap()
+    }
+
+    /// Names on the grid under the root, as another client would see them.
+    async fn published(&self) -> Vec<String> {
+        let dir = Factory(Arc::clone(&self.grid)).directory(&self.root).unwrap();
+        let table = dir.snapshot(&Cx::new(Priority::Waiting, 1 << 20), Freshness::Newest).await.unwrap();
+        table.entries.keys().map(|name| name.to_string()).collect()
+    }
+}
+
+/// Writes a whole file, and closes it without waiting for the grid.
+async fn write(fs: &Filesystem, parent: Ino, name: &str, content: &[u8]) -> Ino {
+    let (attr, handle) = fs.create(parent, name.as_bytes(), 0o644, ME, WRITE).await.unwrap();
+    fs.write(attr.ino, handle, 0, Bytes::copy_from_slice(content)).await.unwrap();
+    fs.release(handle);
+    attr.ino
+}
+
+/// Reads a whole file by its inode.
+async fn read(fs: &Filesystem, ino: Ino) -> Vec<u8> {
+    let handle = fs.open(ino, READ).await.unwrap();
+    let bytes = fs.read(ino, handle, 0, 1 << 20).await.unwrap();
+    fs.release(handle);
+    bytes.to_vec()
+}

@@ -1,0 +1,233 @@
+//! Random operations on the file system and on a model of it end the same, also for a mount that comes after.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A path of up to two components out of few names, so that operations meet.
+#[derive(Clone, Debug)]
+struct Path(Vec<u8>);
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write(Path, u8, u16, u16),
+    Truncate(Path, u16),
+    Mkdir(Path),
+    Unlink(Path),
+    Rmdir(Path),
+    Rename(Path, Path),
+    Chmod(Path, u16),
+    Settle,
+    Remount,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Node {
+    File(Vec<u8>, u32),
+    Dir(BTreeMap<u8, Node>, u32),
+}
+
+impl Node {
+    fn children(&mut self) -> Result<&mut BTreeMap<u8, Node>, FsError> {
+        match self {
+            Node::Dir(children, _) => Ok(children),
+            Node::File(..) => Err(FsError::NotDirectory),
+        }
+    }
+
+    fn at(&mut self, path: &[u8]) -> Result<&mut Node, FsError> {
+        let Some((first, rest)) = path.split_first() else { return Ok(self) };
+        self.children()?.get_mut(first).ok_or(FsError::NotFound)?.at(rest)
+    }
+}
+
+fn paths() -> impl Strategy<Value = Path> {
+    prop::collection::vec(0u8..3, 1..=3).prop_map(Path)
+}
+
+fn ops() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (paths(), any::<u8>(), 0u16..200, 0u16..200).prop_map(|(p, b, o, n)| Op::Write(p, b, o, n)),
+        2 => (paths(), 0u16..200).prop_map(|(p, n)| Op::Truncate(p, n)),
+        5 => paths().prop_map(Op::Mkdir),
+        2 => paths().prop_map(Op::Unlink),
+        2 => paths().prop_map(Op::Rmdir),
+        5 => (paths(), paths()).prop_map(|(a, b)| Op::Rename(a, b)),
+        2 => (paths(), 0u16..0o1000).prop_map(|(p, m)| Op::Chmod(p, m)),
+        2 => Just(Op::Settle),
+        1 => Just(Op::Remount),
+    ]
+}
+
+fn name(component: u8) -> [u8; 1] {
+    [b'a' + component]
+}
+
+async fn walk(fs: &Filesystem, path: &[u8]) -> Result<Ino, FsError> {
+    let mut at = ROOT;
+    for component in path {
+        at = fs.lookup(at, &name(*component)).await?.ino;
+    }
+    Ok(at)
+}
+
+/// Does it, and says what the model says where that is another error than POSIX leaves open.
+async fn real(fs: &Filesystem, op: &Op) -> Result<(), FsError> {
+    let parent = |p: &Path| p.0[..p.0.len() - 1].to_vec();
+    let last = |p: &Path| name(*p.0.last().unwrap());
+    match op {
+        Op::Write(p, byte, offset, length) => {
+            let dir = walk(fs, &parent(p)).await?;
+            let (ino, handle) = match fs.lookup(dir, &last(p)).await {
+                Ok(attr) => (attr.ino, fs.open(attr.ino, WRITE).await?),
+                Err(FsError::NotFound) => {
+                    let (attr, handle) = fs.create(dir, &last(p), 0o644, ME, WRITE).await?;
+                    (attr.ino, handle)
+                }
+                Err(e) => return Err(e),
+            };
+            let data = Bytes::from(vec![*byte; (*length).into()]);
+            let written = fs.write(ino, handle, (*offset).into(), data).await;
+            fs.release(handle);
+            written
+        }
+        Op::Truncate(p, size) => {
+            let ino = walk(fs, &p.0).await?;
+            fs.setattr(ino, SetAttr { size: Some((*size).into()), ..SetAttr::default() }).await.map(drop)
+        }
+        Op::Mkdir(p) => fs.mkdir(walk(fs, &parent(p)).await?, &last(p), 0o755, ME).await.map(drop),
+        Op::Unlink(p) => fs.unlink(walk(fs, &parent(p)).await?, &last(p)).await,
+        Op::Rmdir(p) => fs.rmdir(walk(fs, &parent(p)).await?, &last(p)).await,
+        Op::Rename(a, b) => {
+            let (from, to) = (walk(fs, &parent(a)).await?, walk(fs, &parent(b)).await?);
+            fs.rename(from, &last(a), to, &last(b), RenameMode::Replace).await
+        }
+        Op::Chmod(p, mode) => {
+            let ino = walk(fs, &p.0).await?;
+            fs.setattr(ino, SetAttr { mode: Some((*mode).into()), ..SetAttr::default() }).await.map(drop)
+        }
+        Op::Settle => fs.settle().await,
+        Op::Remount => Ok(()),
+    }
+}
+
+fn modelled(root: &mut Node, op: &Op) -> Result<(), FsError> {
+    let split = |p: &Path| (p.0[..p.0.len() - 1].to_vec(), *p.0.last().unwrap());
+    match op {
+        Op::Write(p, byte, offset, length) => {
+            let (dir, last) = split(p);
+            let node = root.at(&dir)?.children()?.entry(last).or_insert_with(|| Node::File(Vec::new(), 0o644));
+            let Node::File(content, _) = node else { return Err(FsError::IsDirectory) };
+            let (start, end) = (usize::from(*offset), usize::from(*offset) + usize::from(*length));
+            if *length > 0 {
+                content.resize(content.len().max(end), 0);
+                content[start..end].fill(*byte);
+            }
+        }
+        Op::Truncate(p, size) => match root.at(&p.0)? {
+            Node::File(content, _) => content.resize((*size).into(), 0),
+            Node::Dir(..) => return Err(FsError::IsDirectory),
+        },
+        Op::Mkdir(p) => {
+            let (dir, last) = split(p);
+            let children = root.at(&dir)?.children()?;
+            if children.contains_key(&last) {
+                return Err(FsError::Exists);
+            }
+            children.insert(last, Node::Dir(BTreeMap::new(), 0o755));
+        }
+        Op::Unlink(p) => {
+            let (dir, last) = split(p);
+            let children = root.at(&dir)?.children()?;
+            match children.get(&last).ok_or(FsError::NotFound)? {
+                Node::Dir(..) => return Err(FsError::IsDirectory),
+                Node::File(..) => drop(children.remove(&last)),
+            }
+        }
+        Op::Rmdir(p) => {
+            let (dir, last) = split(p);
+            let children = root.at(&dir)?.children()?;
+            match children.get(&last).ok_or(FsError::NotFound)? {
+                Node::File(..) => return Err(FsError::NotDirectory),
+                Node::Dir(inside, _) if !inside.is_empty() => return Err(FsError::NotEmpty),
+                Node::Dir(..) => drop(children.remove(&last)),
+            }
+        }
+        Op::Rename(a, b) => {
+            let ((from, a_last), (to, b_last)) = (split(a), split(b));
+            root.at(&from)?;
+            root.at(&to)?;
+            root.at(&from)?.children()?;
+            root.at(&to)?.children()?;
+            let moving = root.at(&a.0)?.clone();
+            let is_dir = matches!(moving, Node::Dir(..));
+            if a.0 == b.0 {
+                return Ok(());
+            }
+            if is_dir && b.0.starts_with(&a.0) {
+                return Err(FsError::Invalid);
+            }
+            match root.at(&b.0) {
+                Ok(Node::Dir(..)) if !is_dir => return Err(FsError::IsDirectory),
+                Ok(Node::Dir(inside, _)) if !inside.is_empty() => return Err(FsError::NotEmpty),
+                Ok(Node::File(..)) if is_dir => return Err(FsError::NotDirectory),
+                _ => {}
+            }
+            root.at(&from)?.children()?.remove(&a_last);
+            root.at(&to)?.children()?.insert(b_last, moving);
+        }
+        Op::Chmod(p, mode) => match root.at(&p.0)? {
+            Node::File(_, m) | Node::Dir(_, m) => *m = (*mode).into(),
+        },
+        Op::Settle | Op::Remount => {}
+    }
+    Ok(())
+}
+
+/// The tree as the file system shows it.
+async fn shown(fs: &Filesystem, ino: Ino) -> BTreeMap<u8, Node> {
+    let handle = fs.opendir(ino).await.unwrap();
+    let mut children = BTreeMap::new();
+    for listed in fs.readdir(handle, true).await.unwrap().iter().skip(2) {
+        let attr = fs.lookup(ino, &listed.name).await.unwrap();
+        assert_eq!(attr.ino, listed.ino);
+        let node = if attr.kind == tahoefs::node::FileType::Directory {
+            Node::Dir(Box::pin(shown(fs, attr.ino)).await, attr.mode)
+        } else {
+            let content = read(fs, attr.ino).await;
+            assert_eq!(attr.size, content.len() as u64);
+            Node::File(content, attr.mode)
+        };
+        children.insert(listed.name[0] - b'a', node);
+    }
+    fs.releasedir(handle);
+    children
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_tree_is_that_of_the_model(ops in prop::collection::vec(ops(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let ground = Ground::new();
+            let mut fs = ground.mount().await;
+            let mut model = Node::Dir(BTreeMap::new(), 0o755);
+            for op in &ops {
+                if matches!(op, Op::Remount) {
+                    fs.settle().await.unwrap();
+                    fs = ground.mount().await;
+                }
+                let expected = modelled(&mut model, op);
+                assert_eq!(real(&fs, op).await, expected, "{op:?}");
+            }
+            assert_eq!(Node::Dir(shown(&fs, ROOT).await, 0o755), model);
+            fs.settle().await.unwrap();
+            assert_eq!(fs.writeback().status().changes, 0);
+            assert_eq!(Node::Dir(shown(&*ground.mount().await, ROOT).await, 0o755), model, "after a remount");
+        });
+    }
+}
