@@ -22,6 +22,7 @@ mod mutable_vectors;
 mod rsa_keys;
 mod sdmf_shares;
 mod storage;
+mod tahoe;
 mod testgrid;
 mod ueb;
 mod util;
