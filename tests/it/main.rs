@@ -1,5 +1,7 @@
 //! The integration tests: one binary, one module for each topic.
 
+#![allow(clippy::disallowed_methods, reason = "tests compare with the real clock")]
+
 mod base32;
 mod caps;
 mod chain_order;
@@ -24,6 +26,7 @@ mod sdmf_shares;
 mod storage;
 mod tahoe;
 mod testgrid;
+mod tidy;
 mod ueb;
 mod util;
 mod vectors;
