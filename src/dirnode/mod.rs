@@ -156,6 +156,21 @@ impl DirNode {
         self.last.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// The version of the last snapshot.
+    fn version(&self) -> Option<Arc<Version>> {
+        self.last().as_ref().and_then(|last| last.version.clone())
+    }
+
+    /// Makes `snapshot` the last one, unless a newer one came while it was on its way, `before` being the last when it
+    /// set out; returns the table that is the last then.
+    fn keep(&self, before: Option<Arc<Version>>, snapshot: Snapshot) -> Arc<Table> {
+        let mut last = self.last();
+        match &*last {
+            Some(newer) if newer.version != before && newer.version > snapshot.version => Arc::clone(&newer.table),
+            _ => Arc::clone(&last.insert(snapshot).table),
+        }
+    }
+
     async fn fetch(&self, cx: &Cx) -> Result<Snapshot, NodeError> {
         let (version, content) = match &self.container {
             Container::Mutable(file) => {
@@ -212,10 +227,9 @@ impl Directory for DirNode {
         {
             return Ok(Arc::clone(&last.table));
         }
+        let before = self.version();
         let fetched = self.fetch(cx).await?;
-        let table = Arc::clone(&fetched.table);
-        *self.last() = Some(fetched);
-        Ok(table)
+        Ok(self.keep(before, fetched))
     }
 
     async fn probe(&self, cx: &Cx) -> Result<bool, NodeError> {

@@ -21,10 +21,13 @@ use crate::share::Version;
 use crate::util::Cx;
 
 /// How often a change is tried again after others have written at the same time.
-const RETRIES: u32 = 6;
+const RETRIES: u32 = 5;
 
 /// The wait before the first of these, give or take a quarter; each is e times as long as the one before.
 const BACKOFF: Duration = Duration::from_millis(300);
+
+/// How often all servers are asked for a version that can be read while somebody else seems to be writing.
+const READ_AGAIN: u32 = 3;
 
 /// How long ranges are read from a version before a newer one is looked for.
 const READING: Duration = Duration::from_secs(3);
@@ -126,7 +129,7 @@ impl MutableFile {
     pub async fn read_best(&self, cx: &Cx) -> Result<(Arc<Version>, Bytes), NodeError> {
         let _turn = cx.run(self.turn.lock()).await?;
         let map = ServerMap::update(cx, &self.slot, Mode::Read, None).await?;
-        let (map, version, content) = self.read_from(cx, map, None).await?;
+        let (map, version, content) = self.read_from(cx, map, None).await.map_err(|(_, error)| error)?;
         self.was_read(map, &version, Some(&content));
         Ok((version, content))
     }
@@ -177,6 +180,8 @@ impl MutableFile {
         let mut remembered = self.state().writing.take();
         let mut before: Option<ServerMap> = None;
         let mut force = self.state().unsettled;
+        // What our last attempt was based on.
+        let mut base: Option<(Arc<Version>, Bytes)> = None;
         let mut retries = 0;
         loop {
             let from_memory = remembered.is_some();
@@ -191,8 +196,15 @@ impl MutableFile {
             };
             let (mut map, version, old) = if change.needs_old() {
                 let known = map.best().and_then(|best| Some((change.known(&best)?, best)));
-                let (map, version, old) = self.read_from(cx, map, known).await?;
-                (map, Some(version), old)
+                match (self.read_from(cx, map, known).await, &base) {
+                    (Ok((map, version, old)), _) => (map, Some(version), old),
+                    // Several writers at once can leave too few shares of every version. What we started from is then
+                    // the newest content there is: who had succeeded would have left k shares, which no test lets pass.
+                    (Err((Some(map), _)), Some((version, old))) if map.is_complete() => {
+                        (map, Some(Arc::clone(version)), old.clone())
+                    }
+                    (Err((_, error)), _) => return Err(error),
+                }
             } else {
                 (map, version, Bytes::new())
             };
@@ -211,7 +223,7 @@ impl MutableFile {
                         self.state().writing = Some((map, Arc::clone(&version)));
                         return Ok((version, old));
                     }
-                    _ => old,
+                    _ => old.clone(),
                 },
             };
             let header = version.as_ref().map(|v| &v.header).cloned();
@@ -240,19 +252,21 @@ impl MutableFile {
                 }
             }
             force = true;
+            base = version.map(|version| (version, old));
             before = Some(map);
         }
     }
 
-    /// The best version of `map` and its content; asks all servers when too few of its shares are good.
+    /// The best version of `map` and its content; asks all servers when too few of its shares are good. An error for
+    /// lack of shares comes with the map that shows it.
     async fn read_from(
         &self,
         cx: &Cx,
         mut map: ServerMap,
         known: Option<(Bytes, Arc<Version>)>,
-    ) -> Result<(ServerMap, Arc<Version>, Bytes), NodeError> {
+    ) -> Result<(ServerMap, Arc<Version>, Bytes), (Option<ServerMap>, NodeError)> {
         let mut most = 0;
-        let mut widened = false;
+        let mut widened = 0;
         loop {
             if let Some(version) = map.best() {
                 let kept = self
@@ -265,31 +279,46 @@ impl MutableFile {
                     return Ok((map, version, content));
                 }
                 let whole = 0..version.header.data_length;
-                match Retrieve::new(cx, &self.slot, &mut map, Arc::clone(&version))?
-                    .read(whole)
-                    .await
-                {
+                let retrieve = Retrieve::new(cx, &self.slot, &mut map, Arc::clone(&version));
+                match retrieve.map_err(|error| (None, error))?.read(whole).await {
                     Ok(content) => return Ok((map, version, content)),
-                    Err(Unread::Failed(error)) => return Err(error),
+                    Err(Unread::Failed(error)) => return Err((None, error)),
                     Err(Unread::TooFew(found)) => most = most.max(found),
                 }
                 // An older version is no substitute until every server was asked.
-                if widened && map.best().is_some_and(|best| best != version) {
+                if widened > 0 && map.best().is_some_and(|best| best != version) {
                     continue;
                 }
             }
-            if widened {
-                let newest = map.newest();
-                let needed = newest.as_ref().map(|(version, _)| version.header.needed.into());
-                let needed = needed.unwrap_or_else(|| usize::from(self.slot.grid.encoding().needed));
-                let found = newest.map_or(0, |(_, found)| found);
-                return Err(NodeError::NotEnoughShares {
-                    found: most.max(found).min(needed.saturating_sub(1)),
-                    needed,
-                });
+            // Several versions, or shares that changed while they were read, tell that somebody is writing just now.
+            let settling = map.versions().len() > 1 || !map.bad().is_empty();
+            if widened > 0 && (!settling || widened == READ_AGAIN) {
+                let error = self.too_few(&map, most);
+                return Err((Some(map), error));
             }
-            widened = true;
-            map = ServerMap::update(cx, &self.slot, Mode::Check, Some(&map)).await?;
+            if widened > 0 {
+                cx.run(tokio::time::sleep(BACKOFF))
+                    .await
+                    .map_err(|stopped| (None, stopped.into()))?;
+            }
+            widened += 1;
+            let update = ServerMap::update(cx, &self.slot, Mode::Check, Some(&map)).await;
+            map = update.map_err(|error| (None, error))?;
+        }
+    }
+
+    /// The error for a map of which nothing can be read; `found` good shares were seen in a download.
+    fn too_few(&self, map: &ServerMap, found: usize) -> NodeError {
+        let newest = map.newest();
+        let needed = newest
+            .as_ref()
+            .map_or(usize::from(self.slot.grid.encoding().needed), |(version, _)| {
+                version.header.needed.into()
+            });
+        let seen = newest.map_or(0, |(_, seen)| seen);
+        NodeError::NotEnoughShares {
+            found: found.max(seen).min(needed.saturating_sub(1)),
+            needed,
         }
     }
 
@@ -305,17 +334,14 @@ impl MutableFile {
             map = ServerMap::update(cx, &self.slot, Mode::Check, Some(&map)).await?;
         }
         let Some(version) = map.best() else {
-            let (needed, found) = match map.newest() {
-                Some((version, found)) => (version.header.needed.into(), found),
-                None => (self.slot.grid.encoding().needed.into(), 0),
-            };
-            return Err(NodeError::NotEnoughShares { found, needed });
+            return Err(self.too_few(&map, 0));
         };
         self.was_read(map.clone(), &version, None);
         Ok((map, version))
     }
 
-    fn was_read(&self, map: ServerMap, version: &Arc<Version>, content: Option<&Bytes>) {
+    fn was_read(&self, mut map: ServerMap, version: &Arc<Version>, content: Option<&Bytes>) {
+        map.drop_heads();
         let mut state = self.state();
         state.reading = Some((Instant::now(), map, Arc::clone(version)));
         state.seen = Some(Arc::clone(version));
@@ -394,7 +420,7 @@ impl Readable for MutableFile {
             }
         }
         // SDMF has but one segment; and an MDMF version whose shares went bad is looked for everywhere.
-        let (map, version, content) = self.read_from(cx, map, None).await?;
+        let (map, version, content) = self.read_from(cx, map, None).await.map_err(|(_, error)| error)?;
         self.was_read(map, &version, Some(&content));
         Ok(cut(&content, &version))
     }

@@ -390,3 +390,76 @@ async fn write_one(
         .read_test_write(cx, slot.si, &enabler, &lease, &BTreeMap::from([(number, write)]), &read)
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    use data_encoding::{BASE64, HEXLOWER};
+    use serde_json::Value;
+    use sha2::{Digest, Sha256};
+    use shake::digest::{ExtendableOutput, Update, XofReader};
+
+    use super::*;
+    use crate::crypto::secrets;
+    use crate::share::slice;
+
+    fn content(length: usize) -> Vec<u8> {
+        let mut hasher = shake::Shake256::default();
+        hasher.update(b"mutable-content");
+        let mut out = vec![0; length];
+        hasher.finalize_xof().read(&mut out);
+        out
+    }
+
+    /// Every share is the reference's, byte for byte, but for the signature, which is salted with chance.
+    #[test]
+    fn shares_are_those_of_the_reference() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/sdmf.json");
+        let answers: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let number = |value: &Value| value.as_u64().unwrap();
+        let base64 = |value: &Value| BASE64.decode(value.as_str().unwrap().as_bytes()).unwrap();
+        let hex = |value: &Value| HEXLOWER.decode(value.as_str().unwrap().as_bytes()).unwrap();
+        let mut compared = 0;
+        for case in answers["cases"].as_array().unwrap() {
+            let key = &answers["keys"][number(&case["key"]) as usize];
+            let signing = SigningKey::from_pkcs8_der(&base64(&key["privkey_pkcs8_der_b64"])).unwrap();
+            let write = secrets::write_key(signing.pkcs8_der());
+            let keys = Keys {
+                read: secrets::read_key(&write),
+                write,
+                signing,
+            };
+            let code = Code {
+                needed: number(&case["k"]) as u8,
+                total: number(&case["n"]) as u8,
+            };
+            let iv: [u8; 16] = hex(&case["salts_or_iv_used"][0]).try_into().unwrap();
+            let content = content(number(&case["length"]) as usize);
+            let Ok(made) = encode(&content, code, number(&case["seqnum"]), iv, &keys, &Rng::os()) else {
+                panic!("{case}")
+            };
+            assert_eq!(made.shares.len(), usize::from(code.total));
+            let header = &case["header_of_share_0"];
+            assert_eq!(made.version.header.signed_prefix(), hex(&header["signed_prefix"]));
+            let at = made.version.signature();
+            let signature = hex(&header["signature"]);
+            assert_eq!(slice(&made.shares[0], &at).unwrap().len(), signature.len());
+            for (share, digest) in case["share_sha256"].as_object().unwrap() {
+                let mut ours = made.shares[share.parse::<usize>().unwrap()].to_vec();
+                ours[at.start as usize..at.end as usize].copy_from_slice(&signature);
+                if number(&case["bytes_after_EOF_in_share_0"]) > 0 {
+                    let theirs = base64(&case["share_bytes_b64"][share]);
+                    assert_eq!(ours, theirs[..ours.len()]);
+                } else {
+                    assert_eq!(
+                        Sha256::digest(&ours)[..],
+                        hex(digest),
+                        "share {share} of {}",
+                        case["length"]
+                    );
+                }
+                compared += 1;
+            }
+        }
+        assert!(compared > 40, "{compared}");
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
 use zeroize::Zeroizing;
 
@@ -24,6 +24,10 @@ const MAX_FIELD: u64 = 4096;
 
 /// The largest block hash tree that is read, in bytes: that of a million segments.
 const MAX_TREE: u64 = 64 << 20;
+
+/// The most that is read of a share in one request, in bytes, and how many such requests are under way for one share.
+const MAX_READ: u64 = 1 << 20;
+const REQUESTS_AT_ONCE: usize = 4;
 
 /// How much of a bad share is remembered: what a later publish tests for.
 const REMEMBERED: usize = 75;
@@ -193,21 +197,7 @@ pub(super) async fn pieces(
             _ => spans.push(range),
         }
     }
-    let wanted: Vec<ReadRange> = spans
-        .iter()
-        .map(|r| ReadRange {
-            offset: r.start,
-            length: r.end - r.start,
-        })
-        .collect();
-    let read = match wanted.is_empty() {
-        true => Vec::new(),
-        false => {
-            server
-                .read_share(cx, ShareKind::Mutable, slot.si, number, &wanted)
-                .await?
-        }
-    };
+    let read = read_spans(cx, slot, server, number, &spans).await?;
     let cut = |range: &Range<u64>| -> Option<Bytes> {
         let (from, start) = match held(range) {
             true => (head, range.start),
@@ -222,6 +212,54 @@ pub(super) async fn pieces(
         slice(from, &(start..end)).ok().map(|piece| from.slice_ref(piece))
     };
     ranges.iter().map(|range| cut(range).ok_or(PieceError::Short)).collect()
+}
+
+/// Reads spans of a share, large ones in several requests: each has its limit in time, and a share can be large.
+async fn read_spans(
+    cx: &Cx,
+    slot: &Slot,
+    server: &Server,
+    number: ShareNumber,
+    spans: &[Range<u64>],
+) -> Result<Vec<Bytes>, StorageError> {
+    let request = |range: &Range<u64>| ReadRange {
+        offset: range.start,
+        length: range.end - range.start,
+    };
+    let total = spans
+        .iter()
+        .fold(0u64, |sum, span| sum.saturating_add(span.end - span.start));
+    if total == 0 {
+        return Ok(vec![Bytes::new(); spans.len()]);
+    }
+    if total <= MAX_READ {
+        let wanted: Vec<ReadRange> = spans.iter().map(request).collect();
+        return server
+            .read_share(cx, ShareKind::Mutable, slot.si, number, &wanted)
+            .await;
+    }
+    let mut out = Vec::with_capacity(spans.len());
+    for span in spans {
+        let starts = (span.start..span.end).step_by(MAX_READ as usize);
+        let reads = starts.map(|start| async move {
+            let wanted = [request(&(start..span.end.min(start.saturating_add(MAX_READ))))];
+            let answer = server
+                .read_share(cx, ShareKind::Mutable, slot.si, number, &wanted)
+                .await?;
+            Ok::<_, StorageError>((wanted[0].length, answer.into_iter().next().unwrap_or_default()))
+        });
+        let mut reads = stream::iter(reads).buffered(REQUESTS_AT_ONCE);
+        let mut bytes = BytesMut::new();
+        while let Some(read) = reads.next().await {
+            let (length, read) = read?;
+            bytes.extend_from_slice(&read);
+            if (read.len() as u64) < length {
+                break;
+            }
+        }
+        out.push(bytes.freeze());
+    }
+    Ok(out)
 }
 
 /// Why pieces of a share could not be had.

@@ -113,11 +113,19 @@ impl ServerMap {
         self.status.get(server) == Some(&Status::Failed)
     }
 
-    /// Every version seen, with the share numbers seen of it.
+    /// Whether every server has answered.
+    pub fn is_complete(&self) -> bool {
+        self.status.iter().all(|status| matches!(status, Status::Holds(_)))
+    }
+
+    /// Every version seen, with the share numbers seen of it; numbers that it cannot have do not count.
     pub fn versions(&self) -> BTreeMap<Arc<Version>, BTreeSet<ShareNumber>> {
         let mut versions: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for ((_, number), share) in &self.shares {
-            versions.entry(Arc::clone(&share.version)).or_default().insert(*number);
+            let numbers = versions.entry(Arc::clone(&share.version)).or_default();
+            if *number < ShareNumber::from(share.version.header.total) {
+                numbers.insert(*number);
+            }
         }
         versions
     }
@@ -311,10 +319,11 @@ impl ServerMap {
         }
     }
 
-    /// Whether a version can be read and none that cannot has a higher sequence number.
+    /// Whether a version can be read and none that is greater was seen. Beyond the reference, which goes by sequence
+    /// numbers alone, so that readers settle for the version that a writer would start from.
     fn newest_is_best(&self) -> bool {
-        let newest = self.newest().map(|(version, _)| version.header.seqnum);
-        self.best().is_some_and(|best| Some(best.header.seqnum) >= newest)
+        self.newest()
+            .is_some_and(|(version, found)| found >= usize::from(version.header.needed))
     }
 
     fn has_key(&self, query: &Query) -> bool {

@@ -1,12 +1,14 @@
 //! A grid of servers in memory, each behind a decorator that makes it fail on demand.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tahoefs::cap::StorageIndex;
+use tahoefs::cap::{MutableCap, StorageIndex};
 use tahoefs::crypto::{LeaseSecret, SigningKey};
 use tahoefs::grid::{Encoding, Grid, Server, ServerInfo};
 use tahoefs::storage::fault::FaultyServer;
 use tahoefs::storage::memory::MemoryServer;
+use tahoefs::storage::{StorageServer, TestWrite};
 use tahoefs::util::{Clock, Cpu, Cx, Priority, Rng};
 
 use crate::vectors::{base64, items, load};
@@ -70,6 +72,24 @@ impl Servers {
         };
         self.0.iter().enumerate().flat_map(of).collect()
     }
+}
+
+/// Stores the bytes of a mutable share as the file's own writer would.
+pub async fn put_share(servers: &Servers, server: usize, cap: &MutableCap, number: u32, bytes: Vec<u8>) {
+    let grid = servers.client(1, 1);
+    let handle = &grid.servers()[server];
+    let enabler = grid.write_enabler(cap.write_key().unwrap(), handle);
+    let lease = grid.lease(cap.storage_index(), handle);
+    let write = TestWrite {
+        write: vec![(0, bytes.into())],
+        ..TestWrite::default()
+    };
+    let shares = BTreeMap::from([(number, write)]);
+    let answer = handle
+        .read_test_write(&cx(), cap.storage_index(), &enabler, &lease, &shares, &[])
+        .await
+        .unwrap();
+    assert!(answer.success);
 }
 
 pub fn cx() -> Cx {

@@ -20,6 +20,7 @@ mod local_store;
 mod mdmf_shares;
 mod merkle;
 mod mutable;
+mod mutable_faults;
 mod mutable_vectors;
 mod rsa_keys;
 mod sdmf_shares;

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tahoefs::cap::MutableFormat;
+use tahoefs::cap::{MutableCap, MutableFormat};
 use tahoefs::mutable::MutableFile;
 use tahoefs::node::{NodeError, Readable, Writeable};
+use tahoefs::share::{SdmfShare, Version};
 use tahoefs::storage::fault::Method;
 
-use crate::grids::{Servers, cx, key};
+use crate::grids::{Servers, cx, key, put_share};
+use crate::mutable_vectors::{cases, check_blocks};
+use crate::vectors::load;
 
 async fn create(servers: &Servers, content: &'static [u8]) -> MutableFile {
     let grid = servers.client(3, 5);
@@ -120,4 +123,165 @@ async fn two_writers_lose_nothing() {
         "{}",
         all.escape_ascii()
     );
+}
+
+/// The reference's shares, as many as the vectors hold of each file, on ten servers.
+async fn read_vectors(file: &str, format: MutableFormat) -> usize {
+    let mut read = 0;
+    for case in cases(&load(file)) {
+        let servers = Servers::new(10);
+        let cap = MutableCap::from_write_key(format, case.write_key.clone(), case.fingerprint);
+        for (number, bytes) in &case.shares {
+            put_share(&servers, *number as usize % 10, &cap, *number, bytes.clone()).await;
+        }
+        let needed = case.json["k"].as_u64().unwrap() as usize;
+        let expected = case.content();
+        for cap in [cap.clone(), cap.readonly()] {
+            let file = MutableFile::new(servers.client(3, 10), cap);
+            let best = file.read_best(&cx()).await;
+            if case.shares.len() < needed {
+                let needed = if case.shares.is_empty() { 3 } else { needed };
+                assert_eq!(
+                    best.err(),
+                    Some(NodeError::NotEnoughShares {
+                        found: case.shares.len(),
+                        needed
+                    })
+                );
+                continue;
+            }
+            let (version, content) = best.unwrap_or_else(|e| panic!("{}: {e}", case.json["length"]));
+            case.check_header(&version.header);
+            assert_eq!(content, expected);
+            assert_eq!(file.size(&cx()).await.unwrap(), expected.len() as u64);
+            read += 1;
+        }
+        // Ranges, by a reader that has not read the whole.
+        if case.shares.len() >= needed {
+            let file = MutableFile::new(servers.client(3, 10), cap.readonly());
+            let size = expected.len() as u64;
+            let ranges = [
+                0..size,
+                0..1,
+                size / 3..size / 2,
+                126..131,
+                size.saturating_sub(1)..size + 9,
+                size + 1..size + 2,
+            ];
+            let read = file.read(&cx(), &ranges).await.unwrap();
+            for (range, bytes) in ranges.iter().zip(read) {
+                let start = range.start.min(size) as usize;
+                assert_eq!(
+                    bytes,
+                    expected[start..range.end.clamp(start as u64, size) as usize],
+                    "{range:?} of {size}"
+                );
+            }
+        }
+    }
+    read
+}
+
+#[tokio::test]
+async fn sdmf_shares_of_the_reference_are_read() {
+    assert_eq!(read_vectors("sdmf.json", MutableFormat::Sdmf).await, 2 * 7);
+}
+
+#[tokio::test]
+async fn mdmf_shares_of_the_reference_are_read() {
+    assert_eq!(read_vectors("mdmf.json", MutableFormat::Mdmf).await, 2 * 11);
+}
+
+#[tokio::test]
+async fn mdmf_is_not_written_yet() {
+    let servers = Servers::new(3);
+    let made = MutableFile::create(servers.client(1, 3), &cx(), key(0), MutableFormat::Mdmf, Bytes::new()).await;
+    assert!(matches!(made.err(), Some(NodeError::WrongKind(_))));
+    assert!(
+        servers
+            .0
+            .iter()
+            .all(|server| server.inner().storage_indexes().is_empty())
+    );
+}
+
+#[tokio::test]
+async fn what_the_servers_hold_verifies() {
+    for (needed, total, length) in [
+        (1, 1, 0),
+        (3, 10, 0),
+        (3, 10, 1),
+        (2, 3, 100_000),
+        (7, 9, 70),
+        (4, 4, 13),
+    ] {
+        let servers = Servers::new(4);
+        let content: Vec<u8> = (0..length).map(|i| (i * 7 % 251) as u8).collect();
+        let grid = servers.client(needed, total);
+        let file = MutableFile::create(grid, &cx(), key(1), MutableFormat::Sdmf, content.clone().into())
+            .await
+            .unwrap();
+        let shares = servers.shares(file.cap().storage_index());
+        assert_eq!(shares.len(), usize::from(total));
+        // Spread as evenly as can be.
+        let load = |server| shares.iter().filter(|(s, _, _)| *s == server).count();
+        assert!((0..4).all(|s| load(s).abs_diff(usize::from(total) / 4) <= 1));
+        for (_, number, bytes) in &shares {
+            let share = SdmfShare::parse(bytes).unwrap();
+            assert_eq!(share.build().unwrap(), *bytes);
+            let version = Version::parse(bytes).unwrap();
+            assert_eq!(version.end(), bytes.len() as u64);
+            check_blocks(&version, *number, bytes, &file.cap().read_key().unwrap(), &content);
+        }
+        let (_, read) = MutableFile::new(servers.client(3, 10), file.cap().readonly())
+            .read_best(&cx())
+            .await
+            .unwrap();
+        assert_eq!(read, content);
+    }
+}
+
+#[tokio::test]
+async fn a_shorter_version_leaves_the_rest_behind() {
+    let servers = Servers::new(5);
+    let file = create(&servers, &[b'x'; 5000]).await;
+    file.overwrite(&cx(), Bytes::from_static(b"short")).await.unwrap();
+    let shares = servers.shares(file.cap().storage_index());
+    assert!(
+        shares
+            .iter()
+            .all(|(_, _, bytes)| bytes.len() as u64 > Version::parse(bytes).unwrap().end())
+    );
+    assert_eq!(content(&reopen(&servers, &file)).await, b"short");
+}
+
+#[tokio::test]
+async fn probing_tells_of_newer_versions() {
+    let servers = Servers::new(5);
+    let file = create(&servers, b"").await;
+    let other = reopen(&servers, &file);
+    assert!(other.probe(&cx()).await.unwrap());
+    other.read_best(&cx()).await.unwrap();
+    assert!(!other.probe(&cx()).await.unwrap());
+    file.modify(&cx(), append(b"x")).await.unwrap();
+    assert!(!file.probe(&cx()).await.unwrap());
+    assert!(other.probe(&cx()).await.unwrap());
+}
+
+#[tokio::test]
+async fn large_contents_come_back() {
+    let servers = Servers::new(5);
+    let content: Bytes = (0..9_000_001u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let grid = servers.client(3, 5);
+    let file = MutableFile::create(grid, &cx(), key(0), MutableFormat::Sdmf, content.clone())
+        .await
+        .unwrap();
+    assert!(reopen(&servers, &file).read_best(&cx()).await.unwrap().1 == content);
+    let part = reopen(&servers, &file)
+        .read(&cx(), std::slice::from_ref(&(4_000_000..4_000_010)))
+        .await
+        .unwrap();
+    assert_eq!(part[0], content[4_000_000..4_000_010]);
 }
