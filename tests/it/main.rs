@@ -15,6 +15,8 @@ mod fs;
 mod grids;
 mod happiness;
 mod hashes;
+mod immutable_download;
+mod immutable_upload;
 mod lease;
 mod local_store;
 mod mdmf_shares;

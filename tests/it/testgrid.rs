@@ -42,15 +42,6 @@ impl TestGrid {
         }
     }
 
-    /// The same stores for a client with another encoding.
-    pub fn encoding(&self, encoding: Encoding) -> TestGrid {
-        let grid = grid_over(&self.stores, encoding, self.grid.convergence().to_vec());
-        TestGrid {
-            grid,
-            stores: self.stores.clone(),
-        }
-    }
-
     pub async fn try_upload(&self, data: &[u8]) -> Result<Uploaded, NodeError> {
         Uploader::new(Arc::clone(&self.grid)).upload(&cx(), source(data)).await
     }

@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::find::{ASIDE, Finder};
 use super::share::{Fault, Share};
 use crate::cap::{ChkCap, StorageIndex};
-use crate::codec::Codec;
+use crate::codec::{Codec, MAX_SHARES};
 use crate::crypto::AesCtr;
 use crate::crypto::hash::{Tag, tagged};
 use crate::grid::{Grid, Server};
@@ -106,6 +106,12 @@ impl File {
 
     /// The verified plaintext of the segment in which `offset` lies, and its number.
     pub async fn fetch(self: Arc<Self>, cx: Cx, offset: u64) -> Result<(u64, Bytes), NodeError> {
+        let (needed, total) = (self.cap.needed as usize, self.cap.total as usize);
+        if needed == 0 || needed > total || total > MAX_SHARES {
+            return Err(NodeError::WrongKind(
+                "one of a file that can be decoded: its k and N are impossible",
+            ));
+        }
         let guess = self
             .encoding()
             .map_or(DEFAULT_MAX_SEGMENT_SIZE, |e| e.segment_size)
@@ -219,6 +225,7 @@ struct Tried {
 impl Fetch {
     async fn run(mut self) -> Result<(u64, BTreeMap<ShareNumber, Bytes>), NodeError> {
         let needed = self.file.cap.needed as usize;
+        let spare = (needed + 1).min(self.file.cap.total as usize);
         loop {
             if let Some(segment) = self.segment.filter(|_| self.blocks.len() >= needed) {
                 return Ok((segment, std::mem::take(&mut self.blocks)));
@@ -230,13 +237,12 @@ impl Fetch {
             let exhausted = self.file.finder.is_exhausted();
             let wanting = self.blocks.len() + self.prompt() < needed;
             if wanting && exhausted && self.flights.is_empty() && self.pick().is_none() {
-                let found = self.file.usable(self.segment).len().min(needed.saturating_sub(1));
-                return Err(match self.blocks.len() {
-                    0 if found == 0 => NodeError::NotEnoughShares { found: 0, needed },
-                    good => NodeError::NotEnoughShares { found: good, needed },
+                return Err(NodeError::NotEnoughShares {
+                    found: self.blocks.len(),
+                    needed,
                 });
             }
-            let search = !exhausted && (wanting || self.file.usable(self.segment).len() <= needed);
+            let search = !exhausted && (wanting || self.file.usable(self.segment).len() < spare);
             let wake = self.next_wake();
             let (file, cx) = (Arc::clone(&self.file), self.cx.clone());
             tokio::select! {
@@ -376,4 +382,44 @@ impl Fetch {
 
 fn address(share: &Arc<Share>) -> usize {
     Arc::as_ptr(share) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{LeaseSecret, ReadKey};
+    use crate::grid;
+    use crate::util::{Clock, Cpu, Rng};
+
+    #[test]
+    fn a_segment_beyond_the_memory_budget_is_refused() {
+        let encoding = grid::Encoding {
+            needed: 1,
+            happy: 1,
+            total: 1,
+            max_segment_size: 1 << 20,
+        };
+        let (secret, clock, rng) = (LeaseSecret::new([0; 32]), Clock::system(), Rng::seeded(1));
+        let servers = Grid::new(Vec::new(), encoding, secret, Vec::new(), clock, rng, Cpu::per_core());
+        let cap = ChkCap {
+            key: ReadKey::new([0; 16]),
+            ueb_hash: [0; 32],
+            needed: 1,
+            total: 1,
+            size: 1 << 40,
+        };
+        let file = File::new(Arc::new(servers), cap);
+        let learn = |budget: u64, segment: u64, size: u64| {
+            let encoding = Encoding::with_segment_size(size, 1, segment).unwrap();
+            let ueb = Ueb::new(&encoding, 1, [0; 32], [0; 32], [0; 32]);
+            file.learn(&Cx::new(Priority::Waiting, budget), encoding, &ueb)
+        };
+        assert_eq!(learn(1 << 30, 1 << 30, 1 << 40), Err(NodeError::TooLarge));
+        assert_eq!(learn(1 << 30, 1 << 40, 1 << 40), Err(NodeError::TooLarge));
+        assert_eq!(learn(1 << 20, (64 << 20) + 1, 1 << 40), Err(NodeError::TooLarge));
+        assert_eq!(file.encoding(), None);
+        // A small file may say that its segments are huge: it has one, as long as itself.
+        assert_eq!(learn(1 << 20, 1 << 40, 1000), Ok(()));
+        assert_eq!(file.encoding().unwrap().num_segments, 1);
+    }
 }

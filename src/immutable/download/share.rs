@@ -104,9 +104,7 @@ impl Share {
     /// segment's ciphertext is known too.
     pub async fn block(&self, file: &File, cx: &Cx, offset: u64) -> Result<(u64, Bytes), Fault> {
         let encoding = self.open(file, cx, offset).await?;
-        let segment = encoding
-            .segment_of(offset)
-            .ok_or(Fault::File(NodeError::TooLarge))?;
+        let segment = encoding.segment_of(offset).ok_or(Fault::File(NodeError::TooLarge))?;
         let leaf = usize::try_from(segment).map_err(|_| Fault::File(NodeError::TooLarge))?;
         let (plan, ahead) = {
             let mut state = self.state();

@@ -26,7 +26,7 @@ use crate::storage::ShareNumber;
 use crate::util::{Cx, SingleFlight};
 
 use encode::{Encoder, Segment};
-use select::{Selection, Wanted, select};
+use select::{Aborts, Selection, Wanted, select};
 use send::{Destination, Senders};
 
 /// The longest file that becomes a literal, in bytes.
@@ -115,6 +115,7 @@ pub struct Timings {
 pub struct Uploader {
     grid: Arc<Grid>,
     under_way: SingleFlight<StorageIndex, Result<Uploaded, NodeError>>,
+    aborts: Aborts,
 }
 
 impl Uploader {
@@ -123,6 +124,7 @@ impl Uploader {
         Uploader {
             grid,
             under_way: SingleFlight::default(),
+            aborts: Aborts::default(),
         }
     }
 
@@ -243,7 +245,7 @@ impl Uploader {
             happy: configured.happy.into(),
             share_size,
         };
-        let selection = select(&self.grid, cx, wanted).await?;
+        let selection = select(&self.grid, cx, wanted, &self.aborts).await?;
         let selected = began.elapsed();
         let encoder = Encoder {
             source,

@@ -1,10 +1,11 @@
 //! Which servers take part in an upload, and what each of them holds, takes and refuses (PROTOCOL 10).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::task::JoinHandle;
 
 use crate::cap::StorageIndex;
 use crate::grid::placement::{Candidate, happiness, place};
@@ -13,7 +14,7 @@ use crate::node::NodeError;
 use crate::storage::{Allocation, ShareKind, ShareNumber, StorageError, StorageServer, UploadSecret};
 use crate::util::{Cx, Priority};
 
-/// How long a server is waited for whose last request failed.
+/// How long a server is waited for that failed or was late a while ago.
 const SUSPECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long an upload that has failed waits for servers to confirm that they dropped its shares.
@@ -57,7 +58,8 @@ impl Selection {
 }
 
 /// Asks the servers, places the shares and allocates room for them, again while servers refuse and others are left.
-pub(super) async fn select(grid: &Grid, cx: &Cx, wanted: Wanted) -> Result<Selection, NodeError> {
+pub(super) async fn select(grid: &Grid, cx: &Cx, wanted: Wanted, aborts: &Aborts) -> Result<Selection, NodeError> {
+    aborts.wait(wanted.storage_index).await;
     let mut servers = grid.permuted(wanted.storage_index);
     servers.retain(|s| s.info().upload_permitted);
     servers.truncate(2 * wanted.total as usize);
@@ -79,7 +81,7 @@ pub(super) async fn select(grid: &Grid, cx: &Cx, wanted: Wanted) -> Result<Selec
         round.candidates.push(candidate);
     }
     let existing = held(&round.candidates);
-    let pending = Pending::new(grid, wanted.storage_index, servers.clone());
+    let pending = Pending::new(grid, wanted.storage_index, servers.clone(), aborts.clone());
     let mut selection = Selection {
         servers,
         existing,
@@ -98,7 +100,7 @@ pub(super) async fn select(grid: &Grid, cx: &Cx, wanted: Wanted) -> Result<Selec
 
 /// What one server holds and takes. The error is [`StorageError::NoSpace`] for one that has no room.
 async fn ask(cx: &Cx, server: &Server, wanted: Wanted) -> (Candidate, Option<StorageError>) {
-    let suspect = server.health().last_error.is_some();
+    let suspect = server.is_set_aside() || server.health().last_error.is_some();
     let cx = if suspect {
         cx.with_timeout(SUSPECT_LIMIT)
     } else {
@@ -291,6 +293,28 @@ fn held(candidates: &[Candidate]) -> ShareMap {
     map
 }
 
+/// Aborts that servers have not confirmed yet: a new upload of the same storage index waits for them a little, because
+/// servers refuse shares that are being uploaded already.
+#[derive(Clone, Default)]
+pub(super) struct Aborts(Arc<Mutex<HashMap<StorageIndex, Vec<JoinHandle<()>>>>>);
+
+impl Aborts {
+    fn add(&self, si: StorageIndex, task: JoinHandle<()>) {
+        let mut tasks = self.lock();
+        tasks.retain(|_, tasks| tasks.iter().any(|task| !task.is_finished()));
+        tasks.entry(si).or_default().push(task);
+    }
+
+    async fn wait(&self, si: StorageIndex) {
+        let tasks = self.lock().remove(&si).unwrap_or_default();
+        let _ = tokio::time::timeout(ABORT_LIMIT, join_all(tasks)).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<StorageIndex, Vec<JoinHandle<()>>>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
 /// The room that servers keep for an upload. What is neither complete nor aborted when this is dropped is aborted in
 /// the background.
 pub(super) struct Pending {
@@ -298,16 +322,18 @@ pub(super) struct Pending {
     servers: Vec<Arc<Server>>,
     secrets: Vec<UploadSecret>,
     shares: Mutex<BTreeSet<(usize, ShareNumber)>>,
+    aborts: Aborts,
 }
 
 impl Pending {
-    fn new(grid: &Grid, storage_index: StorageIndex, servers: Vec<Arc<Server>>) -> Pending {
+    fn new(grid: &Grid, storage_index: StorageIndex, servers: Vec<Arc<Server>>, aborts: Aborts) -> Pending {
         let secrets = servers.iter().map(|_| UploadSecret(grid.rng().bytes())).collect();
         Pending {
             storage_index,
             servers,
             secrets,
             shares: Mutex::default(),
+            aborts,
         }
     }
 
@@ -337,22 +363,23 @@ impl Pending {
     /// Gives up all that is left, and waits a little for the servers to say so.
     pub async fn abort_all(&self) {
         let left = std::mem::take(&mut *self.lock());
-        if let Some(task) = self.spawn(left) {
-            let _ = tokio::time::timeout(ABORT_LIMIT, task).await;
-        }
+        self.spawn(left);
+        self.aborts.wait(self.storage_index).await;
     }
 
-    fn spawn(&self, shares: BTreeSet<(usize, ShareNumber)>) -> Option<tokio::task::JoinHandle<()>> {
+    fn spawn(&self, shares: BTreeSet<(usize, ShareNumber)>) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
         if shares.is_empty() {
-            return None;
+            return;
         }
-        let runtime = tokio::runtime::Handle::try_current().ok()?;
         let si = self.storage_index;
         let jobs: Vec<_> = shares
             .into_iter()
             .map(|(server, share)| (Arc::clone(&self.servers[server]), self.secret(server), share))
             .collect();
-        Some(runtime.spawn(async move {
+        let task = runtime.spawn(async move {
             let cx = Cx::new(Priority::Background, 1);
             // Servers forget uploads by themselves after half an hour; a failure here needs no answer.
             join_all(
@@ -360,10 +387,11 @@ impl Pending {
                     .map(|(server, secret, share)| server.abort_share(&cx, si, *share, secret)),
             )
             .await;
-        }))
+        });
+        self.aborts.add(si, task);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<(usize, ShareNumber)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<(usize, ShareNumber)>> {
         self.shares.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
