@@ -5,8 +5,11 @@
 
 pub mod cache;
 pub mod cap;
+pub mod cli;
+pub mod client;
 pub mod codec;
 pub mod config;
+pub mod control;
 pub mod crypto;
 pub mod dirnode;
 pub mod fs;

@@ -1,3 +1,5 @@
 //! The `tahoefs` program.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    tahoefs::cli::main(std::env::args_os())
+}

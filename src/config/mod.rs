@@ -75,6 +75,9 @@ pub enum ConfigError {
     /// Another process uses it.
     #[error("{0}")]
     InUse(String),
+    /// What comes with a later version.
+    #[error("{0}")]
+    NotYet(String),
     /// A store's identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),

@@ -5,7 +5,9 @@
 mod adapter;
 mod convert;
 mod mounts;
+pub mod options;
 mod session;
 
 pub use mounts::{MountEntry, find_mount};
+pub use options::{MountOptions, OptionError, Owner};
 pub use session::{Access, MountError, MountSpec, Mounted, mount};

@@ -144,6 +144,11 @@ impl Cx {
         self.priority
     }
 
+    /// How long nothing may move, where that is limited.
+    pub fn patience(&self) -> Option<Duration> {
+        self.patience
+    }
+
     /// Stops everything that runs under this context.
     pub fn cancel(&self) {
         self.cancel.cancel();

@@ -7,6 +7,7 @@ mod caps;
 mod chain_order;
 mod chk_shares;
 mod chk_vectors;
+mod cli;
 mod config;
 mod containers;
 mod convergence;

@@ -1,0 +1,371 @@
+//! `mkdir`, `ls`, `get`, `rm`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use futures::stream::{self, StreamExt};
+use serde::Serialize;
+
+use super::args::{At, DirFormat};
+use super::exit::{Exit, Failure};
+use super::output;
+use super::place::Place;
+use super::session::Session;
+use crate::cap::{Cap, FileCap, MutableFormat};
+use crate::client::{Client, Found};
+use crate::node::{Attributes, Child, Edit, EditOutcome, Expect, FileType, Freshness, Name, NodeFactory, Timestamp};
+use crate::util::Cx;
+
+/// Bytes that one read of a `get` asks for, and how many reads are under way.
+const READ_SIZE: u64 = 2 << 20;
+const READS: usize = 3;
+
+pub fn mkdir(session: &Session, format: Option<DirFormat>, place: Option<&str>) -> Result<(), Failure> {
+    if format == Some(DirFormat::Mdmf) {
+        return Err(Failure::usage("mkdir --format MDMF is not supported yet; SDMF is"));
+    }
+    session.with_client(async |client| {
+        let cx = client.cx();
+        let Some(place) = place else {
+            let made = client.create_directory(&cx, &[]).await;
+            let cap = made.map_err(|e| Failure::node("the new directory", &e))?;
+            client
+                .sync(&cx)
+                .await
+                .map_err(|e| Failure::node("the new directory", &e))?;
+            return output::result(&format!("{}\n", cap.to_uri()));
+        };
+        let place = Place::parse(place)?;
+        let root = place.root(&client)?;
+        let made = client.make_directories(&cx, &root, place.path()).await;
+        made.map_err(|e| Failure::resolve(&place.base(), &e))?;
+        client.sync(&cx).await.map_err(|e| Failure::node(place.shown(), &e))
+    })
+}
+
+/// What `place` leads to.
+pub async fn find(client: &Client, cx: &Cx, place: &Place) -> Result<Found, Failure> {
+    let root = place.root(client)?;
+    client
+        .resolve(cx, &root, place.path())
+        .await
+        .map_err(|e| Failure::resolve(&place.base(), &e))
+}
+
+/// One entry of `ls --json`. `docs/CLI.md` documents it.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// `CHK`, `LIT`, `SDMF` or `MDMF`.
+    format: Option<&'static str>,
+    /// Known for immutable files alone.
+    size: Option<u64>,
+    mutable: bool,
+    writeable: bool,
+    /// Permission bits in octal.
+    mode: Option<String>,
+    /// Seconds since the epoch.
+    mtime: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Listing {
+    /// `directory` or `file`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    writeable: bool,
+    entries: Vec<Row>,
+}
+
+fn row(name: &str, child: &Child) -> Row {
+    let attributes = Attributes::of(name, child);
+    let (Cap::File(file) | Cap::Dir(file)) = &child.cap else {
+        return Row {
+            name: name.to_owned(),
+            kind: "unknown",
+            format: None,
+            size: None,
+            mutable: false,
+            writeable: false,
+            mode: None,
+            mtime: child.metadata.link_modified(),
+        };
+    };
+    let kind = match attributes.kind {
+        _ if matches!(child.cap, Cap::Dir(_)) => "directory",
+        FileType::File | FileType::Directory => "file",
+        FileType::Symlink => "symlink",
+        FileType::Fifo => "fifo",
+        FileType::Socket => "socket",
+        FileType::BlockDevice => "block-device",
+        FileType::CharDevice => "char-device",
+    };
+    let format = match file {
+        FileCap::Chk(_) | FileCap::ChkVerify(_) => "CHK",
+        FileCap::Lit(_) => "LIT",
+        FileCap::Mutable(m) if m.format == MutableFormat::Mdmf => "MDMF",
+        FileCap::Mutable(_) => "SDMF",
+    };
+    let size = if kind == "directory" { None } else { child.cap.size() };
+    Row {
+        name: name.to_owned(),
+        kind,
+        format: Some(format),
+        size,
+        mutable: child.cap.is_mutable(),
+        writeable: child.cap.is_mutable() && !child.cap.is_readonly(),
+        mode: attributes.mode.map(|m| format!("{m:04o}")),
+        mtime: attributes
+            .mtime
+            .map(Timestamp::as_float)
+            .or(child.metadata.link_modified()),
+    }
+}
+
+pub fn ls(session: &Session, long: bool, json: bool, at: &At) -> Result<(), Failure> {
+    let place = Place::of(at.place.as_deref(), at.cap_file.as_deref())?;
+    session.with_client(async |client| {
+        let cx = client.cx();
+        let found = find(&client, &cx, &place).await?;
+        let writeable = found.cap.is_mutable() && !found.cap.is_readonly();
+        let named = |e| Failure::node(place.shown(), &e);
+        let (kind, rows) = if found.cap.is_directory() {
+            let directory = client.directory(&found.cap).map_err(named)?;
+            let table = directory.snapshot(&cx, Freshness::Newest).await.map_err(named)?;
+            (
+                "directory",
+                table.entries.iter().map(|(name, child)| row(name, child)).collect(),
+            )
+        } else {
+            let name = place.path().last().cloned().unwrap_or_default();
+            let child = found.child.unwrap_or_else(|| Child {
+                cap: found.cap.clone(),
+                metadata: Default::default(),
+                packed: None,
+            });
+            ("file", vec![row(&name, &child)])
+        };
+        if json {
+            return output::json(&Listing {
+                kind,
+                writeable,
+                entries: rows,
+            });
+        }
+        output::result(&rows.iter().map(|row| line(row, long)).collect::<String>())
+    })
+}
+
+fn line(row: &Row, long: bool) -> String {
+    let name = output::shown(&row.name);
+    if !long {
+        return format!("{name}\n");
+    }
+    let kind = match row.kind {
+        "directory" => 'd',
+        "symlink" => 'l',
+        "file" => '-',
+        "unknown" => '?',
+        _ => 's',
+    };
+    let change = if row.writeable { "rw" } else { "r-" };
+    let size = row.size.map_or_else(|| "-".to_owned(), |s| s.to_string());
+    let time = row
+        .mtime
+        .map_or_else(|| "-".to_owned(), |t| output::time(t.floor() as i64));
+    format!("{kind}{change} {size:>12} {time:>20} {name}\n")
+}
+
+pub fn rm(session: &Session, place: &str) -> Result<(), Failure> {
+    let place = Place::parse(place)?;
+    let path = place.path();
+    if path.is_empty() {
+        return Err(Failure::at(
+            Exit::Usage,
+            place.shown(),
+            "name what is to be removed from a directory",
+        ));
+    }
+    session.with_client(async |client| {
+        let cx = client.cx();
+        let found = find(&client, &cx, &place).await?;
+        let Some((parent, name)) = found.edge else {
+            return Err(Failure::at(Exit::Usage, place.shown(), "stands in no directory"));
+        };
+        let edit = Edit::Unlink {
+            name,
+            expect: Expect::Anything,
+        };
+        modify(&client, &cx, &parent, edit, &place.shown()).await
+    })
+}
+
+/// Applies one edit to the directory `parent` and waits for the barrier.
+pub async fn modify(client: &Client, cx: &Cx, parent: &Cap, edit: Edit, shown: &str) -> Result<(), Failure> {
+    let named = |e| Failure::node(shown, &e);
+    let directory = client.directory(parent).map_err(named)?;
+    let outcomes = directory.modify(cx, &[edit]).await.map_err(named)?;
+    if outcomes.iter().any(|o| matches!(o, EditOutcome::Conflict { .. })) {
+        return Err(Failure::at(
+            Exit::Failed,
+            shown,
+            "another client changed it meanwhile; try again",
+        ));
+    }
+    client.sync(cx).await.map_err(named)
+}
+
+pub fn get(session: &Session, cap_file: Option<&Path>, operands: &[String]) -> Result<(), Failure> {
+    let (place, target) = match (cap_file, operands) {
+        (Some(_), [_, _]) => return Err(Failure::usage("get --cap-file takes one FILE and no WHERE")),
+        (Some(_), _) => (None, operands.first()),
+        (None, []) => return Err(Failure::usage("get: say WHERE the file is, as alias:path")),
+        (None, _) => (operands.first(), operands.get(1)),
+    };
+    let place = Place::of(place.map(String::as_str), cap_file)?;
+    let target = target.filter(|t| *t != "-").map(PathBuf::from);
+    session.with_client(async |client| {
+        let cx = client.cx();
+        let found = find(&client, &cx, &place).await?;
+        if found.cap.is_directory() {
+            return Err(Failure::at(
+                Exit::Failed,
+                place.shown(),
+                "is a directory; mount it to copy it",
+            ));
+        }
+        let mut out = match &target {
+            Some(path) => Target::file(path)?,
+            None => Target::Stdout,
+        };
+        fetch(session, &client, &cx, &found.cap, &place.shown(), &mut out).await?;
+        out.finish()
+    })
+}
+
+async fn fetch(
+    session: &Session,
+    client: &Client,
+    cx: &Cx,
+    cap: &Cap,
+    shown: &str,
+    out: &mut Target,
+) -> Result<(), Failure> {
+    let named = |e| Failure::node(shown, &e);
+    let file = client.readable(cap).map_err(named)?;
+    let size = cx
+        .run(file.size(cx))
+        .await
+        .map_err(|e| named(e.into()))?
+        .map_err(named)?;
+    let bar = session.speech.bytes(shown, size);
+    let pieces = (0..size.div_ceil(READ_SIZE)).map(|n| n * READ_SIZE..((n + 1) * READ_SIZE).min(size));
+    let reads = pieces.map(|range| {
+        let file = &file;
+        async move {
+            let asked = [range.clone()];
+            let data = cx
+                .run(file.read(cx, &asked))
+                .await
+                .map_err(|e| named(e.into()))?
+                .map_err(named)?;
+            let data = data.into_iter().next().unwrap_or_default();
+            if data.len() as u64 != range.end - range.start {
+                return Err(Failure::at(Exit::Failed, shown, "became shorter while it was read"));
+            }
+            Ok(data)
+        }
+    });
+    let mut reads = stream::iter(reads).buffered(READS);
+    while let Some(data) = reads.next().await {
+        let data = data?;
+        bar.inc(data.len() as u64);
+        out.write(&data)?;
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Where a fetched file goes: a new file beside its place, renamed at the end, so that nothing half-made is left.
+enum Target {
+    Stdout,
+    File {
+        file: File,
+        temporary: PathBuf,
+        path: PathBuf,
+        kept: bool,
+    },
+}
+
+impl Target {
+    fn file(path: &Path) -> Result<Target, Failure> {
+        if path.is_dir() {
+            return Err(Failure::at(
+                Exit::Failed,
+                path.display(),
+                "is a directory; name a file in it",
+            ));
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}.part{}", std::process::id()));
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o666)
+            .open(&temporary);
+        let file = file.map_err(|e| Failure::io(path.display(), &e))?;
+        Ok(Target::File {
+            file,
+            temporary,
+            path: path.to_owned(),
+            kept: false,
+        })
+    }
+
+    fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
+        match self {
+            Target::Stdout => io::stdout()
+                .lock()
+                .write_all(data)
+                .map_err(|e| Failure::io("standard output", &e)),
+            Target::File { file, path, .. } => file.write_all(data).map_err(|e| Failure::io(path.display(), &e)),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        match self {
+            Target::Stdout => io::stdout()
+                .lock()
+                .flush()
+                .map_err(|e| Failure::io("standard output", &e)),
+            Target::File {
+                temporary, path, kept, ..
+            } => {
+                fs::rename(&*temporary, &*path).map_err(|e| Failure::io(path.display(), &e))?;
+                *kept = true;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Target::File {
+            temporary, kept: false, ..
+        } = self
+        {
+            // The failure that led here is reported already.
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+/// The names above the last, and the last.
+pub fn split_last(path: &[Name]) -> Option<(&[Name], &Name)> {
+    path.split_last().map(|(name, above)| (above, name))
+}

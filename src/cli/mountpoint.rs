@@ -1,0 +1,155 @@
+//! Whether a directory can be mounted on.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::exit::{Exit, Failure};
+use crate::fuse::find_mount;
+
+/// A mountpoint that passed.
+#[derive(Debug)]
+pub struct Mountpoint {
+    /// Absolute, without symbolic links.
+    pub path: PathBuf,
+    made: bool,
+}
+
+/// Whether the mount at `path` has lost its process.
+pub fn is_stale(path: &Path) -> bool {
+    matches!(fs::metadata(path), Err(e) if e.raw_os_error() == Some(libc::ENOTCONN))
+}
+
+impl Mountpoint {
+    /// Checks `path`, and makes the directory where it is missing. `apart` are directories of ours that must neither
+    /// be inside it nor hold it: a mount that waits for itself waits for ever.
+    ///
+    /// # Errors
+    /// One line that says what is wrong, exit code 6.
+    pub fn prepare(path: &Path, apart: &[PathBuf]) -> Result<Mountpoint, Failure> {
+        let shown = path.display();
+        let refused = |why: String| Failure::new(Exit::Mount, format!("{shown}: {why}"));
+        let absolute = std::path::absolute(path).map_err(|e| refused(e.to_string()))?;
+        if is_stale(&absolute) {
+            return Err(refused(format!(
+                "an earlier mount is still there, but its process is gone; `tahoefs unmount {shown}` removes it"
+            )));
+        }
+        let real = canonical(&absolute);
+        for ours in apart {
+            let ours = canonical(ours);
+            if real.starts_with(&ours) {
+                return Err(refused(format!(
+                    "is inside {}, which the mount itself needs",
+                    ours.display()
+                )));
+            }
+            if ours.starts_with(&real) {
+                return Err(refused(format!(
+                    "holds {}, which the mount itself needs",
+                    ours.display()
+                )));
+            }
+        }
+        let made = match fs::metadata(&absolute) {
+            Ok(metadata) if !metadata.is_dir() => return Err(refused("is not a directory".into())),
+            Ok(_) => false,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let make = DirBuilder::new().mode(0o700).create(&absolute);
+                make.map_err(|e| refused(format!("cannot be made: {}", plain(&e))))?;
+                true
+            }
+            Err(e) => return Err(refused(plain(&e))),
+        };
+        let mut mountpoint = Mountpoint { path: absolute, made };
+        mountpoint.path = fs::canonicalize(&mountpoint.path).map_err(|e| refused(plain(&e)))?;
+        match find_mount(&mountpoint.path) {
+            Ok(None) => Ok(mountpoint),
+            Ok(Some(entry)) => Err(refused(format!(
+                "{} is mounted there already; unmount that first",
+                entry.source
+            ))),
+            Err(e) => Err(refused(format!("the table of mounts cannot be read: {}", plain(&e)))),
+        }
+    }
+
+    /// The mount is up: the directory stays.
+    pub fn keep(&mut self) {
+        self.made = false;
+    }
+}
+
+impl Drop for Mountpoint {
+    fn drop(&mut self) {
+        if self.made {
+            // Nothing half-made is left; a directory that is in use by now stays.
+            let _ = fs::remove_dir(&self.path);
+        }
+    }
+}
+
+fn plain(error: &io::Error) -> String {
+    error
+        .to_string()
+        .split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// `path` without symbolic links, as far as it exists.
+pub fn canonical(path: &Path) -> PathBuf {
+    let mut missing = Vec::new();
+    let mut at = path;
+    loop {
+        if let Ok(real) = fs::canonicalize(at) {
+            return missing.iter().rev().fold(real, |p, name| p.join(name));
+        }
+        match (at.parent(), at.file_name()) {
+            (Some(parent), Some(name)) => {
+                missing.push(name);
+                at = parent;
+            }
+            _ => return path.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mountpoint_stands_apart_from_what_the_mount_needs() {
+        let top = tempfile::tempdir().unwrap();
+        let node = top.path().join("node");
+        fs::create_dir_all(node.join("sub")).unwrap();
+        std::os::unix::fs::symlink(&node, top.path().join("link")).unwrap();
+        fs::write(top.path().join("file"), "").unwrap();
+        let prepare = |path: PathBuf| Mountpoint::prepare(&path, std::slice::from_ref(&node));
+        for bad in [
+            "node",
+            "node/sub",
+            "node/new",
+            "link/sub",
+            ".",
+            "file",
+            "missing/deeper",
+            "/proc",
+        ] {
+            let refused = prepare(top.path().join(bad)).unwrap_err();
+            assert_eq!(refused.code, 6, "{bad}: {}", refused.message);
+        }
+        assert!(!node.join("new").exists());
+        let mountpoint = prepare(top.path().join("mnt")).unwrap();
+        assert!(mountpoint.path.is_dir());
+        drop(mountpoint);
+        assert!(
+            !top.path().join("mnt").exists(),
+            "a mount that did not come up leaves no folder"
+        );
+        prepare(top.path().join("mnt")).unwrap().keep();
+        assert!(top.path().join("mnt").exists());
+    }
+}

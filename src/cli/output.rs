@@ -1,0 +1,134 @@
+//! What commands print: results on standard output, everything else on standard error.
+
+use std::io::{self, IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::exit::Failure;
+
+/// How much is said on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speech {
+    /// `-q`: errors alone.
+    pub quiet: bool,
+}
+
+impl Speech {
+    /// A line for people, unless `-q`.
+    pub fn note(&self, line: impl AsRef<str>) {
+        if !self.quiet {
+            // Nobody to tell it to is no reason to fail.
+            let _ = writeln!(io::stderr(), "{}", line.as_ref());
+        }
+    }
+
+    /// A progress bar over `total` bytes on standard error, if that is a terminal and `-q` was not given.
+    pub fn bytes(&self, what: &str, total: u64) -> ProgressBar {
+        self.bar(total, what, "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}")
+    }
+
+    /// A progress bar without a known end.
+    pub fn waiting(&self, what: &str) -> ProgressBar {
+        let bar = self.bar(0, what, "{spinner} {msg}");
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(std::time::Duration::from_millis(120));
+        }
+        bar
+    }
+
+    fn bar(&self, total: u64, what: &str, template: &str) -> ProgressBar {
+        if self.quiet || !io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8));
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(what.to_owned());
+        bar
+    }
+}
+
+/// Writes a result to standard output. A reader that has gone away is no failure.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn result(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|e| Failure::io("standard output", &e)),
+    }
+}
+
+/// A line of JSON on standard output.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|e| Failure::new(super::exit::Exit::Failed, format!("the result cannot be printed: {e}")))?;
+    text.push('\n');
+    result(&text)
+}
+
+/// A name as one line shows it: control characters escaped.
+pub fn shown(name: &str) -> String {
+    name.chars()
+        .map(|c| {
+            if c.is_control() {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect()
+}
+
+/// Bytes for people.
+pub fn size(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}
+
+/// `YYYY-MM-DDTHH:MM:SSZ`.
+pub fn time(secs: i64) -> String {
+    let (days, of_day) = (secs.div_euclid(86_400), secs.rem_euclid(86_400));
+    // Days to a civil date, in eras of 400 years that begin on 1 March.
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_civil() {
+        for (secs, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+            (4_102_444_800, "2100-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(time(secs), text);
+        }
+    }
+
+    #[test]
+    fn names_stay_on_their_line() {
+        assert_eq!(shown("a\nb\u{1b}ü"), "a\\nb\\u{1b}ü");
+    }
+}

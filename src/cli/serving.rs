@@ -1,0 +1,309 @@
+//! A mount that is up: it answers its control socket, and ends by unmount, by signal or from outside.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use super::exit::{Exit, Failure};
+use super::output;
+use crate::client::Client;
+use crate::control::{
+    CacheStatus, Claim, ControlTarget, Failed, FailureStatus, Left, ProgressSink, QueueStatus, ServerState, Status,
+    serve,
+};
+use crate::fs::Filesystem;
+use crate::fuse::{MountError, Mounted};
+use crate::grid::Server;
+use crate::writeback::{Scope, Writeback};
+
+/// How often somebody who waits hears how far it is.
+const NEWS: Duration = Duration::from_millis(200);
+/// How long the last answers may take to be sent.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// What a mount is made of.
+pub struct Parts {
+    /// The client.
+    pub client: Arc<Client>,
+    /// The file system.
+    pub fs: Arc<Filesystem>,
+    /// The kernel's side.
+    pub mounted: Mounted,
+    /// The root, which no other mount has.
+    pub claim: Claim,
+    /// What the mount table shows.
+    pub source: String,
+    /// Whether nothing can be changed.
+    pub read_only: bool,
+    /// When it was mounted, in seconds since the epoch.
+    pub since: i64,
+}
+
+/// A mount that is up.
+pub struct Serving {
+    target: Arc<Target>,
+    claim: Claim,
+    tracker: TaskTracker,
+    tasks: Vec<JoinHandle<()>>,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+struct Target {
+    client: Arc<Client>,
+    fs: Arc<Filesystem>,
+    mounted: Mounted,
+    source: String,
+    read_only: bool,
+    since: i64,
+    /// Somebody asked to leave without waiting.
+    forced: AtomicBool,
+    leave: Notify,
+}
+
+/// A server as status shows it.
+pub fn server_state(server: &Server) -> ServerState {
+    let health = server.health();
+    ServerState {
+        nickname: server.info().nickname.clone(),
+        id: server.info().id.clone(),
+        reachable: health.last_error.is_none(),
+        latency_ms: health.latency.map(|l| l.as_secs_f64() * 1e3),
+        last_error: health.last_error.map(|e| e.to_string()),
+        available: None,
+    }
+}
+
+impl Target {
+    fn writeback(&self) -> &Writeback {
+        self.fs.writeback()
+    }
+
+    fn left(&self) -> Left {
+        let status = self.writeback().status();
+        Left {
+            changes: status.changes as u64,
+            files: status.files as u64,
+            bytes: status.bytes,
+        }
+    }
+
+    /// Waits until everything is on the grid.
+    async fn settle(&self, progress: Option<&ProgressSink>) -> Result<(), Failed> {
+        let work = async {
+            let place = self.mounted.mountpoint().display();
+            let failed = |f: Failure| Failed {
+                message: f.message,
+                exit: f.code,
+            };
+            self.writeback()
+                .settle(Scope::All)
+                .await
+                .map_err(|e| failed(Failure::node(&place, &e)))?;
+            let rest = self.fs.settle().await;
+            rest.map_err(|e| failed(Failure::new(Exit::Failed, format!("{place}: {e}"))))
+        };
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(NEWS) => if let Some(progress) = progress {
+                    progress.note(self.left());
+                },
+            }
+        }
+    }
+
+    fn unmount_failed(&self, error: &MountError) -> Failed {
+        let place = self.mounted.mountpoint().display();
+        Failed {
+            message: format!("{place}: {error}; it stays mounted"),
+            exit: Exit::Mount as u8,
+        }
+    }
+}
+
+#[async_trait]
+impl ControlTarget for Target {
+    async fn status(&self) -> Status {
+        let queue = self.writeback().status();
+        let failures = queue.failures.iter().map(|f| FailureStatus {
+            at: f.at,
+            name: f.name.clone(),
+            error: f.error.to_string(),
+        });
+        Status {
+            pid: std::process::id(),
+            mountpoint: self.mounted.mountpoint().to_owned(),
+            source: self.source.clone(),
+            read_only: self.read_only,
+            since: self.since,
+            queue: QueueStatus {
+                left: self.left(),
+                failures: failures.collect(),
+            },
+            servers: self.client.grid().servers().iter().map(|s| server_state(s)).collect(),
+            cache: CacheStatus {
+                bytes: self.client.cache().weight(),
+                limit: self.client.cache().capacity(),
+            },
+        }
+    }
+
+    async fn flush(&self, _path: Option<PathBuf>, progress: ProgressSink) -> Result<Left, Failed> {
+        // All of it: what is below one path may hang on what is above.
+        self.settle(Some(&progress)).await?;
+        Ok(self.left())
+    }
+
+    async fn unmount(&self, force: bool, progress: ProgressSink) -> Result<Left, Failed> {
+        if force {
+            self.forced.store(true, Ordering::Release);
+            self.mounted.unmount(true).map_err(|e| self.unmount_failed(&e))?;
+            let left = self.left();
+            self.leave.notify_one();
+            return Ok(left);
+        }
+        self.settle(Some(&progress)).await?;
+        self.mounted.unmount(false).map_err(|e| self.unmount_failed(&e))?;
+        self.mounted.ended().await;
+        // What was written while it was being unmounted.
+        let settled = self.settle(Some(&progress)).await;
+        if let Err(failed) = &settled {
+            tracing::error!("{}", failed.message);
+        }
+        self.leave.notify_one();
+        Ok(self.left())
+    }
+}
+
+impl Serving {
+    /// Starts the queue and the control socket.
+    ///
+    /// # Errors
+    /// The system refuses; the mount is taken down again.
+    pub fn begin(parts: Parts) -> Result<Serving, Failure> {
+        let Parts {
+            client,
+            fs,
+            mounted,
+            claim,
+            source,
+            read_only,
+            since,
+        } = parts;
+        let begun = signals().and_then(|signals| Ok((signals, claim.listener()?)));
+        let ((terminate, interrupt), listener) = match begun {
+            Ok(begun) => begun,
+            Err(e) => {
+                // The failure to start is what counts.
+                let _ = mounted.unmount(true);
+                return Err(Failure::io("the control socket", &e));
+            }
+        };
+        let (forced, leave) = (AtomicBool::new(false), Notify::new());
+        let target = Arc::new(Target {
+            client,
+            fs,
+            mounted,
+            source,
+            read_only,
+            since,
+            forced,
+            leave,
+        });
+        let tracker = TaskTracker::new();
+        let writeback = Arc::clone(target.fs.writeback());
+        let tasks = vec![
+            tokio::spawn(async move { writeback.run().await }),
+            tokio::spawn({
+                let (target, tracker) = (Arc::clone(&target), tracker.clone());
+                async move {
+                    if let Err(error) = serve(listener, target, tracker).await {
+                        tracing::error!(%error, "the control socket is closed");
+                    }
+                }
+            }),
+        ];
+        Ok(Serving {
+            target,
+            claim,
+            tracker,
+            tasks,
+            terminate,
+            interrupt,
+        })
+    }
+
+    /// Takes the mount down because of `failure`.
+    pub async fn abandon(self, failure: Failure) -> Result<u8, Failure> {
+        if let Err(error) = self.target.mounted.unmount(true) {
+            tracing::error!(%error, "the mount could not be taken down");
+        }
+        self.tasks.iter().for_each(JoinHandle::abort);
+        Err(failure)
+    }
+
+    /// Serves until the mount is gone, and returns the exit code.
+    ///
+    /// # Errors
+    /// None so far: what was left behind is the exit code 7.
+    pub async fn run(mut self) -> Result<u8, Failure> {
+        let target = Arc::clone(&self.target);
+        tokio::select! {
+            () = target.mounted.ended() => {}
+            () = target.leave.notified() => {}
+            _ = self.terminate.recv() => self.drain().await,
+            _ = self.interrupt.recv() => self.drain().await,
+        }
+        let forced = target.forced.load(Ordering::Acquire);
+        if !forced && let Err(failed) = self.unless_signalled(target.settle(None)).await {
+            tracing::error!("{}", failed.message);
+        }
+        self.tracker.close();
+        if tokio::time::timeout(LAST_ANSWERS, self.tracker.wait()).await.is_err() {
+            tracing::warn!("a client of the control socket did not take its answer");
+        }
+        self.tasks.iter().for_each(JoinHandle::abort);
+        let left = target.left();
+        drop(self.claim);
+        if left.is_nothing() {
+            return Ok(Exit::Done as u8);
+        }
+        let Left { changes, files, bytes } = left;
+        let bytes = output::size(bytes);
+        tracing::error!("unmounted with {changes} changes left behind, {files} files of {bytes} among them");
+        Ok(Exit::LeftBehind as u8)
+    }
+
+    /// A signal asked to end: store what is left, as long as that moves, and unmount even if it is in use.
+    async fn drain(&mut self) {
+        let target = Arc::clone(&self.target);
+        if let Err(failed) = self.unless_signalled(target.settle(None)).await {
+            tracing::error!("{}", failed.message);
+        }
+        if let Err(error) = target.mounted.unmount(true) {
+            tracing::error!(%error, "the mount could not be taken down");
+        }
+    }
+
+    /// A second signal ends the process at once.
+    async fn unless_signalled<T>(&mut self, work: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = work => done,
+            _ = self.terminate.recv() => std::process::exit(Exit::LeftBehind as i32),
+            _ = self.interrupt.recv() => std::process::exit(Exit::LeftBehind as i32),
+        }
+    }
+}
+
+fn signals() -> std::io::Result<(Signal, Signal)> {
+    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+}

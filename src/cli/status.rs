@@ -1,0 +1,254 @@
+//! `status`, `flush`, `unmount`: what is asked of a mount over its control socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::future::join_all;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::exit::{Exit, Failure};
+use super::mountpoint::{canonical, is_stale};
+use super::output;
+use super::serving::server_state;
+use super::session::Session;
+use crate::control::{Connection, Left, Request, Running, ServerState, Status, mounts};
+use crate::storage::StorageServer;
+
+/// How long a mount's process may take to end once it has answered.
+const LAST_BREATH: Duration = Duration::from_secs(10);
+
+/// `status --json` without a mountpoint.
+#[derive(Serialize)]
+struct Overview {
+    node_directory: PathBuf,
+    mounts: Vec<Status>,
+    servers: Vec<ServerState>,
+}
+
+pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Result<(), Failure> {
+    let dir = session.node_dir()?;
+    if let Some(mountpoint) = mountpoint {
+        let path = canonical(mountpoint);
+        let shown = mountpoint.display();
+        let asked = Connection::at(&dir, &path).and_then(Connection::status);
+        let status = asked.map_err(|e| Failure::control(shown, &e))?;
+        return if json {
+            output::json(&status)
+        } else {
+            output::result(&text(&status))
+        };
+    }
+    let mut found = Vec::new();
+    for running in mounts(&dir)? {
+        let shown = running.note.mountpoint.display().to_string();
+        match Connection::to(running).and_then(Connection::status) {
+            Ok(status) => found.push(status),
+            Err(e) => session.speech.note(Failure::control(shown, &e).message),
+        }
+    }
+    let servers = session.with_client(async |client| {
+        let cx = client.cx();
+        let ask = client.grid().servers().iter().map(|server| {
+            let cx = cx.clone();
+            async move {
+                let said = server.status(&cx).await;
+                ServerState {
+                    available: said.ok().map(|s| s.available_space),
+                    ..server_state(server)
+                }
+            }
+        });
+        Ok(join_all(ask).await)
+    })?;
+    let overview = Overview {
+        node_directory: dir.path().to_owned(),
+        mounts: found,
+        servers,
+    };
+    if json {
+        return output::json(&overview);
+    }
+    let mut out = format!("node directory {}\n", overview.node_directory.display());
+    overview.mounts.iter().for_each(|m| out.push_str(&text(m)));
+    if overview.mounts.is_empty() {
+        out.push_str("nothing is mounted\n");
+    }
+    out.push_str(&server_lines(&overview.servers));
+    output::result(&out)
+}
+
+fn text(status: &Status) -> String {
+    let Status {
+        pid,
+        mountpoint,
+        source,
+        read_only,
+        since,
+        queue,
+        servers,
+        cache,
+    } = status;
+    let change = if *read_only { ", read-only" } else { "" };
+    let mut out = format!(
+        "{} on {} (process {pid}{change}, since {})\n",
+        output::shown(source),
+        mountpoint.display(),
+        output::time(*since)
+    );
+    out.push_str(&format!("  queue: {}\n", left_text(&queue.left)));
+    for failure in &queue.failures {
+        let name = output::shown(&failure.name);
+        out.push_str(&format!(
+            "  failed {} {name}: {}\n",
+            output::time(failure.at),
+            failure.error
+        ));
+    }
+    out.push_str(&format!(
+        "  cache: {} of {}\n",
+        output::size(cache.bytes),
+        output::size(cache.limit)
+    ));
+    let away = servers.iter().filter(|s| !s.reachable).count();
+    out.push_str(&format!(
+        "  servers: {} of {} answer\n",
+        servers.len() - away,
+        servers.len()
+    ));
+    out
+}
+
+fn server_lines(servers: &[ServerState]) -> String {
+    let line = |s: &ServerState| {
+        let name = output::shown(&s.nickname);
+        match (&s.last_error, s.available) {
+            (Some(error), _) => format!("  {name}: {error}\n"),
+            (None, Some(free)) => format!("  {name}: ok, {} free\n", output::size(free)),
+            (None, None) => format!("  {name}: ok\n"),
+        }
+    };
+    std::iter::once("servers:\n".to_owned())
+        .chain(servers.iter().map(line))
+        .collect()
+}
+
+fn left_text(left: &Left) -> String {
+    if left.is_nothing() {
+        return "everything is on the grid".to_owned();
+    }
+    format!(
+        "{} changes, {} files of {}",
+        left.changes,
+        left.files,
+        output::size(left.bytes)
+    )
+}
+
+pub fn flush(session: &Session, path: Option<&Path>) -> Result<(), Failure> {
+    let dir = session.node_dir()?;
+    let all = mounts(&dir)?;
+    let Some(path) = path else {
+        return all
+            .into_iter()
+            .try_for_each(|running| flush_one(session, running, None));
+    };
+    let real = canonical(path);
+    let mount = all
+        .into_iter()
+        .filter(|m| real.starts_with(&m.note.mountpoint))
+        .max_by_key(|m| m.note.mountpoint.as_os_str().len());
+    let Some(running) = mount else {
+        let message = format!(
+            "{}: is in no mount of {}; was it mounted with -d?",
+            path.display(),
+            dir.path().display()
+        );
+        return Err(Failure::new(Exit::Mount, message));
+    };
+    let below = real
+        .strip_prefix(&running.note.mountpoint)
+        .ok()
+        .filter(|p| !p.as_os_str().is_empty());
+    let below = below.map(Path::to_owned);
+    flush_one(session, running, below)
+}
+
+fn flush_one(session: &Session, running: Running, path: Option<PathBuf>) -> Result<(), Failure> {
+    let shown = running.note.mountpoint.display().to_string();
+    wait(
+        session,
+        Connection::to(running).map_err(|e| Failure::control(&shown, &e))?,
+        &Request::Flush { path },
+        &shown,
+    )?;
+    Ok(())
+}
+
+/// Sends a request and shows how far it is.
+fn wait(session: &Session, to: Connection, request: &Request, shown: &str) -> Result<Left, Failure> {
+    let bar = session.speech.waiting(shown);
+    let done = to.wait(request, |left| {
+        bar.set_message(format!("{shown}: {}", left_text(&left)))
+    });
+    bar.finish_and_clear();
+    done.map_err(|e| Failure::control(shown, &e))
+}
+
+pub fn unmount(session: &Session, mountpoint: &Path, force: bool) -> Result<u8, Failure> {
+    let dir = session.node_dir()?;
+    let shown = mountpoint.display().to_string();
+    if is_stale(mountpoint) {
+        return detach_stale(session, mountpoint);
+    }
+    let to = Connection::at(&dir, &canonical(mountpoint)).map_err(|e| Failure::control(&shown, &e))?;
+    let running = to.running().clone();
+    let left = wait(session, to, &Request::Unmount { force }, &shown)?;
+    let answered = Instant::now();
+    while running.is_held() && answered.elapsed() < LAST_BREATH {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    if left.is_nothing() {
+        return Ok(Exit::Done as u8);
+    }
+    let Left { changes, files, bytes } = left;
+    let message = format!(
+        "{shown}: unmounted, but {changes} changes were not stored and are lost, {files} files of {} among them",
+        output::size(bytes)
+    );
+    Err(Failure::new(Exit::LeftBehind, message))
+}
+
+/// Removes a mount whose process is gone.
+fn detach_stale(session: &Session, mountpoint: &Path) -> Result<u8, Failure> {
+    let absolute = std::path::absolute(mountpoint).map_err(|e| Failure::io(mountpoint.display(), &e))?;
+    // The mountpoint itself cannot be resolved any more, what is above it can.
+    let path = match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => canonical(parent).join(name),
+        _ => absolute,
+    };
+    let outcome = if nix::unistd::geteuid().is_root() {
+        nix::mount::umount2(
+            &path,
+            nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW,
+        )
+        .map_err(io::Error::from)
+    } else {
+        let mut command = std::process::Command::new("fusermount3");
+        let said = command.args(["-u", "-z", "--"]).arg(&path).output();
+        said.and_then(|o| {
+            if o.status.success() {
+                Ok(())
+            } else {
+                Err(io::Error::other("fusermount3 refused"))
+            }
+        })
+    };
+    outcome.map_err(|e| Failure::new(Exit::Mount, format!("{}: cannot be unmounted: {e}", path.display())))?;
+    session.speech.note(format!(
+        "{}: unmounted. Its process had ended before; what it had not stored by then is lost.",
+        path.display()
+    ));
+    Ok(Exit::LeftBehind as u8)
+}

@@ -1,0 +1,256 @@
+//! The client: a node directory opened, its grid, and nodes made out of caps.
+
+mod nodes;
+mod resolve;
+mod space;
+mod store;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use crate::cache::BlockCache;
+use crate::cap::{Cap, FileCap, MutableFormat};
+use crate::config::{Aliases, ConfigError, GridConfig, Lock, LockKind, NodeDir, Secrets, Stores};
+use crate::crypto::{KeyPool, SigningKey};
+use crate::dirnode::DirNode;
+use crate::grid::{Encoding, Grid, Server, ServerInfo};
+use crate::immutable::{Uploaded, Uploader};
+use crate::mutable::MutableFile;
+use crate::node::{Directory, Metadata, Name, NodeError, NodeFactory, Readable, Source, Space, Writeable};
+use crate::util::{Clock, Cpu, Cx, Priority, Rng};
+
+pub use resolve::{Found, ResolveError};
+
+/// How a client is opened.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Bytes for cached segments.
+    pub cache_bytes: u64,
+    /// Bytes that the transfers of [`Client::cx`] use together.
+    pub transfer_bytes: u64,
+    /// A wait on the grid fails once no byte was acknowledged for this long.
+    pub patience: Duration,
+    /// Fresh keys that are kept ready for new directories. 0: each is made when it is needed.
+    pub ready_keys: usize,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Randomness.
+    pub rng: Rng,
+}
+
+impl Default for ClientOptions {
+    fn default() -> ClientOptions {
+        ClientOptions {
+            cache_bytes: 64 << 20,
+            transfer_bytes: 96 << 20,
+            patience: Duration::from_secs(60),
+            ready_keys: 0,
+            clock: Clock::system(),
+            rng: Rng::os(),
+        }
+    }
+}
+
+/// A node directory, opened.
+pub struct Client {
+    dir: NodeDir,
+    config: GridConfig,
+    grid: Arc<Grid>,
+    uploader: Uploader,
+    cache: Arc<BlockCache>,
+    keys: KeyPool,
+    filling: Option<JoinHandle<()>>,
+    nodes: nodes::Nodes,
+    space: space::SpaceMeter,
+    base: Cx,
+    /// Held for its effect: no store is moved while a client is open.
+    _in_use: Lock,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(filling) = &self.filling {
+            filling.abort();
+        }
+    }
+}
+
+impl Client {
+    /// Opens the node directory `dir`. Must be called on a runtime, which the client's tasks then run on.
+    ///
+    /// A store whose directory is missing becomes a server that cannot be reached; nothing is made anew in its place.
+    ///
+    /// # Errors
+    /// The settings cannot be read or are unsafe to ignore; there are no stores, since talking to servers elsewhere is
+    /// not supported yet.
+    pub async fn open(dir: NodeDir, options: ClientOptions) -> Result<Client, ConfigError> {
+        let config = GridConfig::load(&dir)?;
+        let stores = Stores::load(&dir)?;
+        if stores.entries.is_empty() {
+            return Err(ConfigError::NotYet(format!(
+                "{} has no embedded grid, and talking to Tahoe-LAFS servers is not supported yet; make an embedded \
+                 grid elsewhere with `tahoefs -d DIR init`, or add stores with `tahoefs store add DIR`",
+                dir.path().display()
+            )));
+        }
+        let in_use = Lock::wait(&dir.make_own("")?.join("in-use.lock"), LockKind::Shared)?;
+        let secrets = Secrets::load_or_create(&dir, &options.rng)?;
+        let cpu = Cpu::per_core();
+        let mut servers = Vec::new();
+        let mut folders = Vec::new();
+        for entry in stores.entries {
+            let info = ServerInfo {
+                id: entry.server_id.clone(),
+                nickname: entry.name.clone(),
+                tub_id: entry.tub_id,
+                permutation_seed: entry.permutation_seed.clone(),
+                upload_permitted: true,
+            };
+            folders.push(entry.directory(&dir));
+            let store = store::Store::open(entry, &dir, options.clock.clone(), options.rng.clone()).await;
+            servers.push(Arc::new(Server::new(info, Arc::new(store))));
+        }
+        let encoding = Encoding {
+            needed: config.shares.needed,
+            happy: config.shares.happy,
+            total: config.shares.total,
+            max_segment_size: config.max_segment_size,
+        };
+        let grid = Arc::new(Grid::new(
+            servers,
+            encoding,
+            secrets.lease.clone(),
+            secrets.convergence.to_vec(),
+            options.clock.clone(),
+            options.rng.clone(),
+            cpu.clone(),
+        ));
+        let keys = KeyPool::new(options.ready_keys, options.rng.clone(), cpu);
+        let filling = (options.ready_keys > 0).then(|| {
+            let keys = keys.clone();
+            tokio::spawn(async move { keys.fill().await })
+        });
+        let expansion = f64::from(encoding.total) / f64::from(encoding.needed);
+        Ok(Client {
+            uploader: Uploader::new(Arc::clone(&grid)),
+            cache: Arc::new(BlockCache::new(options.cache_bytes)),
+            nodes: nodes::Nodes::default(),
+            space: space::SpaceMeter::new(folders, expansion),
+            base: Cx::new(Priority::Waiting, options.transfer_bytes).with_patience(options.patience),
+            _in_use: in_use,
+            dir,
+            config,
+            grid,
+            keys,
+            filling,
+        })
+    }
+
+    /// The node directory.
+    pub fn dir(&self) -> &NodeDir {
+        &self.dir
+    }
+
+    /// The settings of `tahoe.cfg`.
+    pub fn config(&self) -> &GridConfig {
+        &self.config
+    }
+
+    /// The grid.
+    pub fn grid(&self) -> &Arc<Grid> {
+        &self.grid
+    }
+
+    /// The cache of segments.
+    pub fn cache(&self) -> &Arc<BlockCache> {
+        &self.cache
+    }
+
+    /// A context for one operation, with the patience and the memory that the client was opened with.
+    pub fn cx(&self) -> Cx {
+        // Each operation counts its own progress.
+        self.base
+            .child()
+            .with_patience(self.base.patience().unwrap_or(Duration::from_secs(60)))
+    }
+
+    /// The aliases, as they stand in the file now.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn aliases(&self) -> Result<Aliases, ConfigError> {
+        Aliases::load(&self.dir)
+    }
+
+    /// Stores an immutable file and says how it went.
+    ///
+    /// # Errors
+    /// As [`Uploader::upload`].
+    pub async fn upload(&self, cx: &Cx, source: Arc<dyn Source>) -> Result<Uploaded, NodeError> {
+        self.uploader.upload(cx, source).await
+    }
+
+    /// Makes a mutable SDMF file with this content, under `key` or a fresh one, and returns its write cap.
+    ///
+    /// # Errors
+    /// It cannot be placed on enough servers.
+    pub async fn create_mutable(&self, cx: &Cx, key: Option<SigningKey>, content: Bytes) -> Result<Cap, NodeError> {
+        let key = match key {
+            Some(key) => key,
+            None => self.keys.take().await,
+        };
+        let file = MutableFile::create(Arc::clone(&self.grid), cx, key, MutableFormat::Sdmf, content).await?;
+        Ok(Cap::File(FileCap::Mutable(file.cap().clone())))
+    }
+}
+
+#[async_trait]
+impl NodeFactory for Client {
+    fn directory(&self, cap: &Cap) -> Result<Arc<dyn Directory>, NodeError> {
+        self.nodes.directory(self, cap)
+    }
+
+    fn readable(&self, cap: &Cap) -> Result<Arc<dyn Readable>, NodeError> {
+        self.nodes.readable(self, cap)
+    }
+
+    fn writeable(&self, cap: &Cap) -> Result<Arc<dyn Writeable>, NodeError> {
+        self.nodes.writeable(self, cap)
+    }
+
+    async fn store_file(&self, cx: &Cx, source: Arc<dyn Source>) -> Result<Cap, NodeError> {
+        Ok(self.uploader.upload(cx, source).await?.cap)
+    }
+
+    async fn create_directory(&self, cx: &Cx, children: &[(Name, Cap, Metadata)]) -> Result<Cap, NodeError> {
+        let key = self.keys.take().await;
+        // SDMF whatever `mutable.format` says, until MDMF is written: every client reads and changes it.
+        let node = DirNode::create(Arc::clone(&self.grid), cx, key, MutableFormat::Sdmf, children).await?;
+        let cap = node.cap().clone();
+        self.nodes.keep(&cap, Arc::new(node));
+        Ok(cap)
+    }
+
+    async fn sync(&self, cx: &Cx) -> Result<(), NodeError> {
+        self.grid.sync(cx).await.map_err(|e| match e {
+            crate::storage::StorageError::Stopped(why) => NodeError::Stopped(why),
+            crate::storage::StorageError::NoSpace => NodeError::NoSpace,
+            other => NodeError::Corrupt(format!("a server could not promise to keep what it was sent: {other}")),
+        })
+    }
+
+    fn space(&self) -> Space {
+        self.space.measure()
+    }
+}

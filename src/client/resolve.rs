@@ -1,0 +1,131 @@
+//! From a root and a path to what is there.
+
+use std::sync::Arc;
+
+use super::Client;
+use crate::cap::Cap;
+use crate::node::{Child, Directory, Freshness, Metadata, Name, NodeError, NodeFactory, normalize};
+use crate::util::Cx;
+
+/// What a path leads to.
+pub struct Found {
+    /// The cap.
+    pub cap: Cap,
+    /// The entry that names it; `None` for the root itself.
+    pub child: Option<Child>,
+    /// The directory of that entry and the name in it.
+    pub edge: Option<(Cap, Name)>,
+}
+
+/// Why a path leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// There is no such name.
+    #[error("there is no such name")]
+    NotFound {
+        /// The path up to the name that is missing, in its normal form.
+        path: String,
+    },
+    /// The path goes on below something that is no directory.
+    #[error("not a directory")]
+    NotADirectory {
+        /// The path up to it.
+        path: String,
+    },
+    /// A directory on the way could not be read.
+    #[error("{error}")]
+    Node {
+        /// The path up to it.
+        path: String,
+        /// Why.
+        error: NodeError,
+    },
+}
+
+impl Client {
+    /// Follows `path` from `root`, reading the newest version of every directory on the way.
+    ///
+    /// # Errors
+    /// A name is missing, is no directory though the path goes on, or cannot be read.
+    pub async fn resolve(&self, cx: &Cx, root: &Cap, path: &[Name]) -> Result<Found, ResolveError> {
+        let mut found = Found {
+            cap: root.clone(),
+            child: None,
+            edge: None,
+        };
+        for (depth, name) in path.iter().enumerate() {
+            let here = || path[..depth].join("/");
+            if !found.cap.is_directory() {
+                return Err(ResolveError::NotADirectory { path: here() });
+            }
+            let table = self.table(cx, &found.cap).await;
+            let table = table.map_err(|error| ResolveError::Node { path: here(), error })?;
+            let name = normalize(name);
+            let Some(child) = table.entries.get(&name) else {
+                return Err(ResolveError::NotFound {
+                    path: path[..=depth].join("/"),
+                });
+            };
+            found = Found {
+                edge: Some((found.cap, name)),
+                cap: child.cap.clone(),
+                child: Some(child.clone()),
+            };
+        }
+        Ok(found)
+    }
+
+    async fn table(&self, cx: &Cx, cap: &Cap) -> Result<Arc<crate::node::Table>, NodeError> {
+        self.directory(cap)?.snapshot(cx, Freshness::Newest).await
+    }
+
+    /// The directory at `path` below `root`, made where it is missing, its parents too. Returns its cap.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`], or a directory cannot be made.
+    pub async fn make_directories(&self, cx: &Cx, root: &Cap, path: &[Name]) -> Result<Cap, ResolveError> {
+        let mut cap = root.clone();
+        for (depth, name) in path.iter().enumerate() {
+            let here = || path[..depth].join("/");
+            if !cap.is_directory() {
+                return Err(ResolveError::NotADirectory { path: here() });
+            }
+            let below = self.subdirectory(cx, &cap, name).await;
+            cap = below.map_err(|error| ResolveError::Node {
+                path: path[..=depth].join("/"),
+                error,
+            })?;
+        }
+        if cap.is_directory() {
+            Ok(cap)
+        } else {
+            Err(ResolveError::NotADirectory { path: path.join("/") })
+        }
+    }
+
+    async fn subdirectory(&self, cx: &Cx, parent: &Cap, name: &Name) -> Result<Cap, NodeError> {
+        use crate::node::{Edit, EditOutcome, Expect};
+        let name = normalize(name);
+        let directory: Arc<dyn Directory> = self.directory(parent)?;
+        if let Some(child) = directory.snapshot(cx, Freshness::Newest).await?.entries.get(&name) {
+            return Ok(child.cap.clone());
+        }
+        if !directory.is_writeable() {
+            return Err(NodeError::NotWriteable);
+        }
+        let cap = self.create_directory(cx, &[]).await?;
+        let expect = Expect::OneOf(vec![None, Some(cap.clone())]);
+        let edit = Edit::Link {
+            name,
+            cap: cap.clone(),
+            metadata: Some(Metadata::default()),
+            expect,
+        };
+        match directory.modify(cx, &[edit]).await?.into_iter().next() {
+            // Somebody else put something there meanwhile.
+            Some(EditOutcome::Conflict { found: Some(child) }) => Ok(child.cap),
+            Some(EditOutcome::Conflict { found: None }) | None => Err(NodeError::Uncoordinated),
+            Some(EditOutcome::Applied) => Ok(cap),
+        }
+    }
+}

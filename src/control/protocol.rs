@@ -1,0 +1,144 @@
+//! What is said over the control socket. The JSON is stable; `docs/CLI.md` documents it.
+//!
+//! No untagged or flattened types with numbers in them: serde cannot read those where numbers keep their spelling.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub enum Request {
+    /// What the mount says of itself.
+    Status,
+    /// Wait until all below a path is on the grid.
+    Flush {
+        /// Relative to the mountpoint; `None` is everything.
+        #[serde(default)]
+        path: Option<PathBuf>,
+    },
+    /// Store what is left and unmount.
+    Unmount {
+        /// Unmount without waiting.
+        #[serde(default)]
+        force: bool,
+    },
+}
+
+/// What the mount answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// How far it is; more follows.
+    Progress(Left),
+    /// The answer to a status.
+    Status(Box<Status>),
+    /// A flush or an unmount is done; what is left behind.
+    Done(Left),
+    /// It failed.
+    Error(Failed),
+}
+
+/// What is not on the grid yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Names whose wanted state is not published.
+    pub changes: u64,
+    /// Files among them whose content is not stored.
+    pub files: u64,
+    /// Bytes of these files.
+    pub bytes: u64,
+}
+
+impl Left {
+    /// Whether everything is on the grid.
+    pub fn is_nothing(&self) -> bool {
+        *self == Left::default()
+    }
+}
+
+/// A request failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// One line: what happened, to which path, what to do. Never a cap.
+    pub message: String,
+    /// The exit code of the command that asked.
+    pub exit: u8,
+}
+
+/// What a mount says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The process that serves the mount.
+    pub pid: u32,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// What is mounted: `alias:path`, or `tahoe:` and a short storage index.
+    pub source: String,
+    /// Whether nothing can be changed.
+    pub read_only: bool,
+    /// When it was mounted, in seconds since the epoch.
+    pub since: i64,
+    /// What is not on the grid yet.
+    pub queue: QueueStatus,
+    /// The servers.
+    pub servers: Vec<ServerState>,
+    /// The cache of segments in memory.
+    pub cache: CacheStatus,
+}
+
+/// The queue of changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// What is not on the grid yet.
+    pub left: Left,
+    /// The latest failures, oldest first; what failed is kept and tried again.
+    pub failures: Vec<FailureStatus>,
+}
+
+/// Something that could not be stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureStatus {
+    /// When, in seconds since the epoch.
+    pub at: i64,
+    /// The name concerned; may be empty.
+    pub name: String,
+    /// What went wrong.
+    pub error: String,
+}
+
+/// A server, and how it has fared.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServerState {
+    /// What people call it.
+    pub nickname: String,
+    /// `v0-…`.
+    pub id: String,
+    /// Whether its last request was answered.
+    pub reachable: bool,
+    /// Smoothed time of an answer in milliseconds, once there was one.
+    pub latency_ms: Option<f64>,
+    /// The last error, until a request succeeds.
+    pub last_error: Option<String>,
+    /// Free bytes, where it was asked.
+    pub available: Option<u64>,
+}
+
+/// The cache of segments in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheStatus {
+    /// Bytes in use.
+    pub bytes: u64,
+    /// The most it uses.
+    pub limit: u64,
+}
+
+/// What a lock file says of the mount that holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountNote {
+    /// The process that serves the mount.
+    pub pid: u32,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+}

@@ -1,0 +1,291 @@
+//! Mount options: what `-o` may say. Parsing alone; nothing here touches the system.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Whose files the mount shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The user who mounts; the stored ids are kept.
+    Me,
+    /// Those that are stored.
+    Stored,
+}
+
+/// Options of a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountOptions {
+    /// `ro`: nothing can be changed.
+    pub read_only: bool,
+    /// `allow_other`: other users may use the mount.
+    pub allow_other: bool,
+    /// `allow_root`: root may use the mount.
+    pub allow_root: bool,
+    /// `owner=`; `None` leaves it to who mounts: `stored` for root, `me` for everybody else.
+    pub owner: Option<Owner>,
+    /// `deadline=`: how long a wait on the grid lasts in which no byte is acknowledged.
+    pub deadline: Duration,
+    /// `refresh=`: how old a directory in use may be before the grid is asked for a newer one.
+    pub refresh: Duration,
+    /// `memory=`: bytes for cached segments and transfers together.
+    pub memory: u64,
+    /// `dev`: device files work.
+    pub dev: bool,
+    /// `suid`: set-user-id bits work.
+    pub suid: bool,
+    /// `node-directory=`.
+    pub node_directory: Option<PathBuf>,
+}
+
+/// The least and the default of `memory=`, in bytes.
+const LEAST_MEMORY: u64 = 16 << 20;
+const MEMORY: u64 = 192 << 20;
+
+impl Default for MountOptions {
+    fn default() -> MountOptions {
+        MountOptions {
+            read_only: false,
+            allow_other: false,
+            allow_root: false,
+            owner: None,
+            deadline: Duration::from_secs(60),
+            refresh: Duration::from_secs(10),
+            memory: MEMORY,
+            dev: false,
+            suid: false,
+            node_directory: None,
+        }
+    }
+}
+
+/// A mount option cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// There is no such option.
+    #[error("there is no mount option `{0}`")]
+    Unknown(String),
+    /// The option comes with a later version.
+    #[error("the mount option `{0}` is not supported yet")]
+    NotYet(String),
+    /// The option has a value that cannot be, or lacks one.
+    #[error("the mount option `{option}` wants {wanted}")]
+    Value {
+        /// Its name.
+        option: String,
+        /// What it takes.
+        wanted: &'static str,
+    },
+    /// Two options contradict each other.
+    #[error("the mount options `{0}` and `{1}` cannot stand together")]
+    Conflict(&'static str, &'static str),
+}
+
+/// Options of the contract that are still to come.
+const NOT_YET: [&str; 9] = [
+    "durability",
+    "commit",
+    "cache-size",
+    "cache-dir",
+    "journal-size",
+    "bwlimit",
+    "format",
+    "uid",
+    "auto_unmount",
+];
+/// What mount(8) and fstab(5) add for themselves.
+const IGNORED: [&str; 12] = [
+    "auto",
+    "noauto",
+    "user",
+    "users",
+    "nouser",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "defaults",
+    "async",
+    "default_permissions",
+];
+
+impl MountOptions {
+    /// Reads the values of all `-o` options, each a list with commas; later ones win.
+    ///
+    /// # Errors
+    /// The first option that is unknown, not supported yet, or has a value that cannot be.
+    pub fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<MountOptions, OptionError> {
+        let mut options = MountOptions::default();
+        for text in lists
+            .into_iter()
+            .flat_map(|list| list.split(','))
+            .map(str::trim)
+            .filter(|t| !t.is_empty())
+        {
+            options.apply(text)?;
+        }
+        if options.allow_other && options.allow_root {
+            return Err(OptionError::Conflict("allow_other", "allow_root"));
+        }
+        Ok(options)
+    }
+
+    fn apply(&mut self, text: &str) -> Result<(), OptionError> {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (text, None),
+        };
+        let wants = |wanted| OptionError::Value {
+            option: name.to_owned(),
+            wanted,
+        };
+        let seconds = |value: Option<&str>| {
+            let seconds = value.and_then(|v| v.parse::<u32>().ok()).filter(|&s| s > 0);
+            seconds
+                .map(|s| Duration::from_secs(s.into()))
+                .ok_or_else(|| wants("a number of seconds"))
+        };
+        match (name, value) {
+            ("ro", None) => self.read_only = true,
+            ("rw", None) => self.read_only = false,
+            ("allow_other", None) => self.allow_other = true,
+            ("allow_root", None) => self.allow_root = true,
+            ("dev", None) => self.dev = true,
+            ("nodev", None) => self.dev = false,
+            ("suid", None) => self.suid = true,
+            ("nosuid", None) => self.suid = false,
+            ("owner", Some("me")) => self.owner = Some(Owner::Me),
+            ("owner", Some("stored")) => self.owner = Some(Owner::Stored),
+            ("owner", Some(_)) => return Err(wants("`me` or `stored`")),
+            ("deadline", value) => self.deadline = seconds(value)?,
+            ("refresh", value) => self.refresh = seconds(value)?,
+            ("memory", value) => {
+                let bytes = value.and_then(parse_size).filter(|&b| b >= LEAST_MEMORY);
+                self.memory = bytes.ok_or_else(|| wants("a size of at least 16M, such as 256M"))?;
+            }
+            ("node-directory", Some(path)) if !path.is_empty() => self.node_directory = Some(path.into()),
+            ("node-directory", _) => return Err(wants("a directory")),
+            (name, _) if NOT_YET.contains(&name) => return Err(OptionError::NotYet(name.to_owned())),
+            (name, None) if IGNORED.contains(&name) => {}
+            (name, _) if name.starts_with("x-") || name.starts_with("comment") => {}
+            (name, Some(_)) if is_flag(name) => return Err(wants("no value")),
+            (name, _) => return Err(OptionError::Unknown(name.to_owned())),
+        }
+        Ok(())
+    }
+
+    /// The share of [`MountOptions::memory`] that cached segments take, in bytes.
+    pub fn cache_bytes(&self) -> u64 {
+        self.memory / 3
+    }
+
+    /// The share that reads take, and as much again that uploads take, in bytes.
+    pub fn transfer_bytes(&self) -> u64 {
+        self.memory / 3
+    }
+}
+
+fn is_flag(name: &str) -> bool {
+    [
+        "ro",
+        "rw",
+        "allow_other",
+        "allow_root",
+        "dev",
+        "nodev",
+        "suid",
+        "nosuid",
+    ]
+    .contains(&name)
+        || IGNORED.contains(&name)
+}
+
+/// Bytes, with `K`, `M`, `G` or `T` for powers of 1,024.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.char_indices().last()? {
+        (at, 'k' | 'K') => (&text[..at], 10),
+        (at, 'm' | 'M') => (&text[..at], 20),
+        (at, 'g' | 'G') => (&text[..at], 30),
+        (at, 't' | 'T') => (&text[..at], 40),
+        _ => (text, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_the_contract_are_read() {
+        let options = MountOptions::parse([
+            "ro,allow_other,owner=stored,deadline=5",
+            "memory=256M,dev,node-directory=/n,",
+        ])
+        .unwrap();
+        let wanted = MountOptions {
+            read_only: true,
+            allow_other: true,
+            owner: Some(Owner::Stored),
+            deadline: Duration::from_secs(5),
+            memory: 256 << 20,
+            dev: true,
+            node_directory: Some("/n".into()),
+            ..MountOptions::default()
+        };
+        assert_eq!(options, wanted);
+        let ignored = "auto,noauto,user,nofail,_netdev,x-systemd.automount,x-a=b,default_permissions,rw,nosuid";
+        assert_eq!(MountOptions::parse([ignored]).unwrap(), MountOptions::default());
+        assert_eq!(MountOptions::parse([]).unwrap(), MountOptions::default());
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_by_name() {
+        for name in NOT_YET {
+            let text = format!("{name}=1");
+            assert_eq!(
+                MountOptions::parse([text.as_str()]),
+                Err(OptionError::NotYet(name.to_owned()))
+            );
+        }
+        for text in ["nonesuch", "nonesuch=3", "Ro"] {
+            assert!(
+                matches!(MountOptions::parse([text]), Err(OptionError::Unknown(_))),
+                "{text}"
+            );
+        }
+        for text in [
+            "owner=you",
+            "deadline=0",
+            "deadline=x",
+            "deadline",
+            "memory=1K",
+            "memory=",
+            "ro=1",
+            "node-directory=",
+        ] {
+            assert!(
+                matches!(MountOptions::parse([text]), Err(OptionError::Value { .. })),
+                "{text}"
+            );
+        }
+        assert!(matches!(
+            MountOptions::parse(["allow_root,allow_other"]),
+            Err(OptionError::Conflict(..))
+        ));
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [
+            ("0", Some(0)),
+            ("3k", Some(3072)),
+            ("2G", Some(2 << 30)),
+            ("", None),
+            ("M", None),
+            ("99999999T", None),
+            ("é", None),
+        ] {
+            assert_eq!(parse_size(text), bytes, "{text}");
+        }
+    }
+}
