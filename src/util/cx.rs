@@ -164,11 +164,9 @@ impl Cx {
         self.deadline.map(|d| d.saturating_duration_since(Instant::now()))
     }
 
-    /// Notes that a server acknowledged `bytes`: what moves is not stalled.
-    pub fn acknowledge(&self, bytes: u64) {
-        if bytes > 0 {
-            self.progress.note();
-        }
+    /// Notes that a server acknowledged bytes, or answered: what moves is not stalled.
+    pub fn acknowledge(&self) {
+        self.progress.note();
     }
 
     /// Waits for `bytes` of the shared memory budget; one request never waits for more than the whole.

@@ -8,13 +8,16 @@ use tokio::time::Instant;
 
 use super::{DirId, Pending, State, Target, Writeback};
 use crate::cap::Cap;
-use crate::node::{Edit, EditOutcome, Expect, Freshness, Metadata, Name, NodeError, Table};
+use crate::node::{Directory, Edit, EditOutcome, Expect, Freshness, Metadata, Name, NodeError, Table};
 use crate::util::Cx;
 
 use super::file::FileObject;
 
 /// Files that are uploaded at the same time for one directory.
 const PARALLEL_UPLOADS: usize = 4;
+
+/// One publish of a directory at a time.
+type PublishLock = Arc<tokio::sync::Mutex<()>>;
 
 /// Which files are uploaded although somebody has them open for writing.
 #[derive(Clone)]
@@ -85,7 +88,7 @@ impl Writeback {
         })
     }
 
-    fn node_of(&self, dir: DirId) -> Option<(Arc<dyn crate::node::Directory>, Arc<tokio::sync::Mutex<()>>)> {
+    fn node_of(&self, dir: DirId) -> Option<(Arc<dyn Directory>, PublishLock)> {
         let state = self.state();
         let d = state.dirs.get(&dir)?;
         Some((d.node.clone()?, Arc::clone(&d.publishing)))

@@ -22,6 +22,7 @@ mod lease;
 mod local_store;
 mod mdmf_shares;
 mod merkle;
+mod mount;
 mod mutable;
 mod mutable_faults;
 mod mutable_vectors;

@@ -36,7 +36,7 @@ async fn the_deadline_ends_even_what_moves() {
     let moving = async {
         loop {
             sleep(seconds(1)).await;
-            cx.acknowledge(1);
+            cx.acknowledge();
         }
     };
     let outcome: Result<(), _> = cx.run(moving).await;
@@ -60,7 +60,7 @@ async fn what_stands_still_is_given_up_and_what_moves_is_not() {
         // Moves for ten minutes, then stands still.
         for _ in 0..20 {
             sleep(seconds(30)).await;
-            cx.acknowledge(1);
+            cx.acknowledge();
         }
         std::future::pending::<()>().await
     };
@@ -76,7 +76,7 @@ async fn another_operations_progress_counts_for_nobody_else() {
     let noise = async {
         loop {
             sleep(seconds(1)).await;
-            moving.acknowledge(1);
+            moving.acknowledge();
         }
     };
     let outcome = tokio::select! {
@@ -89,7 +89,7 @@ async fn another_operations_progress_counts_for_nobody_else() {
     let helped = async {
         for _ in 0..10 {
             sleep(seconds(50)).await;
-            clone.acknowledge(0);
+            clone.acknowledge();
         }
     };
     assert_eq!(
@@ -246,7 +246,7 @@ proptest! {
             let work = async {
                 for pause in &pauses {
                     sleep(seconds(*pause)).await;
-                    cx.acknowledge(1);
+                    cx.acknowledge();
                 }
             };
             let outcome = cx.run(work).await;

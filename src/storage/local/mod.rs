@@ -323,11 +323,10 @@ impl StorageServer for LocalServer {
         offset: u64,
         data: Bytes,
     ) -> Result<bool, StorageError> {
-        let (secret, length) = (secret.clone(), data.len() as u64);
+        let secret = secret.clone();
         let done = self
             .run(cx, move |store| store.write_share(si, share, &secret, offset, &data))
             .await?;
-        cx.acknowledge(length);
         Ok(done)
     }
 
@@ -354,7 +353,6 @@ impl StorageServer for LocalServer {
         let answer = self
             .run(cx, move |store| store.read_share(kind, si, share, &ranges))
             .await?;
-        cx.acknowledge(answer.iter().map(|b| b.len() as u64).sum());
         Ok(answer)
     }
 
@@ -368,17 +366,11 @@ impl StorageServer for LocalServer {
         read: &[ReadRange],
     ) -> Result<ReadTestWriteAnswer, StorageError> {
         let (enabler, lease, shares, read) = (enabler.clone(), lease.clone(), shares.clone(), read.to_vec());
-        let written = shares
-            .values()
-            .flat_map(|w| &w.write)
-            .map(|(_, data)| data.len() as u64)
-            .sum();
         let answer = self
             .run(cx, move |store| {
                 store.read_test_write(si, &enabler, &lease, &shares, &read)
             })
             .await?;
-        cx.acknowledge(written);
         Ok(answer)
     }
 

@@ -169,6 +169,7 @@ fn a_rename_replaces_and_keeps_open_files() {
     let mut text = String::new();
     replaced.read_to_string(&mut text).unwrap();
     assert_eq!(text, "old");
+    drop(replaced);
     fs::create_dir_all(world.at("x/y")).unwrap();
     fs::write(world.at("x/y/z"), "z").unwrap();
     fs::create_dir(world.at("w")).unwrap();
