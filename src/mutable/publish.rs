@@ -172,21 +172,24 @@ pub(super) async fn publish(
     let mut goal = Goal::new(slot, &map, code);
     let mut outcome = Outcome::default();
     let mut written = BTreeSet::new();
-    // What a server did not take goes to one that did, once: as many distinct shares as can be had.
+    let enough = |outcome: &Outcome| outcome.distinct() >= usize::from(code.needed);
+    // What a server did not take goes to one that did, once: as many distinct shares as can be had. But a new version
+    // may not come about by this alone: the servers that are out of reach may hold a newer one, which others can read.
+    let is_new = goal.places.iter().all(|place| !map.shares().contains_key(place));
     for _ in 0..2 {
         let writes: Vec<_> = goal.places.difference(&written).copied().collect();
         written.extend(writes.iter().copied());
         write_all(cx, slot, &map, &goal, writes, &shares, &checkstring, &mut outcome).await?;
-        if outcome.uncoordinated || !goal.replace(&map, &outcome.failed) {
+        let go_on = !outcome.uncoordinated && (is_new || enough(&outcome));
+        if !go_on || !goal.replace(&map, &outcome.failed) {
             break;
         }
     }
     if outcome.uncoordinated {
         return Err(Unpublished::Uncoordinated);
     }
-    let placed: BTreeSet<ShareNumber> = outcome.placed.iter().map(|(_, number)| *number).collect();
-    if placed.len() < usize::from(code.needed) {
-        return Err(outcome.error(placed.len(), code).into());
+    if !enough(&outcome) {
+        return Err(outcome.error(code).into());
     }
     for (server, number) in &outcome.placed {
         map.wrote(*server, *number, &version);
@@ -261,8 +264,17 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// Share numbers that were placed somewhere.
+    fn distinct(&self) -> usize {
+        self.placed
+            .iter()
+            .map(|(_, number)| number)
+            .collect::<BTreeSet<_>>()
+            .len()
+    }
+
     /// Why fewer than k shares were placed.
-    fn error(&self, placed: usize, code: Code) -> NodeError {
+    fn error(&self, code: Code) -> NodeError {
         let mut reasons: Vec<String> = Vec::new();
         for error in self.failed.values() {
             if let StorageError::Stopped(stopped) = error {
@@ -277,7 +289,7 @@ impl Outcome {
             return NodeError::NoSpace;
         }
         NodeError::NotEnoughServers {
-            happiness: placed,
+            happiness: self.distinct(),
             wanted: code.needed.into(),
             reason: reasons.join("; "),
         }

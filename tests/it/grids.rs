@@ -25,6 +25,16 @@ impl Servers {
         )
     }
 
+    /// The same servers as another client reaches them, with faults of its own.
+    pub fn beside(&self) -> Servers {
+        Servers(
+            self.0
+                .iter()
+                .map(|server| Arc::new(FaultyServer::new(Arc::clone(server.inner()))))
+                .collect(),
+        )
+    }
+
     /// A client of these servers with an encoding of its own.
     pub fn client(&self, needed: u16, total: u16) -> Arc<Grid> {
         self.client_at(needed, total, Clock::held_at(1_700_000_000_000_000_000))

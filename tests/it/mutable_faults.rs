@@ -185,6 +185,31 @@ async fn shares_move_on_when_their_server_does_not_take_them() {
     assert_eq!(fresh, [0, 1, 2, 3, 4]);
 }
 
+/// Two clients that see different servers: what the one could store, the other must not bury.
+#[tokio::test]
+async fn a_minority_of_servers_is_not_written_to_from_memory() {
+    let servers = Servers::new(5);
+    let cut_off = create(&servers, 3, 5).await;
+    cut_off.modify(&cx(), becomes(b"second")).await.unwrap();
+    let down = |which: &[usize]| {
+        (0..5).for_each(|server| servers.0[server].set_down(which.contains(&server)));
+    };
+    down(&[3, 4]);
+    reopen(&servers, &cut_off)
+        .modify(&cx(), becomes(b"third"))
+        .await
+        .unwrap();
+    down(&[0, 1, 2]);
+    assert!(cut_off.modify(&cx(), becomes(b"rival")).await.is_err());
+    down(&[]);
+    assert_eq!(content(&servers, &cut_off).await.unwrap(), b"third");
+    cut_off
+        .modify(&cx(), |old| Ok(Some([old, b"!"].concat())))
+        .await
+        .unwrap();
+    assert_eq!(content(&servers, &cut_off).await.unwrap(), b"third!");
+}
+
 #[tokio::test]
 async fn a_publish_that_reaches_too_few_says_why() {
     let servers = Servers::new(5);
@@ -499,4 +524,37 @@ async fn many_writers_at_once_lose_nothing() {
     entries.sort_unstable();
     entries.dedup();
     assert_eq!(entries.len(), 16, "{}", all.escape_ascii());
+}
+
+/// Three writers, each the first on two servers at most: no version of theirs has three shares, nor has the old one.
+#[tokio::test(start_paused = true)]
+async fn writers_who_split_the_servers_lose_nothing() {
+    let servers = Servers::new(5);
+    let file = create(&servers, 3, 5).await;
+    let near: [&[usize]; 3] = [&[0, 1], &[2, 3], &[4]];
+    let writers = near.map(|near| {
+        let servers = servers.beside();
+        let file = reopen(&servers, &file);
+        async move {
+            // Now it knows the version that is there, and will write without asking.
+            file.modify(&cx(), |_| Ok(None)).await.unwrap();
+            for (i, server) in servers.0.iter().enumerate().filter(|(i, _)| !near.contains(i)) {
+                let late = Duration::from_millis(5000 + i as u64);
+                server.next(Some(Method::ReadTestWrite), 1, Fault::Delay(late));
+            }
+            let mark = [b'0' + near[0] as u8];
+            let add = |old: &[u8]| Ok((!old.ends_with(&mark)).then(|| [old, &mark].concat()));
+            file.modify(&cx(), add).await.unwrap();
+        }
+    });
+    futures::future::join_all(writers).await;
+    let content = content(&servers, &file).await.unwrap();
+    let marks = content
+        .strip_prefix(CONTENT)
+        .expect("what was there before is there still");
+    assert!(
+        b"024".iter().all(|mark| marks.contains(mark)),
+        "{}",
+        marks.escape_ascii()
+    );
 }
