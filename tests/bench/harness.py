@@ -76,6 +76,9 @@ class Bench:
         return self
 
     def __exit__(self, *_):
+        # A second signal must not stop what the first one began.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         self.undo.close()
 
     @functools.cached_property
