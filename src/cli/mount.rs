@@ -57,10 +57,10 @@ pub fn mount(session: &Session, args: &args::Mount) -> Result<u8, Failure> {
     let mut apart = Vec::new();
     match &located {
         Located::Found(dir) => {
-            apart.push(dir.path().to_owned());
-            apart.extend(Stores::load(dir)?.entries.iter().map(|e| e.directory(dir)));
+            apart.push(("node directory", dir.path().to_owned()));
+            apart.extend(Stores::load(dir)?.entries.iter().map(|e| ("store", e.directory(dir))));
         }
-        Located::Absent(dir) if place.is_none() => apart.push(dir.path().to_owned()),
+        Located::Absent(dir) if place.is_none() => apart.push(("node directory", dir.path().to_owned())),
         // Only what is asked for without a name is made.
         Located::Absent(_) => {
             return Err(located
@@ -258,7 +258,7 @@ async fn root(session: &Session, client: &Client, place: Option<Place>) -> Resul
     let found = found.map_err(|e| Failure::resolve(&place.base(), &e))?;
     if !found.cap.is_directory() {
         return Err(Failure::at(
-            Exit::Usage,
+            Exit::Failed,
             place.shown(),
             "is not a directory, so it cannot be mounted",
         ));

@@ -16,18 +16,29 @@ pub struct Mountpoint {
     made: bool,
 }
 
-/// Whether the mount at `path` has lost its process.
+/// Whether the mount at `path` has lost its process. `stat` alone may still be answered from the kernel's memory.
 pub fn is_stale(path: &Path) -> bool {
-    matches!(fs::metadata(path), Err(e) if e.raw_os_error() == Some(libc::ENOTCONN))
+    let path = mounted_path(path);
+    let is_fuse = matches!(find_mount(&path), Ok(Some(entry)) if entry.fs_type.starts_with("fuse"));
+    is_fuse && nix::sys::statvfs::statvfs(&path) == Err(nix::errno::Errno::ENOTCONN)
+}
+
+/// `path` without symbolic links above its last name: the root of a dead mount cannot be looked at.
+pub fn mounted_path(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) if !absolute.is_symlink() => canonical(parent).join(name),
+        _ => canonical(&absolute),
+    }
 }
 
 impl Mountpoint {
-    /// Checks `path`, and makes the directory where it is missing. `apart` are directories of ours that must neither
-    /// be inside it nor hold it: a mount that waits for itself waits for ever.
+    /// Checks `path`, and makes the directory where it is missing. `apart` are directories of ours, and what they are,
+    /// that must neither be inside it nor hold it: a mount that waits for itself waits for ever.
     ///
     /// # Errors
     /// One line that says what is wrong, exit code 6.
-    pub fn prepare(path: &Path, apart: &[PathBuf]) -> Result<Mountpoint, Failure> {
+    pub fn prepare(path: &Path, apart: &[(&str, PathBuf)]) -> Result<Mountpoint, Failure> {
         let shown = path.display();
         let refused = |why: String| Failure::new(Exit::Mount, format!("{shown}: {why}"));
         let absolute = std::path::absolute(path).map_err(|e| refused(e.to_string()))?;
@@ -37,19 +48,14 @@ impl Mountpoint {
             )));
         }
         let real = canonical(&absolute);
-        for ours in apart {
+        for (what, ours) in apart {
             let ours = canonical(ours);
+            let name = format!("the {what} {}, which the mount itself needs", ours.display());
             if real.starts_with(&ours) {
-                return Err(refused(format!(
-                    "is inside {}, which the mount itself needs",
-                    ours.display()
-                )));
+                return Err(refused(format!("is inside {name}")));
             }
             if ours.starts_with(&real) {
-                return Err(refused(format!(
-                    "holds {}, which the mount itself needs",
-                    ours.display()
-                )));
+                return Err(refused(format!("holds {name}")));
             }
         }
         let made = match fs::metadata(&absolute) {
@@ -127,7 +133,7 @@ mod tests {
         fs::create_dir_all(node.join("sub")).unwrap();
         std::os::unix::fs::symlink(&node, top.path().join("link")).unwrap();
         fs::write(top.path().join("file"), "").unwrap();
-        let prepare = |path: PathBuf| Mountpoint::prepare(&path, std::slice::from_ref(&node));
+        let prepare = |path: PathBuf| Mountpoint::prepare(&path, &[("node directory", node.clone())]);
         for bad in [
             "node",
             "node/sub",

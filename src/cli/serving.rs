@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::exit::{Exit, Failure};
-use super::output;
+use super::status::left_text;
 use crate::client::Client;
 use crate::control::{
     CacheStatus, Claim, ControlTarget, Failed, FailureStatus, Left, ProgressSink, QueueStatus, ServerState, Status,
@@ -277,9 +277,7 @@ impl Serving {
         if left.is_nothing() {
             return Ok(Exit::Done as u8);
         }
-        let Left { changes, files, bytes } = left;
-        let bytes = output::size(bytes);
-        tracing::error!("unmounted with {changes} changes left behind, {files} files of {bytes} among them");
+        tracing::error!("unmounted with work left behind: {}", left_text(&left));
         Ok(Exit::LeftBehind as u8)
     }
 

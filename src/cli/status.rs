@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
-use super::mountpoint::{canonical, is_stale};
+use super::mountpoint::{canonical, is_stale, mounted_path};
 use super::output;
 use super::serving::server_state;
 use super::session::Session;
@@ -134,14 +134,16 @@ fn server_lines(servers: &[ServerState]) -> String {
         .collect()
 }
 
-fn left_text(left: &Left) -> String {
+/// What is left, for people.
+pub fn left_text(left: &Left) -> String {
     if left.is_nothing() {
         return "everything is on the grid".to_owned();
     }
+    let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     format!(
-        "{} changes, {} files of {}",
-        left.changes,
-        left.files,
+        "{}, {} of {}",
+        count(left.changes, "change"),
+        count(left.files, "file"),
         output::size(left.bytes)
     )
 }
@@ -212,22 +214,13 @@ pub fn unmount(session: &Session, mountpoint: &Path, force: bool) -> Result<u8, 
     if left.is_nothing() {
         return Ok(Exit::Done as u8);
     }
-    let Left { changes, files, bytes } = left;
-    let message = format!(
-        "{shown}: unmounted, but {changes} changes were not stored and are lost, {files} files of {} among them",
-        output::size(bytes)
-    );
-    Err(Failure::new(Exit::LeftBehind, message))
+    let message = format!("unmounted, but this was not stored and is lost: {}", left_text(&left));
+    Err(Failure::at(Exit::LeftBehind, shown, message))
 }
 
 /// Removes a mount whose process is gone.
 fn detach_stale(session: &Session, mountpoint: &Path) -> Result<u8, Failure> {
-    let absolute = std::path::absolute(mountpoint).map_err(|e| Failure::io(mountpoint.display(), &e))?;
-    // The mountpoint itself cannot be resolved any more, what is above it can.
-    let path = match (absolute.parent(), absolute.file_name()) {
-        (Some(parent), Some(name)) => canonical(parent).join(name),
-        _ => absolute,
-    };
+    let path = mounted_path(mountpoint);
     let outcome = if nix::unistd::geteuid().is_root() {
         nix::mount::umount2(
             &path,
