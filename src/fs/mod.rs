@@ -33,7 +33,8 @@ pub struct Root {
     pub dir: DirId,
     /// Where its shares are; `None` for a literal directory.
     pub storage_index: Option<StorageIndex>,
-    /// The edge above it, for a mount of `alias:path`; else its attributes stand in the local index.
+    /// The edge above it, for a mount of `alias:path`. Without one that can be written its attributes stand in the
+    /// local index.
     pub edge: Option<(DirId, Name)>,
 }
 
@@ -74,7 +75,8 @@ impl Filesystem {
         clock: Clock,
         rng: Rng,
     ) -> Result<Arc<Filesystem>, FsError> {
-        let (attributes, metadata) = match (&root.edge, root.storage_index) {
+        let root = Root { edge: root.edge.filter(|(dir, _)| writeback.is_writeable(*dir)), ..root };
+        let (mut attributes, metadata) = match (&root.edge, root.storage_index) {
             (Some((dir, name)), _) => {
                 let entry = writeback.find(*dir, name).ok_or(FsError::NotFound)?;
                 (entry.attributes, entry.metadata)
@@ -91,6 +93,8 @@ impl Filesystem {
             }
             (None, None) => (Attributes::new(FileType::Directory), Metadata::default()),
         };
+        // Where nobody has set a time, it is that of first sight.
+        attributes.mtime = attributes.mtime.or(Some(Timestamp::from_nanos(clock.now_nanos().into())));
         let state = State {
             inodes: Inodes::new(Inode::root(root.dir, attributes, metadata)),
             handles: Handles::default(),

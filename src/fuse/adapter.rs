@@ -296,11 +296,9 @@ impl fuser::Filesystem for Adapter {
             for (i, listed) in entries.iter().enumerate().skip(offset as usize) {
                 // An entry without attributes makes the kernel look the name up itself when somebody wants them.
                 let known = fs.attach(ino.0, listed).await;
-                let attr = known.map_or_else(|| unknown(listed.ino, listed.kind), |attr| convert::attr(&attr));
-                let ttl = if known.is_some() { TTL } else { Duration::ZERO };
-                let node = if known.is_some() { attr.ino } else { INodeNo(0) };
+                let attr = known.map_or_else(|| unknown(listed.kind), |attr| convert::attr(&attr));
                 let name = OsStr::from_bytes(&listed.name);
-                if reply.add(node, i as u64 + 1, name, &ttl, &attr, GENERATION) {
+                if reply.add(INodeNo(listed.ino), i as u64 + 1, name, &TTL, &attr, GENERATION) {
                     if let Some(attr) = known {
                         fs.forget(attr.ino, 1);
                     }
@@ -349,10 +347,10 @@ impl fuser::Filesystem for Adapter {
     }
 }
 
-/// What readdirplus says of an entry whose attributes it does not give: number and type alone are read.
-fn unknown(ino: u64, kind: FileType) -> fuser::FileAttr {
+/// What readdirplus says of an entry whose attributes it does not give: the number 0, and the type.
+fn unknown(kind: FileType) -> fuser::FileAttr {
     let epoch = Default::default();
-    let (size, mode, nlink, uid, gid, rdev) = (0, 0, 1, 0, 0, 0);
+    let (ino, size, mode, nlink, uid, gid, rdev) = (0, 0, 0, 1, 0, 0, 0);
     let attr =
         crate::fs::Attr { ino, size, kind, mode, nlink, uid, gid, rdev, atime: epoch, mtime: epoch, ctime: epoch };
     convert::attr(&attr)

@@ -110,9 +110,6 @@ impl Filesystem {
                 _ => return Ok(()),
             }
         };
-        if file.stored().is_some() {
-            return Ok(());
-        }
         Ok(self.writeback.settle(Scope::File(file)).await?)
     }
 
