@@ -18,6 +18,7 @@ mod happiness;
 mod hashes;
 mod immutable_download;
 mod immutable_upload;
+mod interop;
 mod lease;
 mod local_store;
 mod mdmf_shares;

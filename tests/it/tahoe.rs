@@ -218,12 +218,12 @@ impl Grid {
 
     /// Makes a directory that stands nowhere, in `format` (`SDMF`, `MDMF`), and returns its cap.
     pub fn mkdir(&self, format: &str) -> String {
-        text(self.web.post(&format!("/uri?t=mkdir&format={format}")))
+        text(self.web.post(&format!("/uri?t=mkdir&format={format}"), b""))
     }
 
     /// Makes the directory `path` below the directory `cap` and returns its cap.
     pub fn mkdir_at(&self, cap: &str, path: &str) -> String {
-        text(self.web.post(&format!("{}?t=mkdir", uri(cap, path))))
+        text(self.web.post(&format!("{}?t=mkdir", uri(cap, path)), b""))
     }
 
     /// What the web API tells of `path` below `cap`: `["dirnode", {"children": {..}, ..}]` or `["filenode", {..}]`.
@@ -242,18 +242,49 @@ impl Grid {
 
     /// Checks the object `cap`, reading all its shares when `verify` is set.
     pub fn check(&self, cap: &str, verify: bool) -> Value {
-        json(
-            &self
-                .web
-                .post(&format!("{}?t=check&verify={verify}&output=JSON", uri(cap, ""))),
-        )
+        let path = format!("{}?t=check&verify={verify}&output=JSON", uri(cap, ""));
+        json(&self.web.post(&path, b""))
+    }
+
+    /// Reads all shares of everything below the directory `cap`: a report for each object, as
+    /// `{"type": .., "path": [..], "check-results": {..}}`, the directory's own first.
+    pub fn deep_verify(&self, cap: &str) -> Vec<Value> {
+        let path = format!("{}?t=stream-deep-check&verify=true", uri(cap, ""));
+        let lines = text(self.web.post(&path, b""));
+        let mut reports: Vec<Value> = lines.lines().map(|line| json(line.as_bytes())).collect();
+        let last = reports.pop().expect("a last line");
+        assert_eq!(last["type"], "stats", "the walk broke off: {lines}");
+        reports
+    }
+
+    /// Puts children into the directory `cap`, in the place of what is there: `{NAME: ["filenode", {"ro_uri": ..,
+    /// "rw_uri": .., "metadata": {..}}], ..}`. Any text is a name.
+    pub fn set_children(&self, cap: &str, children: &Value) {
+        let path = format!("{}?t=set_children&overwrite=true", uri(cap, ""));
+        self.web.post(&path, children.to_string().as_bytes());
+    }
+
+    /// Makes an immutable directory of children as [`Grid::set_children`] takes them, and returns its cap.
+    pub fn mkdir_immutable(&self, children: &Value) -> String {
+        text(self.web.post("/uri?t=mkdir-immutable", children.to_string().as_bytes()))
     }
 
     /// Gives the child `from` of the directory `cap` the name `to`.
     pub fn rename(&self, cap: &str, from: &str, to: &str) {
         let (from, to) = (quoted(from), quoted(to));
         self.web
-            .post(&format!("{}?t=rename&from_name={from}&to_name={to}", uri(cap, "")));
+            .post(&format!("{}?t=rename&from_name={from}&to_name={to}", uri(cap, "")), b"");
+    }
+
+    /// Moves the child `from` of the directory `cap` into the directory `to_dir`, under the name `to`.
+    pub fn relink(&self, cap: &str, from: &str, to_dir: &str, to: &str) {
+        let query = format!(
+            "from_name={}&to_dir={}&to_name={}",
+            quoted(from),
+            quoted(to_dir),
+            quoted(to)
+        );
+        self.web.post(&format!("{}?t=relink&{query}", uri(cap, "")), b"");
     }
 
     /// Links `child` into the directory `cap` under `name`, in the place of what is there.

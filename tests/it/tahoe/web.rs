@@ -31,8 +31,8 @@ impl Web {
         self.expect("PUT", path, body)
     }
 
-    pub fn post(&self, path: &str) -> Vec<u8> {
-        self.expect("POST", path, b"")
+    pub fn post(&self, path: &str, body: &[u8]) -> Vec<u8> {
+        self.expect("POST", path, body)
     }
 
     pub fn delete(&self, path: &str) {
