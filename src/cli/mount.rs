@@ -178,7 +178,7 @@ async fn start(
     let edge = match &found.edge {
         Some((parent, name)) => {
             let parent = writeback.directory(parent).map_err(named)?;
-            writeback.load(&client.cx(), parent).await.map_err(named)?;
+            writeback.load(&client.cx(), parent, Freshness::Cached).await.map_err(named)?;
             Some((parent, name.clone()))
         }
         None => None,

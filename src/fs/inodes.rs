@@ -11,7 +11,7 @@ use super::attr::{Ino, ROOT};
 use crate::cap::Cap;
 use crate::crypto::hash::sha256d;
 use crate::node::{Attributes, Metadata, Name};
-use crate::writeback::{DirId, Entry, FileObject, Target};
+use crate::writeback::{DirId, Entry, FileObject, Seen, Target};
 
 /// What an inode is.
 #[derive(Clone)]
@@ -27,6 +27,7 @@ pub(super) struct Inode {
     pub kind: Kind,
     pub attributes: Attributes,
     pub metadata: Metadata,
+    pub seen: Seen,
     /// How often the kernel has been told of it and not forgotten it.
     pub lookups: u64,
     pub handles: u32,
@@ -43,6 +44,7 @@ impl Inode {
             kind,
             attributes,
             metadata,
+            seen: Seen::default(),
             lookups: 1,
             handles: 0,
             unlinked: false,
@@ -59,7 +61,7 @@ impl Inode {
         Entry {
             target,
             attributes: self.attributes.clone(),
-            metadata: self.metadata.clone(),
+            metadata: self.metadata.clone(), seen: self.seen.clone(),
         }
     }
 
@@ -148,6 +150,7 @@ impl Inodes {
             kind,
             attributes,
             metadata,
+            seen: Seen::default(),
             lookups: 0,
             handles: 0,
             unlinked: false,
@@ -163,31 +166,34 @@ impl Inodes {
         if let Some(ino) = self.by_place.get(&place).copied()
             && let Some(inode) = self.by_number.get_mut(&ino)
         {
+            // Who has it open keeps what was opened: other content gets an inode of its own.
+            let open = inode.handles > 0;
             let now = match (&inode.kind, &kind) {
-                (Kind::Directory(old), Kind::Directory(new)) if old == new => Some(kind.clone()),
+                (Kind::Directory(old), Kind::Directory(new)) => (old == new).then(|| kind.clone()),
                 (Kind::Directory(_), _) | (_, Kind::Directory(_)) => None,
+                (Kind::Stored(old), Kind::Stored(new)) => (old == new || !open).then(|| kind.clone()),
                 (Kind::Staged(ours), Kind::Stored(cap)) => match ours.stored() {
-                    // What is published is what is staged, or ours is yet to be published: it stays.
-                    Some(stored) if stored != *cap || inode.handles == 0 => Some(kind.clone()),
-                    _ => Some(inode.kind.clone()),
+                    Some(stored) if stored == *cap => Some(if open { inode.kind.clone() } else { kind.clone() }),
+                    Some(_) => (!open).then(|| kind.clone()),
+                    // Ours is yet to be published.
+                    None => Some(inode.kind.clone()),
                 },
-                _ => Some(kind.clone()),
+                (_, Kind::Staged(_)) => Some(kind.clone()),
             };
             if let Some(now) = now {
                 inode.kind = now;
                 inode.attributes = entry.attributes.clone();
                 inode.metadata = entry.metadata.clone();
+                inode.seen = entry.seen.clone();
                 return ino;
             }
             self.detach(ino);
         }
-        self.add(
-            parent,
-            Arc::clone(name),
-            kind,
-            entry.attributes.clone(),
-            entry.metadata.clone(),
-        )
+        let ino = self.add(parent, Arc::clone(name), kind, entry.attributes.clone(), entry.metadata.clone());
+        if let Some(inode) = self.by_number.get_mut(&ino) {
+            inode.seen = entry.seen.clone();
+        }
+        ino
     }
 
     /// The number at a place, if an inode is there.

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::cap::StorageIndex;
 use crate::journal::{Index, Staging};
-use crate::node::{Attributes, Child, FileType, Metadata, Name, NodeFactory, Timestamp};
+use crate::node::{Attributes, Child, FileType, Freshness, Metadata, Name, NodeFactory, Timestamp};
 use crate::util::{Clock, Cx, Priority, Rng};
 use crate::writeback::{Change, DirId, Scope, Writeback};
 
@@ -163,7 +163,7 @@ impl Filesystem {
     /// The directory behind an inode, its table loaded.
     async fn load(&self, ino: Ino) -> Result<DirId, FsError> {
         let dir = self.lock().inodes.directory(ino)?;
-        self.writeback.load(&self.cx(), dir).await?;
+        self.writeback.load(&self.cx(), dir, Freshness::Cached).await?;
         Ok(dir)
     }
 
@@ -182,6 +182,13 @@ impl Filesystem {
         if inode.unlinked {
             return;
         }
+        if let Kind::Staged(file) = &inode.kind
+            && let Some(name) = file.take_conflict_name()
+        {
+            let parent = inode.parent;
+            state.inodes.relocate(ino, parent, name);
+        }
+        let Some(inode) = state.inodes.get(ino) else { return };
         let place = match (ino, &self.root.edge) {
             (ROOT, Some((dir, name))) => Some((*dir, Arc::clone(name))),
             (ROOT, None) => {

@@ -225,15 +225,20 @@ impl fuser::Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let data = Bytes::copy_from_slice(data);
+        let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         self.spawn(|fs| async move {
             let written = data.len() as u32;
-            match fs.write(ino.0, Handle(fh.0), offset, data).await {
+            let result = match mapped {
+                true => fs.write_page(ino.0, Handle(fh.0), offset, data).await,
+                false => fs.write(ino.0, Handle(fh.0), offset, data).await,
+            };
+            match result {
                 Ok(()) => reply.written(written),
                 Err(e) => reply.error(errno(e)),
             }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{DirId, State};
+use super::publish::Attempt;
+use super::{DirId, Seen, State, Target};
+use crate::cap::Cap;
 use crate::node::{Child, Name};
 
 /// Names are at most this many bytes for a kernel.
@@ -14,47 +16,40 @@ impl State {
     pub(super) fn conflicted(
         &mut self,
         dir: DirId,
-        name: &Name,
-        content: bool,
+        attempt: &Attempt,
         found: Option<Child>,
         now_secs: i64,
         host: &str,
     ) {
-        let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.remove(name)) else {
-            return;
-        };
+        let name = &attempt.name;
+        let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.remove(name)) else { return };
+        // Under a cap that was there before, only attributes have changed.
+        let same = |a: &Cap, b: &Cap| a.readonly() == b.readonly();
+        let content = !matches!((&attempt.tried, &pending.base), (Some(tried), Some(base)) if same(tried, base));
         let wanted = if content { pending.wanted.clone() } else { None };
         let Some(entry) = wanted else {
-            tracing::warn!(
-                name = &**name,
-                "another client changed this name at the same time; its change stays"
-            );
+            tracing::warn!(name = &**name, "another client changed this name at the same time; its change stays");
             return self.done(dir, name);
         };
         let Some(d) = self.dirs.get_mut(&dir) else { return };
         if found.is_none() {
-            d.pending.insert(
-                Arc::clone(name),
-                super::Pending {
-                    expect: vec![None],
-                    ..pending
-                },
-            );
+            d.pending.insert(Arc::clone(name), super::Pending { base: None, tried: Vec::new(), ..pending });
             return;
         }
         let taken = |candidate: &str| {
             d.pending.contains_key(candidate) || d.table.as_ref().is_some_and(|t| t.entries.contains_key(candidate))
         };
-        let fresh = (1..)
-            .map(|n| conflict_name(name, now_secs, host, n))
-            .find(|c| !taken(c));
+        let fresh = (1..).map(|n| conflict_name(name, now_secs, host, n)).find(|c| !taken(c));
         let fresh = fresh.expect("some number is free");
-        tracing::warn!(
-            name = &**name,
-            kept_as = &*fresh,
-            "another client stored a different file under this name; both stay"
-        );
-        self.want(dir, Arc::clone(&fresh), Some(entry), false, None);
+        tracing::warn!(name = &**name, kept_as = &*fresh, "another client stored a different file here; both stay");
+        if let Target::File(file) = &entry.target {
+            file.set_conflict_name(Arc::clone(&fresh));
+        }
+        self.want(dir, Arc::clone(&fresh), Some(entry), Seen::default(), false, None);
+        // It is as old as what it was made from: who waits for that waits for it.
+        if let Some(moved) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get_mut(&fresh)) {
+            moved.first = pending.first;
+        }
         self.moved(&(dir, Arc::clone(name)), &(dir, fresh));
     }
 }

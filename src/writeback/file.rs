@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::DirId;
+use crate::node::Name;
 use crate::cap::Cap;
 use crate::journal::Staged;
 use crate::node::{NodeError, NodeFactory};
@@ -16,6 +17,8 @@ pub struct FileObject {
     staged: Arc<Staged>,
     stored: Mutex<Option<(u64, Cap)>>,
     home: Mutex<Option<DirId>>,
+    /// The name that a conflict gave it, until the file system has heard of it.
+    conflict_name: Mutex<Option<Name>>,
     writers: AtomicU32,
     /// Taken for writing by a change of the content, for reading by an upload: an upload sees one content.
     content: tokio::sync::RwLock<()>,
@@ -30,6 +33,7 @@ impl FileObject {
             staged: Arc::new(staged),
             stored: Mutex::new(stored),
             home: Mutex::default(),
+            conflict_name: Mutex::default(),
             writers: AtomicU32::new(0),
             content: tokio::sync::RwLock::default(),
             uploading: tokio::sync::Mutex::default(),
@@ -82,6 +86,15 @@ impl FileObject {
     /// The counterpart of [`FileObject::open_writer`].
     pub fn close_writer(&self) {
         self.writers.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// The name under which it went on after a conflict, once.
+    pub fn take_conflict_name(&self) -> Option<Name> {
+        self.conflict_name.lock().unwrap_or_else(|e| e.into_inner()).take()
+    }
+
+    pub(super) fn set_conflict_name(&self, name: Name) {
+        *self.conflict_name.lock().unwrap_or_else(|e| e.into_inner()) = Some(name);
     }
 
     pub(super) fn is_held(&self) -> bool {

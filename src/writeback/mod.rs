@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::cap::{Cap, StorageIndex};
 use crate::crypto::Hash;
 use crate::crypto::hash::sha256d;
-use crate::node::{Attributes, Child, Directory, Freshness, Metadata, Name, NodeError, NodeFactory, Table};
+use crate::node::{Attributes, Child, Directory, Expect, Freshness, Metadata, Name, NodeError, NodeFactory, Table};
 use crate::util::{Clock, Cx, Priority};
 
 pub use file::FileObject;
@@ -50,14 +50,26 @@ pub struct Entry {
     pub attributes: Attributes,
     /// The metadata that the attributes will be written into: keys of others stay.
     pub metadata: Metadata,
+    /// What stood on the grid under the name when the entry was looked at.
+    pub seen: Seen,
+}
+
+/// What stood on the grid under a name, and when that was seen: a different cap there later is another's change, or
+/// one that this mount has published since.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    cap: Option<Cap>,
+    /// In changes submitted.
+    at: u64,
 }
 
 impl Entry {
-    fn of(name: &str, child: &Child) -> Entry {
+    fn of(name: &str, child: &Child, at: u64) -> Entry {
         Entry {
             target: Target::Stored(child.cap.clone()),
             attributes: Attributes::of(name, child),
             metadata: child.metadata.clone(),
+            seen: Seen { cap: Some(child.cap.clone()), at },
         }
     }
 }
@@ -148,6 +160,8 @@ struct Dir {
     /// Counts the tables that publishes installed, so that a slower read does not put an older one back.
     epoch: u64,
     pending: BTreeMap<Name, Pending>,
+    /// What this mount has published, by name, and when.
+    published_here: HashMap<Name, Seen>,
     /// The directory in which it was last put; meaningful while that edge is pending.
     home: Option<DirId>,
     publishing: Arc<tokio::sync::Mutex<()>>,
@@ -156,13 +170,25 @@ struct Dir {
 /// The wanted state of a name that differs from the published one.
 struct Pending {
     wanted: Option<Entry>,
+    /// The oldest and the newest change that is not published.
+    first: u64,
     seq: u64,
     since: Instant,
     rides_along: bool,
-    /// What may stand there on the grid: the published child, and every cap tried since.
-    expect: Vec<Option<Cap>>,
+    /// What stood there on the grid when the change was made.
+    base: Option<Cap>,
+    /// Every cap that was tried since: a publish may be applied though its answer is lost.
+    tried: Vec<Cap>,
     /// The new place of a renamed entry, which must be published first.
     after: Option<(DirId, Name)>,
+}
+
+impl Pending {
+    /// What the name may hold when the change is published.
+    fn expect(&self) -> Expect {
+        let tried = self.tried.iter().cloned().map(Some);
+        Expect::OneOf(std::iter::once(self.base.clone()).chain(tried).collect())
+    }
 }
 
 impl Writeback {
@@ -230,17 +256,15 @@ impl Writeback {
         self.state().dirs.get(&dir)?.cap.as_ref()?.storage_index()
     }
 
-    /// Sees to it that the table of `dir` is there and not older than the refresh interval. With the grid away, a table
-    /// that was seen before serves on.
-    pub async fn load(&self, cx: &Cx, dir: DirId) -> Result<(), NodeError> {
+    /// Sees to it that the table of `dir` is there and not older than the refresh interval, or, with
+    /// [`Freshness::Newest`], the newest there is. With the grid away, a table that was seen before serves on.
+    pub async fn load(&self, cx: &Cx, dir: DirId, freshness: Freshness) -> Result<(), NodeError> {
         let (node, known, epoch) = {
             let mut state = self.state();
-            let Some(d) = state.dirs.get_mut(&dir) else {
-                return Ok(());
-            };
+            let Some(d) = state.dirs.get_mut(&dir) else { return Ok(()) };
             let Some(node) = d.node.clone() else { return Ok(()) };
-            let fresh = d.checked.is_some_and(|at| at.elapsed() < self.options.refresh);
-            if d.table.is_some() && fresh {
+            let recent = d.checked.is_some_and(|at| at.elapsed() < self.options.refresh);
+            if d.table.is_some() && recent && freshness == Freshness::Cached {
                 return Ok(());
             }
             if d.table.is_some() {
@@ -275,22 +299,11 @@ impl Writeback {
     /// All entries in code point order. As [`Writeback::find`], of a loaded directory.
     pub fn list(&self, dir: DirId) -> Vec<(Name, Entry)> {
         let state = self.state();
-        let Some(d) = state.dirs.get(&dir) else {
-            return Vec::new();
-        };
-        let published = d
-            .table
-            .iter()
-            .flat_map(|t| &t.entries)
-            .filter(|(name, _)| !d.pending.contains_key(*name));
-        let mut all: Vec<_> = published
-            .map(|(name, child)| (Arc::clone(name), Entry::of(name, child)))
-            .collect();
-        all.extend(
-            d.pending
-                .iter()
-                .filter_map(|(name, p)| Some((Arc::clone(name), p.wanted.clone()?))),
-        );
+        let at = state.next_seq;
+        let Some(d) = state.dirs.get(&dir) else { return Vec::new() };
+        let published = d.table.iter().flat_map(|t| &t.entries).filter(|(name, _)| !d.pending.contains_key(*name));
+        let mut all: Vec<_> = published.map(|(name, child)| (Arc::clone(name), Entry::of(name, child, at))).collect();
+        all.extend(d.pending.iter().filter_map(|(name, p)| Some((Arc::clone(name), p.wanted.clone()?))));
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
     }
@@ -325,9 +338,10 @@ impl Writeback {
         u32::try_from(published.count() + pending.count()).ok()
     }
 
-    /// Forgets what is pending inside a directory that has been removed.
+    /// Forgets what is pending inside a directory that has been removed before it was ever published. One that is on
+    /// the grid may have other names, under which its changes count.
     pub fn discard(&self, dir: DirId) {
-        if let Some(dir) = self.state().dirs.get_mut(&dir) {
+        if let Some(dir) = self.state().dirs.get_mut(&dir).filter(|d| d.cap.is_none()) {
             dir.pending.clear();
         }
     }
@@ -336,19 +350,21 @@ impl Writeback {
     pub fn submit(&self, change: Change) {
         let mut state = self.state();
         match change {
-            Change::Put {
-                dir,
-                name,
-                entry,
-                rides_along,
-            } => state.want(dir, name, Some(entry), rides_along, None),
-            Change::Remove { dir, name } => state.want(dir, name, None, false, None),
+            Change::Put { dir, name, entry, rides_along } => {
+                let base = entry.seen.clone();
+                state.want(dir, name, Some(entry), base, rides_along, None);
+            }
+            Change::Remove { dir, name } => {
+                let base = state.published(dir, &name);
+                state.want(dir, name, None, base, false, None);
+            }
             Change::Rename { from, to, entry } => {
-                state.want(to.0, Arc::clone(&to.1), Some(entry), false, None);
+                let (was_from, was_to) = (state.published(from.0, &from.1), state.published(to.0, &to.1));
+                state.want(to.0, Arc::clone(&to.1), Some(entry), was_to, false, None);
                 if from != to {
                     let across = (from.0 != to.0).then(|| to.clone());
                     state.moved(&from, &to);
-                    state.want(from.0, from.1, None, false, across);
+                    state.want(from.0, from.1, None, was_from, false, across);
                 }
             }
         }
@@ -368,6 +384,7 @@ impl State {
             checked: None,
             epoch: 0,
             pending: BTreeMap::new(),
+            published_here: HashMap::new(),
             home: None,
             publishing: Arc::default(),
         };
@@ -376,25 +393,21 @@ impl State {
     }
 
     fn find(&self, dir: DirId, name: &str) -> Option<Entry> {
-        let dir = self.dirs.get(&dir)?;
+        let (dir, at) = (self.dirs.get(&dir)?, self.next_seq);
         match dir.pending.get(name) {
             Some(pending) => pending.wanted.clone(),
-            None => dir
-                .table
-                .as_ref()?
-                .entries
-                .get(name)
-                .map(|child| Entry::of(name, child)),
+            None => dir.table.as_ref()?.entries.get(name).map(|child| Entry::of(name, child, at)),
         }
     }
 
     /// Records the wanted state of a name. A name that is wanted as it is published needs nothing, so creating and
-    /// removing cancel out.
+    /// removing cancel out. `base` is what the change was made from.
     fn want(
         &mut self,
         dir_id: DirId,
         name: Name,
         wanted: Option<Entry>,
+        base: Seen,
         rides_along: bool,
         after: Option<(DirId, Name)>,
     ) {
@@ -410,54 +423,59 @@ impl State {
             _ => {}
         }
         let Some(dir) = self.dirs.get_mut(&dir_id) else { return };
-        let published = dir
-            .table
-            .as_ref()
-            .and_then(|t| t.entries.get(&name))
-            .map(|child| child.cap.clone());
         let old = dir.pending.remove(&name);
-        let expect = old.as_ref().map_or_else(|| vec![published], |p| p.expect.clone());
-        let never_published = expect.iter().all(Option::is_none);
-        let after = after
-            .or_else(|| old.as_ref().and_then(|p| p.after.clone()))
-            .filter(|_| !never_published);
+        let (first, since) = old.as_ref().map_or_else(|| (seq, Instant::now()), |p| (p.first, p.since));
+        let rides_along = rides_along && old.as_ref().is_none_or(|p| p.rides_along);
+        let (base, tried, waited_for) = match old {
+            Some(p) => (p.base, p.tried, p.after),
+            None => {
+                let ours = dir.published_here.get(&name).filter(|ours| ours.at > base.at);
+                (ours.cloned().unwrap_or(base).cap, Vec::new(), None)
+            }
+        };
+        let never_published = base.is_none() && tried.is_empty();
         if wanted.is_none() && never_published {
             return;
         }
-        let rides_along = rides_along && old.as_ref().is_none_or(|p| p.rides_along);
-        let since = old.map_or_else(Instant::now, |p| p.since);
+        let place = (dir_id, Arc::clone(&name));
+        let after = after.or(waited_for).filter(|to| !never_published && !self.waits_for(to, &place));
         if let Some(to) = &after {
             let waiting = self.waiting_for.entry(to.clone()).or_default();
-            if !waiting.contains(&(dir_id, Arc::clone(&name))) {
-                waiting.push((dir_id, Arc::clone(&name)));
+            if !waiting.contains(&place) {
+                waiting.push(place);
             }
         }
-        let dir = self.dirs.get_mut(&dir_id).expect("the directory was just there");
-        dir.pending.insert(
-            name,
-            Pending {
-                wanted,
-                seq,
-                since,
-                rides_along,
-                expect,
-                after,
-            },
-        );
+        let pending = Pending { wanted, first, seq, since, rides_along, base, tried, after };
+        self.dirs.get_mut(&dir_id).expect("the directory was just there").pending.insert(name, pending);
     }
 
-    /// An entry whose publish others wait for has moved on: they wait for its new place.
+    /// Whether `from` waits, through however many others, for `place`. Names that were swapped across directories
+    /// would wait for each other; the one that closes the circle does not wait.
+    fn waits_for(&self, from: &(DirId, Name), place: &(DirId, Name)) -> bool {
+        let next = |at: &(DirId, Name)| self.dirs.get(&at.0)?.pending.get(&at.1)?.after.clone();
+        std::iter::successors(Some(from.clone()), next).any(|at| at == *place)
+    }
+
+    /// What is published under a name, as far as is known.
+    fn published(&self, dir: DirId, name: &str) -> Seen {
+        let table = self.dirs.get(&dir).and_then(|d| d.table.as_ref());
+        let cap = table.and_then(|t| t.entries.get(name)).map(|child| child.cap.clone());
+        Seen { cap, at: self.next_seq }
+    }
+
+    /// An entry whose publish others wait for has moved on: they wait for its new place, unless that waits for them.
     fn moved(&mut self, from: &(DirId, Name), to: &(DirId, Name)) {
-        let Some(waiting) = self.waiting_for.remove(from) else {
-            return;
-        };
-        for (dir, name) in &waiting {
-            if let Some(pending) = self.dirs.get_mut(dir).and_then(|d| d.pending.get_mut(name))
+        let Some(waiting) = self.waiting_for.remove(from) else { return };
+        for place in waiting {
+            let after = (!self.waits_for(to, &place)).then(|| to.clone());
+            if let Some(pending) = self.dirs.get_mut(&place.0).and_then(|d| d.pending.get_mut(&place.1))
                 && pending.after.as_ref() == Some(from)
             {
-                pending.after = Some(to.clone());
+                pending.after = after.clone();
+                if after.is_some() {
+                    self.waiting_for.entry(to.clone()).or_default().push(place);
+                }
             }
         }
-        self.waiting_for.entry(to.clone()).or_default().extend(waiting);
     }
 }

@@ -6,9 +6,9 @@ use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
-use super::{DirId, Pending, State, Target, Writeback};
+use super::{DirId, Pending, Seen, State, Target, Writeback};
 use crate::cap::Cap;
-use crate::node::{Directory, Edit, EditOutcome, Expect, Freshness, Metadata, Name, NodeError, Table};
+use crate::node::{Directory, Edit, EditOutcome, Freshness, Metadata, Name, NodeError, Table};
 use crate::util::Cx;
 
 use super::file::FileObject;
@@ -49,11 +49,18 @@ impl Force {
 }
 
 /// An edit under way, and what it was made from.
-struct Attempt {
-    name: Name,
+pub(super) struct Attempt {
+    pub name: Name,
     seq: u64,
-    tried: Option<Cap>,
+    pub tried: Option<Cap>,
     edit: Edit,
+}
+
+/// A file that was stored as it stood when `seq` was its newest change. It may have changed since.
+struct Upload {
+    file: Arc<FileObject>,
+    cap: Cap,
+    seq: u64,
 }
 
 impl Writeback {
@@ -67,17 +74,15 @@ impl Writeback {
         links_only: bool,
     ) -> BoxFuture<'a, Result<(), NodeError>> {
         Box::pin(async move {
-            let resolved = self.resolve(cx, dir, force).await;
+            let (uploaded, resolved) = self.resolve(cx, dir, force).await;
             if !links_only {
                 for place in self.places_to_link_first(dir) {
                     self.publish_links(cx, place, force).await?;
                 }
             }
-            let Some((node, publishing)) = self.node_of(dir) else {
-                return resolved;
-            };
+            let Some((node, publishing)) = self.node_of(dir) else { return resolved };
             let _one = publishing.lock().await;
-            let attempts = self.state().attempts(dir, force, links_only);
+            let attempts = self.state().attempts(dir, force, links_only, &uploaded);
             if !attempts.is_empty() {
                 let edits: Vec<Edit> = attempts.iter().map(|a| a.edit.clone()).collect();
                 let outcomes = node.modify(cx, &edits).await?;
@@ -94,16 +99,17 @@ impl Writeback {
         Some((d.node.clone()?, Arc::clone(&d.publishing)))
     }
 
-    /// Gives every child that is not on the grid a cap: uploads files, makes directories.
-    async fn resolve(&self, cx: &Cx, dir: DirId, force: &Force) -> Result<(), NodeError> {
+    /// Gives every child that is not on the grid a cap: uploads files, makes directories. Goes on after a failure, which
+    /// is handed back where it concerns who waits.
+    async fn resolve(&self, cx: &Cx, dir: DirId, force: &Force) -> (Vec<Upload>, Result<(), NodeError>) {
         let (mut files, mut dirs) = (Vec::new(), Vec::new());
         {
             let state = self.state();
-            let Some(d) = state.dirs.get(&dir) else { return Ok(()) };
+            let Some(d) = state.dirs.get(&dir) else { return (Vec::new(), Ok(())) };
             for (name, pending) in &d.pending {
                 match pending.wanted.as_ref().map(|e| &e.target) {
                     Some(Target::File(file)) if file.stored().is_none() && force.takes(file) => {
-                        files.push((Arc::clone(name), Arc::clone(file)));
+                        files.push((Arc::clone(name), Arc::clone(file), pending.seq));
                     }
                     Some(Target::Directory(child)) if state.dirs.get(child).is_some_and(|c| c.cap.is_none()) => {
                         dirs.push(*child);
@@ -112,26 +118,31 @@ impl Writeback {
                 }
             }
         }
-        let mut result = Ok(());
+        let (mut uploaded, mut result) = (Vec::new(), Ok(()));
         let mut uploads = stream::iter(files)
-            .map(|(name, file)| async move {
+            .map(|(name, file, seq)| async move {
                 let stored = file.store(cx, &*self.factory).await;
-                (name, file, stored)
+                (name, file, seq, stored)
             })
             .buffer_unordered(PARALLEL_UPLOADS);
-        while let Some((name, file, stored)) = uploads.next().await {
-            if let Err(error) = stored {
-                self.note_failure(&name, &error);
-                if force.concerns(&file) {
-                    result = Err(error);
+        while let Some((name, file, seq, stored)) = uploads.next().await {
+            match stored {
+                Ok(cap) => uploaded.push(Upload { file, cap, seq }),
+                Err(error) => {
+                    self.note_failure(&name, &error);
+                    if force.concerns(&file) {
+                        result = Err(error);
+                    }
                 }
             }
         }
         drop(uploads);
         for child in dirs {
-            self.birth(cx, child, force).await?;
+            if let Err(error) = self.birth(cx, child, force).await {
+                result = Err(error);
+            }
         }
-        result
+        (uploaded, result)
     }
 
     /// Makes a directory on the grid, with all its children that are there.
@@ -144,8 +155,8 @@ impl Writeback {
             if self.cap(dir).is_some() {
                 return Ok(());
             }
-            self.resolve(cx, dir, force).await?;
-            let attempts = self.state().attempts(dir, force, false);
+            let (uploaded, resolved) = self.resolve(cx, dir, force).await;
+            let attempts = self.state().attempts(dir, force, false, &uploaded);
             let children: Vec<(Name, Cap, Metadata)> = attempts
                 .iter()
                 .filter_map(|a| match &a.edit {
@@ -170,7 +181,7 @@ impl Writeback {
             }
             let outcomes = attempts.iter().map(|_| EditOutcome::Applied).collect();
             self.reconcile(dir, table, attempts, outcomes);
-            Ok(())
+            resolved
         })
     }
 
@@ -224,9 +235,8 @@ impl Writeback {
             match outcome {
                 EditOutcome::Applied => state.applied(dir, attempt),
                 EditOutcome::Conflict { found } => {
-                    let content = matches!(attempt.edit, Edit::Link { .. });
                     let date = self.clock.now_secs();
-                    state.conflicted(dir, &attempt.name, content, found, date, &self.host);
+                    state.conflicted(dir, &attempt, found, date, &self.host);
                 }
             }
         }
@@ -250,97 +260,84 @@ impl State {
 
     /// The edits that can be made now. What is tried is remembered first: a publish may be applied though its answer
     /// is lost.
-    fn attempts(&mut self, dir: DirId, force: &Force, links_only: bool) -> Vec<Attempt> {
-        let Some(d) = self.dirs.get(&dir) else {
-            return Vec::new();
-        };
-        let mut attempts = Vec::new();
-        let mut satisfied = Vec::new();
+    fn attempts(&mut self, dir: DirId, force: &Force, links_only: bool, uploaded: &[Upload]) -> Vec<Attempt> {
+        let Some(d) = self.dirs.get(&dir) else { return Vec::new() };
+        let (mut attempts, mut satisfied) = (Vec::new(), Vec::new());
         for (name, pending) in &d.pending {
-            if pending
-                .after
-                .as_ref()
-                .is_some_and(|(to, at)| links_only || !self.is_linked(*to, at))
-            {
+            let waits = pending.after.as_ref().is_some_and(|(to, at)| !self.is_linked(*to, at));
+            if waits || links_only && pending.wanted.is_none() {
                 continue;
             }
-            let expect = Expect::OneOf(pending.expect.clone());
-            let (name, seq) = (Arc::clone(name), pending.seq);
+            let (name, expect, mut seq) = (Arc::clone(name), pending.expect(), pending.seq);
             let Some(entry) = &pending.wanted else {
-                attempts.push(Attempt {
-                    edit: Edit::Unlink {
-                        name: Arc::clone(&name),
-                        expect,
-                    },
-                    name,
-                    seq,
-                    tried: None,
-                });
+                let edit = Edit::Unlink { name: Arc::clone(&name), expect };
+                attempts.push(Attempt { name, seq, tried: None, edit });
                 continue;
             };
             let cap = match &entry.target {
                 Target::Stored(cap) => Some(cap.clone()),
-                Target::File(file) => file.stored().filter(|_| force.takes(file)),
                 Target::Directory(child) => self.dirs.get(child).and_then(|c| c.cap.clone()),
+                Target::File(file) => match uploaded.iter().find(|u| Arc::ptr_eq(&u.file, file)) {
+                    // What somebody waited for is linked, although the file has changed since.
+                    Some(upload) if file.stored().is_none() => {
+                        seq = upload.seq;
+                        Some(upload.cap.clone())
+                    }
+                    _ => file.stored().filter(|_| force.takes(file)),
+                },
             };
             let Some(cap) = cap else { continue };
             let published = d.table.as_ref().and_then(|t| t.entries.get(&name));
             let edit = match published.filter(|child| child.cap.readonly() == cap.readonly()) {
                 Some(child) => {
-                    let keys = child
-                        .metadata
-                        .difference(&entry.attributes.write_into(&child.metadata, &cap));
+                    let keys = child.metadata.difference(&entry.attributes.write_into(&child.metadata, &cap));
                     if keys.is_empty() {
-                        satisfied.push(name);
+                        satisfied.push((name, seq));
                         continue;
                     }
-                    Edit::Patch {
-                        name: Arc::clone(&name),
-                        keys,
-                        expect,
-                    }
+                    Edit::Patch { name: Arc::clone(&name), keys, expect }
                 }
                 None => {
                     let metadata = Some(entry.attributes.write_into(&entry.metadata, &cap));
-                    Edit::Link {
-                        name: Arc::clone(&name),
-                        cap: cap.clone(),
-                        metadata,
-                        expect,
-                    }
+                    Edit::Link { name: Arc::clone(&name), cap: cap.clone(), metadata, expect }
                 }
             };
-            attempts.push(Attempt {
-                name,
-                seq,
-                tried: Some(cap),
-                edit,
-            });
+            attempts.push(Attempt { name, seq, tried: Some(cap), edit });
         }
-        for name in satisfied {
-            self.done(dir, &name);
+        for (name, seq) in satisfied {
+            self.settled(dir, &name, seq);
         }
         if let Some(d) = self.dirs.get_mut(&dir) {
             for attempt in &attempts {
-                if let Some(pending) = d.pending.get_mut(&attempt.name)
-                    && !pending.expect.contains(&attempt.tried)
+                if let (Some(pending), Some(cap)) = (d.pending.get_mut(&attempt.name), &attempt.tried)
+                    && !pending.tried.contains(cap)
                 {
-                    pending.expect.push(attempt.tried.clone());
+                    pending.tried.push(cap.clone());
                 }
             }
         }
         attempts
     }
 
+    /// A publish has put there what was tried.
     fn applied(&mut self, dir: DirId, attempt: Attempt) {
-        let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get_mut(&attempt.name)) else {
-            return;
-        };
-        if pending.seq != attempt.seq {
-            pending.expect = vec![attempt.tried];
-            return;
+        let at = self.next_seq + 1;
+        self.next_seq = at;
+        let Some(d) = self.dirs.get_mut(&dir) else { return };
+        d.published_here.insert(Arc::clone(&attempt.name), Seen { cap: attempt.tried.clone(), at });
+        if let Some(pending) = d.pending.get_mut(&attempt.name) {
+            pending.base = attempt.tried;
+            pending.tried.clear();
         }
-        self.done(dir, &attempt.name);
+        self.settled(dir, &attempt.name, attempt.seq);
+    }
+
+    /// All changes of a name up to `seq` are published.
+    fn settled(&mut self, dir: DirId, name: &Name, seq: u64) {
+        match self.dirs.get_mut(&dir).and_then(|d| d.pending.get_mut(name)) {
+            Some(pending) if pending.seq != seq => pending.first = pending.first.max(seq + 1),
+            _ => self.done(dir, name),
+        }
     }
 
     /// A name stands as it is wanted: nothing is pending there, and what waited for it may go on.

@@ -1,6 +1,5 @@
 //! The queue: when what is pending gets published, who waits for it, and what is known of it.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,57 +84,60 @@ impl Writeback {
         }
     }
 
-    /// Waits until what `scope` names is on the grid. An error leaves it pending: it is tried again.
+    /// Waits until all that `scope` names, as it was when this was called, is on the grid. An error leaves it pending: it
+    /// is tried again.
     pub async fn settle(&self, scope: Scope) -> Result<(), NodeError> {
         let cx = self.base.with_priority(Priority::Waiting);
+        let until = self.state().next_seq;
         cx.run(async {
-            match scope {
-                Scope::File(file) => match file.home() {
-                    Some(dir) => self.settle_upwards(&cx, dir, Force::File(file)).await,
-                    None => Ok(()),
-                },
-                Scope::Directory(dir) => self.settle_upwards(&cx, dir, Force::Nothing).await,
-                Scope::All => self.settle_all(&cx).await,
+            while let Some(dirs) = self.outstanding(&scope, until) {
+                let before = self.state().next_seq;
+                let force = match &scope {
+                    Scope::File(file) => Force::File(Arc::clone(file)),
+                    Scope::Directory(_) => Force::Nothing,
+                    Scope::All => Force::Everything,
+                };
+                let work = dirs.iter().map(|dir| self.publish(&cx, *dir, &force, false));
+                join_all(work).await.into_iter().collect::<Result<(), _>>()?;
+                if self.state().next_seq == before && self.outstanding(&scope, until).is_some() {
+                    sleep(TICK).await;
+                }
             }
+            Ok(())
         })
         .await?
+    }
+
+    /// The directories to publish next for `scope`, while changes of it up to `until` are pending.
+    fn outstanding(&self, scope: &Scope, until: u64) -> Option<Vec<DirId>> {
+        let (dir, wanted): (DirId, Option<&Arc<FileObject>>) = match scope {
+            Scope::All => {
+                let state = self.state();
+                let waiting = |d: &super::Dir| d.node.is_some() && d.pending.values().any(|p| p.first <= until);
+                let dirs: Vec<DirId> = state.dirs.iter().filter(|(_, d)| waiting(d)).map(|(id, _)| *id).collect();
+                return (!dirs.is_empty()).then_some(dirs);
+            }
+            Scope::File(file) => (file.home()?, Some(file)),
+            Scope::Directory(dir) => (*dir, None),
+        };
+        let chain = self.upwards(dir);
+        let state = self.state();
+        let in_scope = |p: &super::Pending| match (wanted, p.wanted.as_ref().map(|e| &e.target)) {
+            (Some(file), Some(Target::File(other))) => Arc::ptr_eq(file, other),
+            (Some(_), _) => false,
+            (None, Some(Target::File(file))) => !file.is_held(),
+            (None, _) => true,
+        };
+        let of_dir = state.dirs.get(&dir)?.pending.values().any(|p| p.first <= until && in_scope(p));
+        let own = of_dir.then_some(dir).filter(|dir| state.dirs.get(dir).is_some_and(|d| d.node.is_some()));
+        let above = chain.iter().copied().find(|id| *id != dir);
+        own.or(above).map(|next| vec![next])
     }
 
     /// Waits for the barrier: what was settled before survives power loss, as far as the servers promise.
     pub async fn barrier(&self) -> Result<(), NodeError> {
         let cx = self.base.with_priority(Priority::Waiting);
         cx.run(self.factory.sync(&cx)).await?
-    }
-
-    async fn settle_upwards(&self, cx: &crate::util::Cx, dir: DirId, force: Force) -> Result<(), NodeError> {
-        let mut done: VecDeque<DirId> = VecDeque::new();
-        // A birth on the way changes the chain: its next link is looked up again until nothing new turns up.
-        while let Some(next) = self.upwards(dir).into_iter().find(|id| !done.contains(id)) {
-            self.publish(cx, next, &force, false).await?;
-            done.push_back(next);
-        }
-        Ok(())
-    }
-
-    async fn settle_all(&self, cx: &crate::util::Cx) -> Result<(), NodeError> {
-        loop {
-            let (before, dirs) = {
-                let state = self.state();
-                let waiting = state
-                    .dirs
-                    .iter()
-                    .filter(|(_, d)| d.node.is_some() && !d.pending.is_empty());
-                (state.next_seq, waiting.map(|(id, _)| *id).collect::<Vec<_>>())
-            };
-            if dirs.is_empty() {
-                return Ok(());
-            }
-            let work = dirs.iter().map(|dir| self.publish(cx, *dir, &Force::Everything, false));
-            join_all(work).await.into_iter().collect::<Result<(), _>>()?;
-            if self.state().next_seq == before && self.has_pending() {
-                sleep(TICK).await;
-            }
-        }
     }
 
     /// What is not on the grid yet.

@@ -78,23 +78,32 @@ impl Filesystem {
         }
     }
 
-    /// Writes; all or nothing.
+    /// Writes what a program wrote; through a handle that appends, at the end of the file.
     pub async fn write(&self, ino: Ino, handle: Handle, offset: u64, data: Bytes) -> Result<(), FsError> {
-        let mode = match self.lock().handles.get(handle) {
-            Some(Open::File { mode, .. }) => *mode,
-            _ => return Err(FsError::BadHandle),
-        };
-        if !mode.write {
-            return Err(FsError::BadHandle);
-        }
+        let append = self.writing_mode(handle)?.append;
         let file = self.stage(ino)?;
-        if mode.append {
+        if append {
             file.append(data).await?;
         } else {
             file.write(offset, data).await?;
         }
         self.content_changed(ino);
         Ok(())
+    }
+
+    /// Writes a page of a memory map, which has its place whatever handle the kernel picks for it.
+    pub async fn write_page(&self, ino: Ino, handle: Handle, offset: u64, data: Bytes) -> Result<(), FsError> {
+        self.writing_mode(handle)?;
+        self.stage(ino)?.write(offset, data).await?;
+        self.content_changed(ino);
+        Ok(())
+    }
+
+    fn writing_mode(&self, handle: Handle) -> Result<OpenMode, FsError> {
+        match self.lock().handles.get(handle) {
+            Some(Open::File { mode, .. }) if mode.write => Ok(*mode),
+            _ => Err(FsError::BadHandle),
+        }
     }
 
     /// A descriptor is closed: what was written is on the grid when this returns.

@@ -48,11 +48,11 @@ impl Filesystem {
     /// The attributes of a listed name, of which the kernel is told once more; `None` for `.` and `..`, and for what
     /// has no inode a kernel could hold.
     pub async fn attach(&self, parent: Ino, listed: &Listed) -> Option<Attr> {
-        let (edge, entry) = listed.edge.as_ref()?;
+        let (edge, _) = listed.edge.as_ref()?;
         let ino = {
             let mut state = self.lock();
             let dir = state.inodes.directory(parent).ok()?;
-            let entry = self.writeback.find(dir, edge).unwrap_or_else(|| entry.clone());
+            let entry = self.writeback.find(dir, edge)?;
             self.bind(&mut state, parent, edge, &entry).ok()?
         };
         self.remembered(ino).await.ok()

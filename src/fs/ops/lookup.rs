@@ -18,7 +18,13 @@ impl Filesystem {
         let dir = self.load(parent).await?;
         let ino = {
             let mut state = self.lock();
-            let (edge, entry) = self.find(dir, name)?.ok_or(FsError::NotFound)?;
+            let Some((edge, entry)) = self.find(dir, name)? else {
+                // Another client has removed it: who still holds its inode changes nothing under the name any more.
+                if let Some(gone) = state.inodes.at(parent, &edge_name(name)?.0) {
+                    state.inodes.detach(gone);
+                }
+                return Err(FsError::NotFound);
+            };
             self.bind(&mut state, parent, &edge, &entry)?
         };
         self.remembered(ino).await

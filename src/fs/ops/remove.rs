@@ -2,7 +2,7 @@
 
 use crate::fs::attr::Ino;
 use crate::fs::{Filesystem, FsError, State};
-use crate::node::{FileType, Name};
+use crate::node::{FileType, Freshness, Name};
 use crate::writeback::{Change, DirId, Entry, Target};
 
 impl Filesystem {
@@ -24,7 +24,7 @@ impl Filesystem {
         let dir = self.load(parent).await?;
         let (_, entry) = self.find(dir, name)?.ok_or(FsError::NotFound)?;
         let child = self.directory_of(&entry)?;
-        self.writeback.load(&self.cx(), child).await?;
+        self.writeback.load(&self.cx(), child, Freshness::Newest).await?;
         let mut state = self.lock();
         self.check_writeable(dir)?;
         let (edge, entry) = self.find(dir, name)?.ok_or(FsError::NotFound)?;

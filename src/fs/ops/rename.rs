@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::fs::attr::Ino;
 use crate::fs::names::edge_name;
 use crate::fs::{Filesystem, FsError};
-use crate::node::FileType;
+use crate::node::{FileType, Freshness};
 use crate::writeback::Change;
 
 /// What a rename does when the new name is taken.
@@ -31,11 +31,14 @@ impl Filesystem {
         if let Some((_, replaced)) = self.find(to_dir, new_name)?
             && replaced.attributes.kind == FileType::Directory
         {
-            self.writeback.load(&self.cx(), self.directory_of(&replaced)?).await?;
+            self.writeback.load(&self.cx(), self.directory_of(&replaced)?, Freshness::Newest).await?;
         }
         let mut state = self.lock();
         self.check_writeable(from_dir)?;
         self.check_writeable(to_dir)?;
+        if [parent, new_parent].iter().any(|ino| state.inodes.get(*ino).is_none_or(|inode| inode.unlinked)) {
+            return Err(FsError::NotFound);
+        }
         let (from, entry) = self.find(from_dir, name)?.ok_or(FsError::NotFound)?;
         let (fresh, given) = edge_name(new_name)?;
         let replaced = self.find(to_dir, new_name)?;

@@ -32,6 +32,7 @@ pub struct NodeGrid {
     state: Mutex<State>,
     next: AtomicU64,
     faults: Mutex<Vec<Fault>>,
+    publish_millis: AtomicU64,
     pub publishes: AtomicUsize,
     pub uploads: AtomicUsize,
 }
@@ -44,6 +45,11 @@ impl NodeGrid {
     /// The next changes go wrong, the last of the list first.
     pub fn fail(&self, faults: &[Fault]) {
         *self.faults.lock().unwrap() = faults.to_vec();
+    }
+
+    /// Every publish takes this long from now on.
+    pub fn publishes_take(&self, time: std::time::Duration) {
+        self.publish_millis.store(time.as_millis() as u64, Ordering::Relaxed);
     }
 
     fn fault(&self) -> Option<Fault> {
@@ -129,6 +135,10 @@ impl Directory for Dir {
 
     async fn modify(&self, _cx: &Cx, edits: &[Edit]) -> Result<Vec<EditOutcome>, NodeError> {
         tokio::task::yield_now().await;
+        let time = self.grid.publish_millis.load(Ordering::Relaxed);
+        if time > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(time)).await;
+        }
         let fault = self.grid.fault();
         if fault == Some(Fault::Refuse) {
             return Err(NodeError::NotEnoughServers { happiness: 0, wanted: 5, reason: String::new() });

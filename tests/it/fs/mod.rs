@@ -3,6 +3,7 @@
 mod grid;
 mod model;
 mod queue;
+mod races;
 
 use std::sync::Arc;
 use std::time::Duration;
