@@ -34,7 +34,7 @@ pub(super) enum Open {
     },
     Directory {
         ino: Ino,
-        entries: Arc<Vec<Listed>>,
+        entries: Option<Arc<Vec<Listed>>>,
     },
 }
 

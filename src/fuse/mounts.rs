@@ -21,7 +21,7 @@ pub struct MountEntry {
 /// The topmost mount at exactly this path.
 pub fn find_mount(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
     let table = fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|b| *b == b'\n').filter_map(parse).filter(|m| m.mountpoint == mountpoint).next_back())
+    Ok(table.split(|b| *b == b'\n').filter_map(parse).rfind(|m| m.mountpoint == mountpoint))
 }
 
 fn parse(line: &[u8]) -> Option<MountEntry> {

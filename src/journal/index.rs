@@ -6,23 +6,24 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use crate::cap::StorageIndex;
 use crate::node::Metadata;
 
 /// The index folder, one small file for each mounted root.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Index {
     folder: PathBuf,
+    /// One writer at a time.
+    writing: Mutex<()>,
 }
 
 impl Index {
     /// Uses `folder`, which is made, mode 0700, if it is not there.
     pub fn open(folder: &Path) -> io::Result<Index> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        Ok(Index {
-            folder: folder.to_owned(),
-        })
+        Ok(Index { folder: folder.to_owned(), writing: Mutex::default() })
     }
 
     /// The metadata kept for the root at `si`; empty when there is none.
@@ -36,6 +37,7 @@ impl Index {
 
     /// Keeps the metadata for the root at `si`; it survives power loss once this returns.
     pub fn set_root(&self, si: StorageIndex, metadata: &Metadata) -> io::Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(|e| e.into_inner());
         let path = self.path(si);
         let temporary = path.with_extension("new");
         let mut file = fs::OpenOptions::new()

@@ -82,6 +82,7 @@ impl Filesystem {
     pub async fn write(&self, ino: Ino, handle: Handle, offset: u64, data: Bytes) -> Result<(), FsError> {
         let append = self.writing_mode(handle)?.append;
         let file = self.stage(ino)?;
+        self.check_room(file.size(), offset.saturating_add(data.len() as u64))?;
         if append {
             file.append(data).await?;
         } else {

@@ -7,7 +7,7 @@ use crate::fs::handles::{Handle, Open};
 use crate::fs::names::shown;
 use crate::fs::{Filesystem, FsError};
 use crate::node::{FileType, Name};
-use crate::writeback::{Entry, Scope};
+use crate::writeback::{Entry, Scope, Target};
 
 /// One name in a listing.
 #[derive(Clone)]
@@ -25,34 +25,37 @@ pub struct Listed {
 impl Filesystem {
     /// Opens a directory.
     pub async fn opendir(&self, ino: Ino) -> Result<Handle, FsError> {
-        let entries = Arc::new(self.listing(ino).await?);
-        Ok(self.lock().handles.add(Open::Directory { ino, entries }))
+        self.load(ino).await?;
+        Ok(self.lock().handles.add(Open::Directory { ino, entries: None }))
     }
 
-    /// The snapshot behind a handle; one that is read from the start again is taken anew.
+    /// The snapshot behind a handle, taken when it is first read, and anew when it is read from the start again.
     pub async fn readdir(&self, handle: Handle, from_start: bool) -> Result<Arc<Vec<Listed>>, FsError> {
         let (ino, entries) = match self.lock().handles.get(handle) {
-            Some(Open::Directory { ino, entries }) => (*ino, Arc::clone(entries)),
+            Some(Open::Directory { ino, entries }) => (*ino, entries.clone()),
             _ => return Err(FsError::BadHandle),
         };
-        if !from_start {
+        if let Some(entries) = entries.filter(|_| !from_start) {
             return Ok(entries);
         }
         let fresh = Arc::new(self.listing(ino).await?);
         if let Some(Open::Directory { entries, .. }) = self.lock().handles.get_mut(handle) {
-            *entries = Arc::clone(&fresh);
+            *entries = Some(Arc::clone(&fresh));
         }
         Ok(fresh)
     }
 
-    /// The attributes of a listed name, of which the kernel is told once more; `None` for `.` and `..`, and for what
-    /// has no inode a kernel could hold.
+    /// The attributes of a listed name, of which the kernel is told once more; `None` for `.` and `..`, for what has no
+    /// inode a kernel could hold, and for mutable files, whose sizes would have to be asked from the grid one by one.
     pub async fn attach(&self, parent: Ino, listed: &Listed) -> Option<Attr> {
         let (edge, _) = listed.edge.as_ref()?;
         let ino = {
             let mut state = self.lock();
             let dir = state.inodes.directory(parent).ok()?;
             let entry = self.writeback.find(dir, edge)?;
+            if matches!(&entry.target, Target::Stored(cap) if cap.is_mutable() && !cap.is_directory()) {
+                return None;
+            }
             self.bind(&mut state, parent, edge, &entry).ok()?
         };
         self.remembered(ino).await.ok()

@@ -32,7 +32,11 @@ impl Filesystem {
 
     /// The attributes of an inode that the kernel is about to be told of, which is counted if they can be had.
     pub(super) async fn remembered(&self, ino: Ino) -> Result<Attr, FsError> {
-        let attr = self.full_attr(ino).await?;
+        // The size of a mutable file may not be had; its name can still be removed.
+        let attr = match self.full_attr(ino).await {
+            Ok(attr) => attr,
+            Err(_) => self.attr(&self.lock(), ino, None)?,
+        };
         self.lock().inodes.get_mut(ino).ok_or(FsError::Stale)?.lookups += 1;
         Ok(attr)
     }

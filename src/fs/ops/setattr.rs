@@ -13,6 +13,7 @@ impl Filesystem {
                 return Err(FsError::IsDirectory);
             }
             let file = self.stage(ino)?;
+            self.check_room(file.size(), size)?;
             file.truncate(size).await?;
         }
         let now = self.now();
@@ -55,5 +56,11 @@ impl Filesystem {
             state.inodes.directory(inode.parent)?
         };
         self.check_writeable(dir)
+    }
+
+    /// Refuses to let a file grow by more than the grid can hold: a hole takes no room here, but zeros do there.
+    pub(super) fn check_room(&self, size: u64, grown: u64) -> Result<(), FsError> {
+        let space = self.factory.space();
+        if space.total > 0 && grown.saturating_sub(size) > space.free { Err(FsError::NoSpace) } else { Ok(()) }
     }
 }

@@ -284,6 +284,15 @@ fn memory_maps_read_and_write() {
 }
 
 #[test]
+fn a_file_that_cannot_fit_is_refused() {
+    let world = World::mounted();
+    let file = File::create(world.at("f")).unwrap();
+    assert_eq!(errno(file.set_len(1 << 50)), libc::ENOSPC);
+    assert_eq!(errno(file.write_all_at(b"x", 1 << 50)), libc::ENOSPC);
+    assert_eq!(file.metadata().unwrap().len(), 0);
+}
+
+#[test]
 fn statfs_tells_of_one_disk_once() {
     let world = World::mounted();
     let stat = |path: &Path| {
