@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A Tahoe-LAFS client that mounts directories.
 #[derive(Debug, Parser)]
-#[command(name = "tahoefs", version, disable_help_subcommand = true)]
+#[command(name = "tahoefs", version)]
 pub struct Cli {
     /// The node directory [default: $TAHOEFS_NODE_DIRECTORY, ~/.tahoefs or ~/.tahoe]
     #[arg(short = 'd', long, global = true, value_name = "DIR")]

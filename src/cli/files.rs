@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use futures::stream::{self, StreamExt};
@@ -293,6 +293,10 @@ async fn fetch(
 /// Where a fetched file goes: a new file beside its place, renamed at the end, so that nothing half-made is left.
 enum Target {
     Stdout,
+    InPlace {
+        file: File,
+        path: PathBuf,
+    },
     File {
         file: File,
         temporary: PathBuf,
@@ -302,7 +306,15 @@ enum Target {
 }
 
 impl Target {
+    /// A file of its own is replaced whole; a device, a pipe, a link or a file with other names is written into.
     fn file(path: &Path) -> Result<Target, Failure> {
+        let replaceable = |m: &fs::Metadata| m.is_file() && m.nlink() == 1;
+        let there = fs::symlink_metadata(path).ok().filter(|m| !m.is_dir());
+        if there.as_ref().is_some_and(|m| !replaceable(m)) && !path.is_dir() {
+            let file = OpenOptions::new().write(true).truncate(true).open(path);
+            let file = file.map_err(|e| Failure::io(path.display(), &e))?;
+            return Ok(Target::InPlace { file, path: path.to_owned() });
+        }
         if path.is_dir() {
             return Err(Failure::at(
                 Exit::Failed,
@@ -318,12 +330,13 @@ impl Target {
             .mode(0o666)
             .open(&temporary);
         let file = file.map_err(|e| Failure::io(path.display(), &e))?;
-        Ok(Target::File {
-            file,
-            temporary,
-            path: path.to_owned(),
-            kept: false,
-        })
+        let target = Target::File { file, temporary, path: path.to_owned(), kept: false };
+        if let (Some(there), Target::File { file, .. }) = (there, &target) {
+            // Only root can give a file away; whoever cannot keeps it.
+            let _ = std::os::unix::fs::fchown(file, Some(there.uid()), Some(there.gid()));
+            file.set_permissions(there.permissions()).map_err(|e| Failure::io(path.display(), &e))?;
+        }
+        Ok(target)
     }
 
     fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
@@ -332,7 +345,7 @@ impl Target {
                 .lock()
                 .write_all(data)
                 .map_err(|e| Failure::io("standard output", &e)),
-            Target::File { file, path, .. } => file.write_all(data).map_err(|e| Failure::io(path.display(), &e)),
+            Target::File { file, path, .. } | Target::InPlace { file, path } => file.write_all(data).map_err(|e| Failure::io(path.display(), &e)),
         }
     }
 
@@ -342,6 +355,7 @@ impl Target {
                 .lock()
                 .flush()
                 .map_err(|e| Failure::io("standard output", &e)),
+            Target::InPlace { .. } => Ok(()),
             Target::File {
                 temporary, path, kept, ..
             } => {

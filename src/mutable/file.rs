@@ -32,6 +32,10 @@ const READ_AGAIN: u32 = 3;
 /// How long ranges are read from a version before a newer one is looked for.
 const READING: Duration = Duration::from_secs(3);
 
+/// How long changes are published from memory although some server has not answered: one that comes back holds an old
+/// version, and only asking finds that out.
+const SURVEY: Duration = Duration::from_secs(5);
+
 /// The largest content that is kept after it was read or written, so that the next read or change need not fetch it.
 const KEPT: usize = 8 << 20;
 
@@ -67,6 +71,8 @@ pub struct MutableFile {
 struct State {
     /// What may be published from.
     writing: Option<(ServerMap, Arc<Version>)>,
+    /// When the servers were last asked for it.
+    surveyed: Option<Instant>,
     /// What ranges are read from, and since when.
     reading: Option<(Instant, ServerMap, Arc<Version>)>,
     content: Option<(Arc<Version>, Bytes)>,
@@ -177,7 +183,7 @@ impl MutableFile {
             return Err(NodeError::WrongKind("of a format that can be written yet"));
         }
         let _turn = cx.run(self.turn.lock()).await?;
-        let mut remembered = self.state().writing.take();
+        let mut remembered = self.remembered();
         let mut before: Option<ServerMap> = None;
         let mut force = self.state().unsettled;
         // What our last attempt was based on.
@@ -190,6 +196,7 @@ impl MutableFile {
                 None => {
                     let mode = if retries == 0 { Mode::Write } else { Mode::Check };
                     let map = ServerMap::update(cx, &self.slot, mode, before.as_ref()).await?;
+                    self.state().surveyed = Some(Instant::now());
                     let best = map.best();
                     (map, best)
                 }
@@ -358,7 +365,15 @@ impl MutableFile {
             state.content = None;
         }
         state.writing = complete.then_some((map, version));
+        state.surveyed.get_or_insert_with(Instant::now);
         state.unsettled = false;
+    }
+
+    /// What may be published from without asking anybody.
+    fn remembered(&self) -> Option<(ServerMap, Arc<Version>)> {
+        let mut state = self.state();
+        let recent = state.surveyed.is_some_and(|at| at.elapsed() < SURVEY);
+        state.writing.take().filter(|(map, _)| map.is_complete() || recent)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -117,3 +117,30 @@ fn a_store_that_cannot_be_written_is_told_by_close() {
     world.remount();
     assert!(fs::read(world.at("f")).unwrap() == content(2));
 }
+
+#[test]
+fn stores_that_come_back_are_written_again() {
+    let world = World::mounted();
+    fs::create_dir(world.at("d")).unwrap();
+    fs::write(world.at("d/a"), content(1)).unwrap();
+    world.ok(&["flush"]);
+    let away = |n: usize| (world.store(n).join("storage"), world.store(n).join("away"));
+    for (storage, away) in [away(0), away(1)] {
+        fs::rename(storage, away).unwrap();
+    }
+    fs::write(world.at("d/b"), "short").unwrap();
+    for (storage, away) in [away(0), away(1)] {
+        fs::rename(away, storage).unwrap();
+    }
+    // Longer than it takes until a missing store is looked for again.
+    std::thread::sleep(std::time::Duration::from_secs(12));
+    fs::write(world.at("d/c"), "short").unwrap();
+    fs::write(world.at("c"), "short").unwrap();
+    world.unmount();
+    fs::remove_dir_all(world.store(3).join("storage")).unwrap();
+    fs::remove_dir_all(world.store(2).join("storage")).unwrap();
+    world.mount(&[]);
+    assert_eq!(fs::read_to_string(world.at("c")).unwrap(), "short");
+    assert_eq!(fs::read_to_string(world.at("d/c")).unwrap(), "short");
+    assert!(fs::read(world.at("d/a")).unwrap() == content(1));
+}
