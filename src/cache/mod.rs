@@ -98,13 +98,7 @@ impl BlockCache {
         }
         {
             let mut shard = self.shard(&key);
-            let old = shard.put(
-                key,
-                Entry {
-                    block,
-                    used: self.tick(),
-                },
-            );
+            let old = shard.put(key, Entry { block, used: self.tick() });
             self.weight.fetch_add(weight, Ordering::AcqRel);
             self.give_back(old);
         }
@@ -122,11 +116,7 @@ impl BlockCache {
     pub fn remove_file(&self, file: FileId) {
         for shard in &self.shards {
             let mut shard = lock(shard);
-            let keys: Vec<BlockKey> = shard
-                .iter()
-                .map(|(key, _)| *key)
-                .filter(|key| key.file == file)
-                .collect();
+            let keys: Vec<BlockKey> = shard.iter().map(|(key, _)| *key).filter(|key| key.file == file).collect();
             for key in keys {
                 let old = shard.pop(&key);
                 self.give_back(old);
@@ -165,12 +155,7 @@ impl BlockCache {
             self.insert(key, block.clone());
             Ok(block)
         });
-        outcome.await.map_err(|failure| {
-            failure
-                .downcast_ref::<E>()
-                .expect("one error type for each key")
-                .clone()
-        })
+        outcome.await.map_err(|failure| failure.downcast_ref::<E>().expect("one error type for each key").clone())
     }
 
     fn tick(&self) -> u64 {
@@ -195,11 +180,8 @@ impl BlockCache {
         let _one_at_a_time = lock(&self.evicting);
         while self.weight() > self.capacity {
             let oldest = |shard: &Mutex<LruCache<BlockKey, Entry>>| lock(shard).peek_lru().map(|(_, entry)| entry.used);
-            let Some((_, shard)) = self
-                .shards
-                .iter()
-                .filter_map(|s| Some((oldest(s)?, s)))
-                .min_by_key(|(used, _)| *used)
+            let Some((_, shard)) =
+                self.shards.iter().filter_map(|s| Some((oldest(s)?, s))).min_by_key(|(used, _)| *used)
             else {
                 return;
             };
@@ -228,10 +210,7 @@ mod tests {
     use super::*;
 
     fn key(file: u8, index: u64) -> BlockKey {
-        BlockKey {
-            file: FileId([file; 32]),
-            index,
-        }
+        BlockKey { file: FileId([file; 32]), index }
     }
 
     fn block(len: usize) -> Bytes {
@@ -246,10 +225,7 @@ mod tests {
         }
         assert!(cache.get(&key(1, 0)).is_some());
         cache.insert(key(1, 3), block(100));
-        assert_eq!(
-            [0, 1, 2, 3].map(|i| cache.contains(&key(1, i))),
-            [true, false, true, true]
-        );
+        assert_eq!([0, 1, 2, 3].map(|i| cache.contains(&key(1, i))), [true, false, true, true]);
         assert_eq!(cache.weight(), cache.capacity());
     }
 
@@ -307,12 +283,7 @@ mod tests {
         };
         let (a, b) = tokio::join!(failing(), failing());
         assert_eq!((a, b), (Err("no".to_owned()), Err("no".to_owned())));
-        assert_eq!(
-            cache
-                .get_or_fetch(key(1, 0), || async { Ok::<_, String>(block(1)) })
-                .await,
-            Ok(block(1))
-        );
+        assert_eq!(cache.get_or_fetch(key(1, 0), || async { Ok::<_, String>(block(1)) }).await, Ok(block(1)));
     }
 
     #[tokio::test]
@@ -320,20 +291,12 @@ mod tests {
         let cache = Arc::new(BlockCache::new(1 << 20));
         let hung = tokio::spawn({
             let cache = Arc::clone(&cache);
-            async move {
-                cache
-                    .get_or_fetch(key(1, 0), std::future::pending::<Result<Bytes, String>>)
-                    .await
-            }
+            async move { cache.get_or_fetch(key(1, 0), std::future::pending::<Result<Bytes, String>>).await }
         });
         tokio::task::yield_now().await;
         let second = tokio::spawn({
             let cache = Arc::clone(&cache);
-            async move {
-                cache
-                    .get_or_fetch(key(1, 0), || async { Ok::<_, String>(block(1)) })
-                    .await
-            }
+            async move { cache.get_or_fetch(key(1, 0), || async { Ok::<_, String>(block(1)) }).await }
         });
         tokio::task::yield_now().await;
         assert!(!second.is_finished());

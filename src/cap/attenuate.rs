@@ -24,11 +24,7 @@ impl ChkCap {
 impl MutableCap {
     /// The write cap of a mutable file whose public key has this fingerprint.
     pub fn from_write_key(format: MutableFormat, key: WriteKey, fingerprint: Hash) -> MutableCap {
-        MutableCap {
-            format,
-            key: MutableKey::Write(key),
-            fingerprint,
-        }
+        MutableCap { format, key: MutableKey::Write(key), fingerprint }
     }
 
     /// The write key, if the cap grants it.
@@ -68,10 +64,7 @@ impl MutableCap {
 
     /// The cap that finds and verifies the shares but does not read them.
     pub fn verifier(&self) -> MutableCap {
-        MutableCap {
-            key: MutableKey::Verify(self.storage_index()),
-            ..self.clone()
-        }
+        MutableCap { key: MutableKey::Verify(self.storage_index()), ..self.clone() }
     }
 
     /// Whether what it reads may change; a verify cap reads nothing.
@@ -158,11 +151,7 @@ impl Cap {
         match self {
             Cap::File(cap) => Cap::File(cap.readonly()),
             Cap::Dir(cap) => Cap::Dir(cap.readonly()),
-            Cap::Unknown(cap) => Cap::Unknown(UnknownCap {
-                rw: None,
-                ro: cap.ro.clone(),
-                error: cap.error.clone(),
-            }),
+            Cap::Unknown(cap) => Cap::Unknown(UnknownCap { rw: None, ro: cap.ro.clone(), error: cap.error.clone() }),
         }
     }
 

@@ -24,11 +24,7 @@ impl Cap {
         }
         let unknown = match unknown_slots(rw, ro, deep_immutable) {
             Ok((rw, ro)) => UnknownCap { rw, ro, error: None },
-            Err(error) => UnknownCap {
-                rw: rw.map(str::to_string),
-                ro: ro.map(str::to_string),
-                error: Some(error),
-            },
+            Err(error) => UnknownCap { rw: rw.map(str::to_string), ro: ro.map(str::to_string), error: Some(error) },
         };
         Cap::Unknown(unknown)
     }
@@ -55,10 +51,7 @@ impl Cap {
         match self {
             Cap::Unknown(cap) if cap.error.is_some() => (cap.rw.clone(), cap.ro.clone()),
             Cap::Unknown(cap) => {
-                let ro = cap
-                    .ro
-                    .as_deref()
-                    .map(|ro| strip_implied(ro, deep_immutable).to_string());
+                let ro = cap.ro.as_deref().map(|ro| strip_implied(ro, deep_immutable).to_string());
                 (cap.rw.clone(), ro)
             }
             _ => {

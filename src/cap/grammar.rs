@@ -40,19 +40,11 @@ struct Kind {
 }
 
 const fn file(prefix: &'static str, body: Body) -> Kind {
-    Kind {
-        prefix,
-        directory: false,
-        body,
-    }
+    Kind { prefix, directory: false, body }
 }
 
 const fn directory(prefix: &'static str, body: Body) -> Kind {
-    Kind {
-        prefix,
-        directory: true,
-        body,
-    }
+    Kind { prefix, directory: true, body }
 }
 
 const KINDS: &[Kind] = {
@@ -102,24 +94,12 @@ impl Kind {
             Body::Chk => {
                 let (key, ueb_hash, [needed, total, size]) = self.immutable(rest, End::Anchored)?;
                 let (needed, total) = (self.count(needed)?, self.count(total)?);
-                FileCap::Chk(ChkCap {
-                    key: ReadKey::new(key),
-                    ueb_hash,
-                    needed,
-                    total,
-                    size,
-                })
+                FileCap::Chk(ChkCap { key: ReadKey::new(key), ueb_hash, needed, total, size })
             }
             Body::ChkVerify => {
                 let (index, ueb_hash, [needed, total, size]) = self.immutable(rest, End::Open)?;
                 let (needed, total) = (self.count(needed)?, self.count(total)?);
-                FileCap::ChkVerify(ChkVerifyCap {
-                    storage_index: StorageIndex(index),
-                    ueb_hash,
-                    needed,
-                    total,
-                    size,
-                })
+                FileCap::ChkVerify(ChkVerifyCap { storage_index: StorageIndex(index), ueb_hash, needed, total, size })
             }
             Body::Lit => {
                 let data =
@@ -139,11 +119,7 @@ impl Kind {
                     Authority::Read => MutableKey::Read(ReadKey::new(key)),
                     Authority::Verify => MutableKey::Verify(StorageIndex(key)),
                 };
-                FileCap::Mutable(MutableCap {
-                    format,
-                    key,
-                    fingerprint,
-                })
+                FileCap::Mutable(MutableCap { format, key, fingerprint })
             }
             Body::Reserved(_) => return Ok(None),
         };
@@ -175,14 +151,11 @@ impl Kind {
         if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
             return Err(self.malformed("one of its numbers is not decimal"));
         }
-        text.parse()
-            .map_err(|_| self.malformed("one of its numbers is too large"))
+        text.parse().map_err(|_| self.malformed("one of its numbers is too large"))
     }
 
     fn count(&self, number: u64) -> Result<u32, CapError> {
-        number
-            .try_into()
-            .map_err(|_| self.malformed("one of its numbers is too large"))
+        number.try_into().map_err(|_| self.malformed("one of its numbers is too large"))
     }
 }
 
@@ -216,10 +189,7 @@ pub(super) fn parse(text: &str, deep_immutable: bool) -> Parsed {
     } else {
         (text, !deep_immutable, !deep_immutable)
     };
-    let Some((kind, rest)) = KINDS
-        .iter()
-        .find_map(|kind| Some((kind, text.strip_prefix(kind.prefix)?)))
-    else {
+    let Some((kind, rest)) = KINDS.iter().find_map(|kind| Some((kind, text.strip_prefix(kind.prefix)?))) else {
         return Parsed::Unknown;
     };
     match kind.authority() {
@@ -239,17 +209,11 @@ fn print(cap: &FileCap, directory: bool) -> String {
     let (body, fields) = match cap {
         FileCap::Chk(c) => {
             let numbers = format!("{}:{}:{}", c.needed, c.total, c.size);
-            (
-                Body::Chk,
-                [base32::encode(c.key.as_bytes()), base32::encode(&c.ueb_hash), numbers].join(":"),
-            )
+            (Body::Chk, [base32::encode(c.key.as_bytes()), base32::encode(&c.ueb_hash), numbers].join(":"))
         }
         FileCap::ChkVerify(c) => {
             let numbers = format!("{}:{}:{}", c.needed, c.total, c.size);
-            (
-                Body::ChkVerify,
-                [c.storage_index.to_string(), base32::encode(&c.ueb_hash), numbers].join(":"),
-            )
+            (Body::ChkVerify, [c.storage_index.to_string(), base32::encode(&c.ueb_hash), numbers].join(":"))
         }
         FileCap::Lit(c) => (Body::Lit, base32::encode(&c.data)),
         FileCap::Mutable(c) => {
@@ -258,19 +222,11 @@ fn print(cap: &FileCap, directory: bool) -> String {
                 MutableKey::Read(key) => (Authority::Read, base32::encode(key.as_bytes())),
                 MutableKey::Verify(index) => (Authority::Verify, index.to_string()),
             };
-            (
-                Body::Mutable(c.format, authority),
-                [key, base32::encode(&c.fingerprint)].join(":"),
-            )
+            (Body::Mutable(c.format, authority), [key, base32::encode(&c.fingerprint)].join(":"))
         }
     };
-    let kind = KINDS
-        .iter()
-        .find(|kind| kind.directory == directory && kind.body == body);
-    let mut uri = kind
-        .expect("every cap has a kind, as a file and as a directory")
-        .prefix
-        .to_string();
+    let kind = KINDS.iter().find(|kind| kind.directory == directory && kind.body == body);
+    let mut uri = kind.expect("every cap has a kind, as a file and as a directory").prefix.to_string();
     uri.push_str(&fields);
     uri
 }
@@ -295,11 +251,7 @@ impl Cap {
             Parsed::Refused(error) => Err(error),
             Parsed::Unknown => {
                 let text = Some(text.to_string());
-                let (rw, ro) = if is_marked(text.as_deref()) {
-                    (None, text)
-                } else {
-                    (text, None)
-                };
+                let (rw, ro) = if is_marked(text.as_deref()) { (None, text) } else { (text, None) };
                 Ok(Cap::Unknown(UnknownCap { rw, ro, error: None }))
             }
         }

@@ -19,10 +19,7 @@ fn bare(name: &str) -> &str {
 fn check_free(dir: &NodeDir, name: &str) -> Result<(), Failure> {
     check_alias_name(name)?;
     if Aliases::load(dir)?.get(name).is_some() {
-        return Err(Failure::new(
-            Exit::Failed,
-            format!("{name}: the alias exists already; nothing was changed"),
-        ));
+        return Err(Failure::new(Exit::Failed, format!("{name}: the alias exists already; nothing was changed")));
     }
     Ok(())
 }
@@ -55,9 +52,7 @@ pub fn add_alias(session: &Session, name: &str, cap_from: Option<&Path>) -> Resu
         None => stdin_cap()?,
     };
     if !cap.is_directory() {
-        return Err(Failure::usage(format!(
-            "{name}: the capability is not a directory's, so it can have no alias"
-        )));
+        return Err(Failure::usage(format!("{name}: the capability is not a directory's, so it can have no alias")));
     }
     dir.make()?;
     Aliases::add(&dir, name, &cap.to_uri())?;

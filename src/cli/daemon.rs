@@ -38,14 +38,8 @@ pub fn background() -> Result<Side, Failure> {
             reader.read_to_end(&mut said).map_err(failed)?;
             Ok(Side::Parent(match said.split_first() {
                 Some((0, _)) => Ok(()),
-                Some((&code, line)) => Err(Failure {
-                    code,
-                    message: String::from_utf8_lossy(line).into_owned(),
-                }),
-                None => Err(Failure::new(
-                    Exit::Mount,
-                    "the mount's process ended before the mount answered",
-                )),
+                Some((&code, line)) => Err(Failure { code, message: String::from_utf8_lossy(line).into_owned() }),
+                None => Err(Failure::new(Exit::Mount, "the mount's process ended before the mount answered")),
             }))
         }
     }

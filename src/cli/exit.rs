@@ -42,10 +42,7 @@ pub struct Failure {
 impl Failure {
     /// A failure with this line.
     pub fn new(exit: Exit, message: impl Into<String>) -> Failure {
-        Failure {
-            code: exit as u8,
-            message: message.into(),
-        }
+        Failure { code: exit as u8, message: message.into() }
     }
 
     /// What happened to `path`.
@@ -91,11 +88,7 @@ impl Failure {
 
     /// A file of the local system could not be read or written.
     pub fn io(path: impl fmt::Display, error: &std::io::Error) -> Failure {
-        let exit = if error.kind() == std::io::ErrorKind::NotFound {
-            Exit::NotFound
-        } else {
-            Exit::Failed
-        };
+        let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NotFound } else { Exit::Failed };
         let why = error.to_string();
         Failure::at(exit, path, why.split(" (os error").next().unwrap_or_default())
     }
@@ -129,10 +122,7 @@ impl Failure {
     /// The mount at `path` did not do what it was asked.
     pub fn control(path: impl fmt::Display, error: &ControlError) -> Failure {
         match error {
-            ControlError::Failed(failed) => Failure {
-                code: failed.exit,
-                message: failed.message.clone(),
-            },
+            ControlError::Failed(failed) => Failure { code: failed.exit, message: failed.message.clone() },
             ControlError::Config(error) => Failure::from(error.clone()),
             ControlError::NotMounted { .. } => Failure::new(
                 Exit::Mount,

@@ -31,10 +31,7 @@ pub fn mkdir(session: &Session, format: Option<DirFormat>, place: Option<&str>) 
         let Some(place) = place else {
             let made = client.create_directory(&cx, &[]).await;
             let cap = made.map_err(|e| Failure::node("the new directory", &e))?;
-            client
-                .sync(&cx)
-                .await
-                .map_err(|e| Failure::node("the new directory", &e))?;
+            client.sync(&cx).await.map_err(|e| Failure::node("the new directory", &e))?;
             return output::result(&format!("{}\n", cap.to_uri()));
         };
         let place = Place::parse(place)?;
@@ -48,10 +45,7 @@ pub fn mkdir(session: &Session, format: Option<DirFormat>, place: Option<&str>) 
 /// What `place` leads to.
 pub async fn find(client: &Client, cx: &Cx, place: &Place) -> Result<Found, Failure> {
     let root = place.root(client)?;
-    client
-        .resolve(cx, &root, place.path())
-        .await
-        .map_err(|e| Failure::resolve(&place.base(), &e))
+    client.resolve(cx, &root, place.path()).await.map_err(|e| Failure::resolve(&place.base(), &e))
 }
 
 /// One entry of `ls --json`. `docs/CLI.md` documents it.
@@ -119,10 +113,7 @@ fn row(name: &str, child: &Child) -> Row {
         mutable: child.cap.is_mutable(),
         writeable: child.cap.is_mutable() && !child.cap.is_readonly(),
         mode: attributes.mode.map(|m| format!("{m:04o}")),
-        mtime: attributes
-            .mtime
-            .map(Timestamp::as_float)
-            .or(child.metadata.link_modified()),
+        mtime: attributes.mtime.map(Timestamp::as_float).or(child.metadata.link_modified()),
     }
 }
 
@@ -136,10 +127,7 @@ pub fn ls(session: &Session, long: bool, json: bool, at: &At) -> Result<(), Fail
         let (kind, rows) = if found.cap.is_directory() {
             let directory = client.directory(&found.cap).map_err(named)?;
             let table = directory.snapshot(&cx, Freshness::Newest).await.map_err(named)?;
-            (
-                "directory",
-                table.entries.iter().map(|(name, child)| row(name, child)).collect(),
-            )
+            ("directory", table.entries.iter().map(|(name, child)| row(name, child)).collect())
         } else {
             let name = place.path().last().cloned().unwrap_or_default();
             let child = found.child.unwrap_or_else(|| Child {
@@ -150,11 +138,7 @@ pub fn ls(session: &Session, long: bool, json: bool, at: &At) -> Result<(), Fail
             ("file", vec![row(&name, &child)])
         };
         if json {
-            return output::json(&Listing {
-                kind,
-                writeable,
-                entries: rows,
-            });
+            return output::json(&Listing { kind, writeable, entries: rows });
         }
         output::result(&rows.iter().map(|row| line(row, long)).collect::<String>())
     })
@@ -174,9 +158,7 @@ fn line(row: &Row, long: bool) -> String {
     };
     let change = if row.writeable { "rw" } else { "r-" };
     let size = row.size.map_or_else(|| "-".to_owned(), |s| s.to_string());
-    let time = row
-        .mtime
-        .map_or_else(|| "-".to_owned(), |t| output::time(t.floor() as i64));
+    let time = row.mtime.map_or_else(|| "-".to_owned(), |t| output::time(t.floor() as i64));
     format!("{kind}{change} {size:>12} {time:>20} {name}\n")
 }
 
@@ -184,11 +166,7 @@ pub fn rm(session: &Session, place: &str) -> Result<(), Failure> {
     let place = Place::parse(place)?;
     let path = place.path();
     if path.is_empty() {
-        return Err(Failure::at(
-            Exit::Usage,
-            place.shown(),
-            "name what is to be removed from a directory",
-        ));
+        return Err(Failure::at(Exit::Usage, place.shown(), "name what is to be removed from a directory"));
     }
     session.with_client(async |client| {
         let cx = client.cx();
@@ -196,10 +174,7 @@ pub fn rm(session: &Session, place: &str) -> Result<(), Failure> {
         let Some((parent, name)) = found.edge else {
             return Err(Failure::at(Exit::Usage, place.shown(), "stands in no directory"));
         };
-        let edit = Edit::Unlink {
-            name,
-            expect: Expect::Anything,
-        };
+        let edit = Edit::Unlink { name, expect: Expect::Anything };
         modify(&client, &cx, &parent, edit, &place.shown()).await
     })
 }
@@ -210,11 +185,7 @@ pub async fn modify(client: &Client, cx: &Cx, parent: &Cap, edit: Edit, shown: &
     let directory = client.directory(parent).map_err(named)?;
     let outcomes = directory.modify(cx, &[edit]).await.map_err(named)?;
     if outcomes.iter().any(|o| matches!(o, EditOutcome::Conflict { .. })) {
-        return Err(Failure::at(
-            Exit::Failed,
-            shown,
-            "another client changed it meanwhile; try again",
-        ));
+        return Err(Failure::at(Exit::Failed, shown, "another client changed it meanwhile; try again"));
     }
     client.sync(cx).await.map_err(named)
 }
@@ -232,11 +203,7 @@ pub fn get(session: &Session, cap_file: Option<&Path>, operands: &[String]) -> R
         let cx = client.cx();
         let found = find(&client, &cx, &place).await?;
         if found.cap.is_directory() {
-            return Err(Failure::at(
-                Exit::Failed,
-                place.shown(),
-                "is a directory; mount it to copy it",
-            ));
+            return Err(Failure::at(Exit::Failed, place.shown(), "is a directory; mount it to copy it"));
         }
         let mut out = match &target {
             Some(path) => Target::file(path)?,
@@ -257,22 +224,14 @@ async fn fetch(
 ) -> Result<(), Failure> {
     let named = |e| Failure::node(shown, &e);
     let file = client.readable(cap).map_err(named)?;
-    let size = cx
-        .run(file.size(cx))
-        .await
-        .map_err(|e| named(e.into()))?
-        .map_err(named)?;
+    let size = cx.run(file.size(cx)).await.map_err(|e| named(e.into()))?.map_err(named)?;
     let bar = session.speech.bytes(shown, size);
     let pieces = (0..size.div_ceil(READ_SIZE)).map(|n| n * READ_SIZE..((n + 1) * READ_SIZE).min(size));
     let reads = pieces.map(|range| {
         let file = &file;
         async move {
             let asked = [range.clone()];
-            let data = cx
-                .run(file.read(cx, &asked))
-                .await
-                .map_err(|e| named(e.into()))?
-                .map_err(named)?;
+            let data = cx.run(file.read(cx, &asked)).await.map_err(|e| named(e.into()))?.map_err(named)?;
             let data = data.into_iter().next().unwrap_or_default();
             if data.len() as u64 != range.end - range.start {
                 return Err(Failure::at(Exit::Failed, shown, "became shorter while it was read"));
@@ -293,16 +252,8 @@ async fn fetch(
 /// Where a fetched file goes: a new file beside its place, renamed at the end, so that nothing half-made is left.
 enum Target {
     Stdout,
-    InPlace {
-        file: File,
-        path: PathBuf,
-    },
-    File {
-        file: File,
-        temporary: PathBuf,
-        path: PathBuf,
-        kept: bool,
-    },
+    InPlace { file: File, path: PathBuf },
+    File { file: File, temporary: PathBuf, path: PathBuf, kept: bool },
 }
 
 impl Target {
@@ -316,19 +267,11 @@ impl Target {
             return Ok(Target::InPlace { file, path: path.to_owned() });
         }
         if path.is_dir() {
-            return Err(Failure::at(
-                Exit::Failed,
-                path.display(),
-                "is a directory; name a file in it",
-            ));
+            return Err(Failure::at(Exit::Failed, path.display(), "is a directory; name a file in it"));
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temporary = path.with_file_name(format!(".{name}.part{}", std::process::id()));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o666)
-            .open(&temporary);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o666).open(&temporary);
         let file = file.map_err(|e| Failure::io(path.display(), &e))?;
         let target = Target::File { file, temporary, path: path.to_owned(), kept: false };
         if let (Some(there), Target::File { file, .. }) = (there, &target) {
@@ -341,24 +284,18 @@ impl Target {
 
     fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
         match self {
-            Target::Stdout => io::stdout()
-                .lock()
-                .write_all(data)
-                .map_err(|e| Failure::io("standard output", &e)),
-            Target::File { file, path, .. } | Target::InPlace { file, path } => file.write_all(data).map_err(|e| Failure::io(path.display(), &e)),
+            Target::Stdout => io::stdout().lock().write_all(data).map_err(|e| Failure::io("standard output", &e)),
+            Target::File { file, path, .. } | Target::InPlace { file, path } => {
+                file.write_all(data).map_err(|e| Failure::io(path.display(), &e))
+            }
         }
     }
 
     fn finish(&mut self) -> Result<(), Failure> {
         match self {
-            Target::Stdout => io::stdout()
-                .lock()
-                .flush()
-                .map_err(|e| Failure::io("standard output", &e)),
+            Target::Stdout => io::stdout().lock().flush().map_err(|e| Failure::io("standard output", &e)),
             Target::InPlace { .. } => Ok(()),
-            Target::File {
-                temporary, path, kept, ..
-            } => {
+            Target::File { temporary, path, kept, .. } => {
                 fs::rename(&*temporary, &*path).map_err(|e| Failure::io(path.display(), &e))?;
                 *kept = true;
                 Ok(())
@@ -369,10 +306,7 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        if let Target::File {
-            temporary, kept: false, ..
-        } = self
-        {
+        if let Target::File { temporary, kept: false, .. } = self {
             // The failure that led here is reported already.
             let _ = fs::remove_file(temporary);
         }

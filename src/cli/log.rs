@@ -31,11 +31,7 @@ pub fn start(verbose: u8, quiet: bool) {
     // A reply that cannot be sent is the kernel's business; fuser would log each.
     let filter =
         EnvFilter::try_from_env("TAHOEFS_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{level},fuser::reply=off")));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .with_writer(Sink)
-        .finish();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Sink).finish();
     // Only the first subscriber counts; a second start, in a test, changes nothing.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }

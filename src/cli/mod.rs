@@ -35,11 +35,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             let name = arguments.first().map_or(OsStr::new("tahoefs"), |a| a.as_os_str());
-            let name = std::path::Path::new(name)
-                .file_name()
-                .unwrap_or(name)
-                .to_string_lossy()
-                .into_owned();
+            let name = std::path::Path::new(name).file_name().unwrap_or(name).to_string_lossy().into_owned();
             // Nobody to tell it to is no reason for another exit code.
             let _ = std::io::Write::write_all(
                 &mut std::io::stderr(),
@@ -66,10 +62,7 @@ fn run(arguments: &[OsString]) -> Result<u8, Failure> {
         }
     };
     log::start(cli.verbose, cli.quiet);
-    let session = Session {
-        given: cli.node_directory,
-        speech: Speech { quiet: cli.quiet },
-    };
+    let session = Session { given: cli.node_directory, speech: Speech { quiet: cli.quiet } };
     let session = &session;
     let done = |outcome: Result<(), Failure>| outcome.map(|()| Exit::Done as u8);
     match &cli.command {

@@ -49,10 +49,7 @@ pub fn mount(session: &Session, args: &args::Mount) -> Result<u8, Failure> {
         (_, []) => return Err(Failure::usage("mount: say the MOUNTPOINT")),
     };
     let given = session.given.clone().or_else(|| options.node_directory.clone());
-    let session = Session {
-        given,
-        ..session.clone()
-    };
+    let session = Session { given, ..session.clone() };
     let located = session.locate()?;
     let mut apart = Vec::new();
     match &located {
@@ -63,20 +60,11 @@ pub fn mount(session: &Session, args: &args::Mount) -> Result<u8, Failure> {
         Located::Absent(dir) if place.is_none() => apart.push(("node directory", dir.path().to_owned())),
         // Only what is asked for without a name is made.
         Located::Absent(_) => {
-            return Err(located
-                .existing()
-                .map(drop)
-                .err()
-                .map_or_else(no_node_dir, Failure::from));
+            return Err(located.existing().map(drop).err().map_or_else(no_node_dir, Failure::from));
         }
     }
     let mountpoint = Mountpoint::prepare(&PathBuf::from(mountpoint), &apart)?;
-    let plan = Plan {
-        located,
-        place,
-        mountpoint,
-        options,
-    };
+    let plan = Plan { located, place, mountpoint, options };
     if args.foreground {
         return run(&session, plan, &mut Ready::foreground());
     }
@@ -95,19 +83,11 @@ pub fn mount(session: &Session, args: &args::Mount) -> Result<u8, Failure> {
 }
 
 fn no_node_dir() -> Failure {
-    Failure::new(
-        Exit::NotFound,
-        "there is no node directory; make one with `tahoefs init`",
-    )
+    Failure::new(Exit::NotFound, "there is no node directory; make one with `tahoefs init`")
 }
 
 fn run(session: &Session, plan: Plan, ready: &mut Ready) -> Result<u8, Failure> {
-    let Plan {
-        located,
-        place,
-        mut mountpoint,
-        options,
-    } = plan;
+    let Plan { located, place, mut mountpoint, options } = plan;
     let dir = match located {
         Located::Found(dir) => dir,
         Located::Absent(dir) => {
@@ -183,27 +163,14 @@ async fn start(
         }
         None => None,
     };
-    let root = Root {
-        dir: root_dir,
-        storage_index: found.cap.storage_index(),
-        edge,
-    };
+    let root = Root { dir: root_dir, storage_index: found.cap.storage_index(), edge };
     let fs_options = FsOptions {
         read_only,
         owner: owner(options.owner),
         deadline: options.deadline.min(CALL_DEADLINE),
         memory: options.transfer_bytes(),
     };
-    let fs = Filesystem::new(
-        fs_options,
-        Arc::clone(&writeback),
-        factory,
-        staging,
-        index,
-        root,
-        clock.clone(),
-        rng,
-    );
+    let fs = Filesystem::new(fs_options, Arc::clone(&writeback), factory, staging, index, root, clock.clone(), rng);
     let fs = fs.map_err(|e| Failure::at(Exit::Mount, place.shown(), e))?;
     let source = source_name(&place, &found.cap);
     let spec = MountSpec {
@@ -221,20 +188,9 @@ async fn start(
     let mounted = fuse::mount(&spec, Arc::clone(&fs), tokio::runtime::Handle::current());
     let mounted = mounted.map_err(|e| {
         let path = mountpoint.path.display();
-        Failure::new(
-            Exit::Mount,
-            format!("{path}: cannot be mounted: {e}; is /dev/fuse there, and fusermount3?"),
-        )
+        Failure::new(Exit::Mount, format!("{path}: cannot be mounted: {e}; is /dev/fuse there, and fusermount3?"))
     })?;
-    Serving::begin(Parts {
-        client,
-        fs,
-        mounted,
-        claim,
-        source,
-        read_only,
-        since: clock.now_secs(),
-    })
+    Serving::begin(Parts { client, fs, mounted, claim, source, read_only, since: clock.now_secs() })
 }
 
 /// The root that is asked for; the default one is made if it is absent.
@@ -245,9 +201,7 @@ async fn root(session: &Session, client: &Client, place: Option<Place>) -> Resul
             let aliases = Aliases::load(client.dir())?;
             if aliases.get(DEFAULT_ALIAS).is_none() {
                 alias::create(client, DEFAULT_ALIAS).await?;
-                session
-                    .speech
-                    .note(format!("Made a new directory, the alias {DEFAULT_ALIAS}: names it."));
+                session.speech.note(format!("Made a new directory, the alias {DEFAULT_ALIAS}: names it."));
             }
             Place::parse(&format!("{DEFAULT_ALIAS}:"))?
         }
@@ -257,20 +211,11 @@ async fn root(session: &Session, client: &Client, place: Option<Place>) -> Resul
     let found = client.resolve(&cx, &root, place.path()).await;
     let found = found.map_err(|e| Failure::resolve(&place.base(), &e))?;
     if !found.cap.is_directory() {
-        return Err(Failure::at(
-            Exit::Failed,
-            place.shown(),
-            "is not a directory, so it cannot be mounted",
-        ));
+        return Err(Failure::at(Exit::Failed, place.shown(), "is not a directory, so it cannot be mounted"));
     }
     let named = |e| Failure::node(place.shown(), &e);
     // A root that cannot be read is said now, and not by every later call.
-    client
-        .directory(&found.cap)
-        .map_err(named)?
-        .snapshot(&cx, Freshness::Newest)
-        .await
-        .map_err(named)?;
+    client.directory(&found.cap).map_err(named)?.snapshot(&cx, Freshness::Newest).await.map_err(named)?;
     Ok((place, found))
 }
 
@@ -287,15 +232,7 @@ fn source_name(place: &Place, cap: &Cap) -> String {
             None => "tahoe:literal".to_owned(),
         },
     };
-    name.chars()
-        .map(|c| {
-            if matches!(c, ',' | '\\') || c.is_control() {
-                '_'
-            } else {
-                c
-            }
-        })
-        .collect()
+    name.chars().map(|c| if matches!(c, ',' | '\\') || c.is_control() { '_' } else { c }).collect()
 }
 
 fn owner(wanted: Option<Owner>) -> Shown {
@@ -306,11 +243,7 @@ fn owner(wanted: Option<Owner>) -> Shown {
         Owner::Stored => Shown::Stored { uid: uid.as_raw(), gid },
         Owner::Me => {
             let groups = nix::unistd::getgroups().unwrap_or_default();
-            Shown::Me {
-                uid: uid.as_raw(),
-                gid,
-                groups: groups.into_iter().map(|g| g.as_raw()).collect(),
-            }
+            Shown::Me { uid: uid.as_raw(), gid, groups: groups.into_iter().map(|g| g.as_raw()).collect() }
         }
     }
 }
@@ -318,11 +251,7 @@ fn owner(wanted: Option<Owner>) -> Shown {
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
-    if name.is_empty() {
-        "this host".to_owned()
-    } else {
-        name.to_owned()
-    }
+    if name.is_empty() { "this host".to_owned() } else { name.to_owned() }
 }
 
 #[cfg(test)]
@@ -335,13 +264,7 @@ mod tests {
             Cap::parse("URI:DIR2:aaaaaaaaaaaaaaaaaaaaaaaaaa:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")
                 .unwrap();
         let shown = source_name(&Place::Stdin, &cap);
-        assert!(
-            shown.starts_with("tahoe:") && shown.len() == 14 && !shown.contains("aaaaaaaa"),
-            "{shown}"
-        );
-        assert_eq!(
-            source_name(&Place::parse("work:a,b\\c/d").unwrap(), &cap),
-            "work:a_b_c/d"
-        );
+        assert!(shown.starts_with("tahoe:") && shown.len() == 14 && !shown.contains("aaaaaaaa"), "{shown}");
+        assert_eq!(source_name(&Place::parse("work:a,b\\c/d").unwrap(), &cap), "work:a_b_c/d");
     }
 }

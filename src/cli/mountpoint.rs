@@ -72,10 +72,7 @@ impl Mountpoint {
         mountpoint.path = fs::canonicalize(&mountpoint.path).map_err(|e| refused(plain(&e)))?;
         match find_mount(&mountpoint.path) {
             Ok(None) => Ok(mountpoint),
-            Ok(Some(entry)) => Err(refused(format!(
-                "{} is mounted there already; unmount that first",
-                entry.source
-            ))),
+            Ok(Some(entry)) => Err(refused(format!("{} is mounted there already; unmount that first", entry.source))),
             Err(e) => Err(refused(format!("the table of mounts cannot be read: {}", plain(&e)))),
         }
     }
@@ -96,12 +93,7 @@ impl Drop for Mountpoint {
 }
 
 fn plain(error: &io::Error) -> String {
-    error
-        .to_string()
-        .split(" (os error")
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// `path` without symbolic links, as far as it exists.
@@ -134,16 +126,7 @@ mod tests {
         std::os::unix::fs::symlink(&node, top.path().join("link")).unwrap();
         fs::write(top.path().join("file"), "").unwrap();
         let prepare = |path: PathBuf| Mountpoint::prepare(&path, &[("node directory", node.clone())]);
-        for bad in [
-            "node",
-            "node/sub",
-            "node/new",
-            "link/sub",
-            ".",
-            "file",
-            "missing/deeper",
-            "/proc",
-        ] {
+        for bad in ["node", "node/sub", "node/new", "link/sub", ".", "file", "missing/deeper", "/proc"] {
             let refused = prepare(top.path().join(bad)).unwrap_err();
             assert_eq!(refused.code, 6, "{bad}: {}", refused.message);
         }
@@ -151,10 +134,7 @@ mod tests {
         let mountpoint = prepare(top.path().join("mnt")).unwrap();
         assert!(mountpoint.path.is_dir());
         drop(mountpoint);
-        assert!(
-            !top.path().join("mnt").exists(),
-            "a mount that did not come up leaves no folder"
-        );
+        assert!(!top.path().join("mnt").exists(), "a mount that did not come up leaves no folder");
         prepare(top.path().join("mnt")).unwrap().keep();
         assert!(top.path().join("mnt").exists());
     }

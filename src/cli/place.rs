@@ -43,10 +43,7 @@ pub fn looks_like_cap(argument: &OsStr) -> bool {
         _ => &text,
     };
     let value = value.trim().to_ascii_lowercase();
-    let value = value
-        .strip_prefix("ro.")
-        .or_else(|| value.strip_prefix("imm."))
-        .unwrap_or(&value);
+    let value = value.strip_prefix("ro.").or_else(|| value.strip_prefix("imm.")).unwrap_or(&value);
     value.starts_with("uri:") || value.starts_with("uri%3a") || value.contains("/uri/uri")
 }
 
@@ -79,17 +76,9 @@ impl Place {
             None => (DEFAULT_ALIAS, text),
         };
         check_alias_name(alias)?;
-        let names = path
-            .split('/')
-            .filter(|name| !name.is_empty())
-            .map(Name::from)
-            .collect();
+        let names = path.split('/').filter(|name| !name.is_empty()).map(Name::from).collect();
         let slash = path.ends_with('/');
-        Ok(Place::Alias {
-            alias: alias.to_owned(),
-            path: names,
-            slash,
-        })
+        Ok(Place::Alias { alias: alias.to_owned(), path: names, slash })
     }
 
     /// WHERE or `--cap-file`, or the default alias when there is neither.
@@ -100,11 +89,7 @@ impl Place {
         match (place, cap_file) {
             (_, Some(file)) => Ok(Place::File(file.to_owned())),
             (Some(text), None) => Place::parse(text),
-            (None, None) => Ok(Place::Alias {
-                alias: DEFAULT_ALIAS.to_owned(),
-                path: Vec::new(),
-                slash: false,
-            }),
+            (None, None) => Ok(Place::Alias { alias: DEFAULT_ALIAS.to_owned(), path: Vec::new(), slash: false }),
         }
     }
 
@@ -185,9 +170,7 @@ fn parse_cap(text: &str, source: &str) -> Result<Cap, Failure> {
         return Err(Failure::usage(format!("there is no capability in {source}")));
     }
     match Cap::parse(text) {
-        Ok(Cap::Unknown(_)) => Err(Failure::usage(format!(
-            "what {source} holds is no capability of a known kind"
-        ))),
+        Ok(Cap::Unknown(_)) => Err(Failure::usage(format!("what {source} holds is no capability of a known kind"))),
         Ok(cap) => Ok(cap),
         Err(error) => Err(Failure::cap(source, &error)),
     }
@@ -198,11 +181,7 @@ mod tests {
     use super::*;
 
     fn alias(alias: &str, path: &[&str], slash: bool) -> Place {
-        Place::Alias {
-            alias: alias.into(),
-            path: path.iter().map(|&n| n.into()).collect(),
-            slash,
-        }
+        Place::Alias { alias: alias.into(), path: path.iter().map(|&n| n.into()).collect(), slash }
     }
 
     #[test]

@@ -39,18 +39,14 @@ pub fn put(session: &Session, args: &Put) -> Result<(), Failure> {
     };
     let file = file.filter(|f| *f != "-").map(Path::new);
     if file.is_none() && place == Some(Place::Stdin) {
-        return Err(Failure::usage(
-            "put: the file and the capability cannot both come from standard input",
-        ));
+        return Err(Failure::usage("put: the file and the capability cannot both come from standard input"));
     }
     if args.format == Some(FileFormat::Mdmf) {
         return Err(Failure::usage("put --format MDMF is not supported yet; SDMF is"));
     }
     let key = match &args.private_key_path {
         Some(_) if args.format != Some(FileFormat::Sdmf) => {
-            return Err(Failure::usage(
-                "put --private-key-path is for mutable files: add --format SDMF",
-            ));
+            return Err(Failure::usage("put --private-key-path is for mutable files: add --format SDMF"));
         }
         Some(path) => Some(read_key(path)?),
         None => None,
@@ -60,10 +56,7 @@ pub fn put(session: &Session, args: &Put) -> Result<(), Failure> {
         match place {
             None => {
                 let cap = store(session, &client, args.format, key, &input).await?;
-                client
-                    .sync(&client.cx())
-                    .await
-                    .map_err(|e| Failure::node(&input.name, &e))?;
+                client.sync(&client.cx()).await.map_err(|e| Failure::node(&input.name, &e))?;
                 output::result(&format!("{}\n", cap.to_uri()))
             }
             Some(place) => put_at(session, &client, args.format, key, &input, &place).await,
@@ -82,18 +75,11 @@ async fn store(
     let cx = client.cx();
     let named = |e| Failure::node(&input.name, &e);
     if format == Some(FileFormat::Sdmf) {
-        return client
-            .create_mutable(&cx, key, input.whole(&cx).await?)
-            .await
-            .map_err(named);
+        return client.create_mutable(&cx, key, input.whole(&cx).await?).await.map_err(named);
     }
     // The content is read twice: once for its key, once to be sent.
     let bar = session.speech.bytes(&input.name, input.size.saturating_mul(2));
-    let source = FileSource {
-        file: Arc::clone(&input.file),
-        size: input.size,
-        bar: bar.clone(),
-    };
+    let source = FileSource { file: Arc::clone(&input.file), size: input.size, bar: bar.clone() };
     let stored = client.store_file(&cx, Arc::new(source)).await.map_err(named);
     bar.finish_and_clear();
     stored
@@ -114,11 +100,7 @@ async fn put_at(
     let mut path: Vec<Name> = place.path().to_vec();
     if matches!(place, Place::Alias { slash, path, .. } if *slash || path.is_empty()) {
         let name = input.base_name.as_deref().ok_or_else(|| {
-            Failure::at(
-                Exit::Usage,
-                &shown,
-                "say the name that what comes from standard input is to have",
-            )
+            Failure::at(Exit::Usage, &shown, "say the name that what comes from standard input is to have")
         })?;
         path.push(name.into());
     }
@@ -129,11 +111,7 @@ async fn put_at(
     };
     if let Some(found) = &found {
         if found.cap.is_directory() {
-            return Err(Failure::at(
-                Exit::Failed,
-                &shown,
-                "is a directory; add a slash to put the file into it",
-            ));
+            return Err(Failure::at(Exit::Failed, &shown, "is a directory; add a slash to put the file into it"));
         }
         if found.cap.is_mutable() && format.is_none() || found.edge.is_none() {
             let file = client.writeable(&found.cap).map_err(named)?;
@@ -143,11 +121,7 @@ async fn put_at(
     }
     // Whether the directory can be changed is known before anything is uploaded.
     let Some((above, name)) = split_last(&path) else {
-        return Err(Failure::at(
-            Exit::Usage,
-            &shown,
-            "say the name that the file is to have",
-        ));
+        return Err(Failure::at(Exit::Usage, &shown, "say the name that the file is to have"));
     };
     let parent = client.make_directories(&cx, &root, above).await;
     let parent = parent.map_err(|e| Failure::resolve(&place.base(), &e))?;
@@ -155,12 +129,7 @@ async fn put_at(
         return Err(named(crate::node::NodeError::NotWriteable));
     }
     let cap = store(session, client, format, key, input).await?;
-    let edit = Edit::Link {
-        name: name.clone(),
-        cap,
-        metadata: None,
-        expect: Expect::Anything,
-    };
+    let edit = Edit::Link { name: name.clone(), cap, metadata: None, expect: Expect::Anything };
     modify(client, &cx, &parent, edit, &shown).await
 }
 
@@ -181,9 +150,7 @@ impl Input {
             Some(base) => match base.to_str() {
                 Some(base) => Some(base.to_owned()),
                 None => {
-                    return Err(Failure::usage(format!(
-                        "{name}: its name is not UTF-8; say WHERE it goes"
-                    )));
+                    return Err(Failure::usage(format!("{name}: its name is not UTF-8; say WHERE it goes")));
                 }
             },
         };
@@ -198,12 +165,7 @@ impl Input {
             None => spool(dir)?,
         };
         let size = file.metadata().map_err(failed)?.len();
-        Ok(Input {
-            file: Arc::new(file),
-            size,
-            name,
-            base_name,
-        })
+        Ok(Input { file: Arc::new(file), size, name, base_name })
     }
 
     /// All of it, for a mutable file.
@@ -211,11 +173,7 @@ impl Input {
         if self.size > MUTABLE_LIMIT {
             return Err(Failure::node(&self.name, &crate::node::NodeError::TooLarge));
         }
-        let source = FileSource {
-            file: Arc::clone(&self.file),
-            size: self.size,
-            bar: ProgressBar::hidden(),
-        };
+        let source = FileSource { file: Arc::clone(&self.file), size: self.size, bar: ProgressBar::hidden() };
         let read = cx.run(source.read_at(0, self.size as usize)).await;
         let read = read.map_err(|e| Failure::node(&self.name, &e.into()))?;
         read.map_err(|e| Failure::io(&self.name, &e))
@@ -275,11 +233,7 @@ fn read_key(path: &Path) -> Result<SigningKey, Failure> {
     } else if let Some(der) = pem(&text, "RSA PRIVATE KEY") {
         pkcs8_of(&der)
     } else {
-        return Err(Failure::at(
-            Exit::Usage,
-            &shown,
-            "holds no unencrypted RSA private key in PEM",
-        ));
+        return Err(Failure::at(Exit::Usage, &shown, "holds no unencrypted RSA private key in PEM"));
     };
     SigningKey::from_pkcs8_der(&der).map_err(|e| Failure::usage(format!("{shown}: {e}")))
 }
@@ -293,9 +247,8 @@ fn pem(text: &str, label: &str) -> Option<Zeroizing<Vec<u8>>> {
 
 /// A PKCS#1 key in the PKCS#8 that OpenSSL makes of it: version 0, rsaEncryption with NULL, the key.
 fn pkcs8_of(pkcs1: &[u8]) -> Zeroizing<Vec<u8>> {
-    const HEAD: [u8; 18] = [
-        0x02, 0x01, 0x00, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
-    ];
+    const HEAD: [u8; 18] =
+        [0x02, 0x01, 0x00, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
     let mut body = Zeroizing::new(Vec::with_capacity(pkcs1.len() + 64));
     body.extend_from_slice(&HEAD);
     push_der(&mut body, 0x04, pkcs1);

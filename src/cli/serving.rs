@@ -88,25 +88,15 @@ impl Target {
 
     fn left(&self) -> Left {
         let status = self.writeback().status();
-        Left {
-            changes: status.changes as u64,
-            files: status.files as u64,
-            bytes: status.bytes,
-        }
+        Left { changes: status.changes as u64, files: status.files as u64, bytes: status.bytes }
     }
 
     /// Waits until everything is on the grid.
     async fn settle(&self, progress: Option<&ProgressSink>) -> Result<(), Failed> {
         let work = async {
             let place = self.mounted.mountpoint().display();
-            let failed = |f: Failure| Failed {
-                message: f.message,
-                exit: f.code,
-            };
-            self.writeback()
-                .settle(Scope::All)
-                .await
-                .map_err(|e| failed(Failure::node(&place, &e)))?;
+            let failed = |f: Failure| Failed { message: f.message, exit: f.code };
+            self.writeback().settle(Scope::All).await.map_err(|e| failed(Failure::node(&place, &e)))?;
             let rest = self.fs.settle().await;
             rest.map_err(|e| failed(Failure::new(Exit::Failed, format!("{place}: {e}"))))
         };
@@ -123,10 +113,7 @@ impl Target {
 
     fn unmount_failed(&self, error: &MountError) -> Failed {
         let place = self.mounted.mountpoint().display();
-        Failed {
-            message: format!("{place}: {error}; it stays mounted"),
-            exit: Exit::Mount as u8,
-        }
+        Failed { message: format!("{place}: {error}; it stays mounted"), exit: Exit::Mount as u8 }
     }
 }
 
@@ -134,26 +121,17 @@ impl Target {
 impl ControlTarget for Target {
     async fn status(&self) -> Status {
         let queue = self.writeback().status();
-        let failures = queue.failures.iter().map(|f| FailureStatus {
-            at: f.at,
-            name: f.name.clone(),
-            error: f.error.to_string(),
-        });
+        let failures =
+            queue.failures.iter().map(|f| FailureStatus { at: f.at, name: f.name.clone(), error: f.error.to_string() });
         Status {
             pid: std::process::id(),
             mountpoint: self.mounted.mountpoint().to_owned(),
             source: self.source.clone(),
             read_only: self.read_only,
             since: self.since,
-            queue: QueueStatus {
-                left: self.left(),
-                failures: failures.collect(),
-            },
+            queue: QueueStatus { left: self.left(), failures: failures.collect() },
             servers: self.client.grid().servers().iter().map(|s| server_state(s)).collect(),
-            cache: CacheStatus {
-                bytes: self.client.cache().weight(),
-                limit: self.client.cache().capacity(),
-            },
+            cache: CacheStatus { bytes: self.client.cache().weight(), limit: self.client.cache().capacity() },
         }
     }
 
@@ -190,15 +168,7 @@ impl Serving {
     /// # Errors
     /// The system refuses; the mount is taken down again.
     pub fn begin(parts: Parts) -> Result<Serving, Failure> {
-        let Parts {
-            client,
-            fs,
-            mounted,
-            claim,
-            source,
-            read_only,
-            since,
-        } = parts;
+        let Parts { client, fs, mounted, claim, source, read_only, since } = parts;
         let begun = signals().and_then(|signals| Ok((signals, claim.listener()?)));
         let ((terminate, interrupt), listener) = match begun {
             Ok(begun) => begun,
@@ -209,16 +179,7 @@ impl Serving {
             }
         };
         let (forced, leave) = (AtomicBool::new(false), Notify::new());
-        let target = Arc::new(Target {
-            client,
-            fs,
-            mounted,
-            source,
-            read_only,
-            since,
-            forced,
-            leave,
-        });
+        let target = Arc::new(Target { client, fs, mounted, source, read_only, since, forced, leave });
         let tracker = TaskTracker::new();
         let writeback = Arc::clone(target.fs.writeback());
         let tasks = vec![
@@ -232,14 +193,7 @@ impl Serving {
                 }
             }),
         ];
-        Ok(Serving {
-            target,
-            claim,
-            tracker,
-            tasks,
-            terminate,
-            interrupt,
-        })
+        Ok(Serving { target, claim, tracker, tasks, terminate, interrupt })
     }
 
     /// Takes the mount down because of `failure`.

@@ -13,19 +13,13 @@ pub fn init(session: &Session, args: &args::Init) -> Result<(), Failure> {
     let total = args.total.unwrap_or(args.stores);
     let happy = args.happy.unwrap_or(args.stores.min(total));
     let needed = args.needed.unwrap_or((u32::from(total) * 3 / 5).max(1) as u16);
-    let options = InitOptions {
-        stores: args.stores,
-        shares: ShareCounts { needed, happy, total },
-    };
+    let options = InitOptions { stores: args.stores, shares: ShareCounts { needed, happy, total } };
     let dir = match session.locate()? {
         Located::Absent(dir) => dir,
         Located::Found(dir) => {
             return Err(Failure::new(
                 Exit::Failed,
-                format!(
-                    "{} is a node directory already; nothing was changed",
-                    dir.path().display()
-                ),
+                format!("{} is a node directory already; nothing was changed", dir.path().display()),
             ));
         }
     };
@@ -53,9 +47,7 @@ pub fn store(session: &Session, command: &args::Store) -> Result<(), Failure> {
         args::Store::List => list_stores(&dir),
         args::Store::Add { dir: path } => {
             let entry = config::add_store(&dir, path, &Rng::os())?;
-            session
-                .speech
-                .note(format!("{} is the store `{}`.", path.display(), entry.name));
+            session.speech.note(format!("{} is the store `{}`.", path.display(), entry.name));
             Ok(())
         }
         args::Store::Move { name, dir: path } => {
@@ -63,9 +55,7 @@ pub fn store(session: &Session, command: &args::Store) -> Result<(), Failure> {
             let moved = config::move_store(&dir, name, path);
             bar.finish_and_clear();
             moved?;
-            session
-                .speech
-                .note(format!("The store `{name}` is at {} now.", path.display()));
+            session.speech.note(format!("The store `{name}` is at {} now.", path.display()));
             Ok(())
         }
     }
@@ -75,15 +65,8 @@ fn list_stores(dir: &NodeDir) -> Result<(), Failure> {
     let mut text = String::new();
     for entry in Stores::load(dir)?.entries {
         let path = entry.directory(dir);
-        let state = entry
-            .verify_at(&path)
-            .err()
-            .map_or_else(|| "ok".to_owned(), |why| format!("unreachable: {why}"));
-        text.push_str(&format!(
-            "{}\t{}\t{state}\n",
-            output::shown(&entry.name),
-            path.display()
-        ));
+        let state = entry.verify_at(&path).err().map_or_else(|| "ok".to_owned(), |why| format!("unreachable: {why}"));
+        text.push_str(&format!("{}\t{}\t{state}\n", output::shown(&entry.name), path.display()));
     }
     output::result(&text)
 }
@@ -103,19 +86,12 @@ pub fn import_keys(session: &Session, file: &Path, stores: &[PathBuf]) -> Result
         Located::Found(dir) => {
             return Err(Failure::new(
                 Exit::Failed,
-                format!(
-                    "{} is a node directory already; import into another with -d DIR",
-                    dir.path().display()
-                ),
+                format!("{} is a node directory already; import into another with -d DIR", dir.path().display()),
             ));
         }
     };
     let imported = config::import_keys(&dir, file, stores)?;
-    session.speech.note(format!(
-        "Made {} with {} stores.",
-        dir.path().display(),
-        imported.adopted.len()
-    ));
+    session.speech.note(format!("Made {} with {} stores.", dir.path().display(), imported.adopted.len()));
     for entry in &imported.missing {
         session.speech.note(format!(
             "The store `{}` is missing: it was at {}. Bring it back there, or import again with --store DIR.",

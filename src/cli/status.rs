@@ -34,11 +34,7 @@ pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Resul
         let shown = mountpoint.display();
         let asked = Connection::at(&dir, &path).and_then(Connection::status);
         let status = asked.map_err(|e| Failure::control(shown, &e))?;
-        return if json {
-            output::json(&status)
-        } else {
-            output::result(&text(&status))
-        };
+        return if json { output::json(&status) } else { output::result(&text(&status)) };
     }
     let mut found = Vec::new();
     for running in mounts(&dir)? {
@@ -54,19 +50,12 @@ pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Resul
             let cx = cx.clone();
             async move {
                 let said = server.status(&cx).await;
-                ServerState {
-                    available: said.ok().map(|s| s.available_space),
-                    ..server_state(server)
-                }
+                ServerState { available: said.ok().map(|s| s.available_space), ..server_state(server) }
             }
         });
         Ok(join_all(ask).await)
     })?;
-    let overview = Overview {
-        node_directory: dir.path().to_owned(),
-        mounts: found,
-        servers,
-    };
+    let overview = Overview { node_directory: dir.path().to_owned(), mounts: found, servers };
     if json {
         return output::json(&overview);
     }
@@ -80,16 +69,7 @@ pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Resul
 }
 
 fn text(status: &Status) -> String {
-    let Status {
-        pid,
-        mountpoint,
-        source,
-        read_only,
-        since,
-        queue,
-        servers,
-        cache,
-    } = status;
+    let Status { pid, mountpoint, source, read_only, since, queue, servers, cache } = status;
     let change = if *read_only { ", read-only" } else { "" };
     let mut out = format!(
         "{} on {} (process {pid}{change}, since {})\n",
@@ -100,23 +80,11 @@ fn text(status: &Status) -> String {
     out.push_str(&format!("  queue: {}\n", left_text(&queue.left)));
     for failure in &queue.failures {
         let name = output::shown(&failure.name);
-        out.push_str(&format!(
-            "  failed {} {name}: {}\n",
-            output::time(failure.at),
-            failure.error
-        ));
+        out.push_str(&format!("  failed {} {name}: {}\n", output::time(failure.at), failure.error));
     }
-    out.push_str(&format!(
-        "  cache: {} of {}\n",
-        output::size(cache.bytes),
-        output::size(cache.limit)
-    ));
+    out.push_str(&format!("  cache: {} of {}\n", output::size(cache.bytes), output::size(cache.limit)));
     let away = servers.iter().filter(|s| !s.reachable).count();
-    out.push_str(&format!(
-        "  servers: {} of {} answer\n",
-        servers.len() - away,
-        servers.len()
-    ));
+    out.push_str(&format!("  servers: {} of {} answer\n", servers.len() - away, servers.len()));
     out
 }
 
@@ -129,9 +97,7 @@ fn server_lines(servers: &[ServerState]) -> String {
             (None, None) => format!("  {name}: ok\n"),
         }
     };
-    std::iter::once("servers:\n".to_owned())
-        .chain(servers.iter().map(line))
-        .collect()
+    std::iter::once("servers:\n".to_owned()).chain(servers.iter().map(line)).collect()
 }
 
 /// What is left, for people.
@@ -140,21 +106,14 @@ pub fn left_text(left: &Left) -> String {
         return "everything is on the grid".to_owned();
     }
     let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    format!(
-        "{}, {} of {}",
-        count(left.changes, "change"),
-        count(left.files, "file"),
-        output::size(left.bytes)
-    )
+    format!("{}, {} of {}", count(left.changes, "change"), count(left.files, "file"), output::size(left.bytes))
 }
 
 pub fn flush(session: &Session, path: Option<&Path>) -> Result<(), Failure> {
     let dir = session.node_dir()?;
     let all = mounts(&dir)?;
     let Some(path) = path else {
-        return all
-            .into_iter()
-            .try_for_each(|running| flush_one(session, running, None));
+        return all.into_iter().try_for_each(|running| flush_one(session, running, None));
     };
     let real = canonical(path);
     let mount = all
@@ -162,17 +121,11 @@ pub fn flush(session: &Session, path: Option<&Path>) -> Result<(), Failure> {
         .filter(|m| real.starts_with(&m.note.mountpoint))
         .max_by_key(|m| m.note.mountpoint.as_os_str().len());
     let Some(running) = mount else {
-        let message = format!(
-            "{}: is in no mount of {}; was it mounted with -d?",
-            path.display(),
-            dir.path().display()
-        );
+        let message =
+            format!("{}: is in no mount of {}; was it mounted with -d?", path.display(), dir.path().display());
         return Err(Failure::new(Exit::Mount, message));
     };
-    let below = real
-        .strip_prefix(&running.note.mountpoint)
-        .ok()
-        .filter(|p| !p.as_os_str().is_empty());
+    let below = real.strip_prefix(&running.note.mountpoint).ok().filter(|p| !p.as_os_str().is_empty());
     let below = below.map(Path::to_owned);
     flush_one(session, running, below)
 }
@@ -191,9 +144,7 @@ fn flush_one(session: &Session, running: Running, path: Option<PathBuf>) -> Resu
 /// Sends a request and shows how far it is.
 fn wait(session: &Session, to: Connection, request: &Request, shown: &str) -> Result<Left, Failure> {
     let bar = session.speech.waiting(shown);
-    let done = to.wait(request, |left| {
-        bar.set_message(format!("{shown}: {}", left_text(&left)))
-    });
+    let done = to.wait(request, |left| bar.set_message(format!("{shown}: {}", left_text(&left))));
     bar.finish_and_clear();
     done.map_err(|e| Failure::control(shown, &e))
 }
@@ -222,21 +173,12 @@ pub fn unmount(session: &Session, mountpoint: &Path, force: bool) -> Result<u8, 
 fn detach_stale(session: &Session, mountpoint: &Path) -> Result<u8, Failure> {
     let path = mounted_path(mountpoint);
     let outcome = if nix::unistd::geteuid().is_root() {
-        nix::mount::umount2(
-            &path,
-            nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW,
-        )
-        .map_err(io::Error::from)
+        nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH | nix::mount::MntFlags::UMOUNT_NOFOLLOW)
+            .map_err(io::Error::from)
     } else {
         let mut command = std::process::Command::new("fusermount3");
         let said = command.args(["-u", "-z", "--"]).arg(&path).output();
-        said.and_then(|o| {
-            if o.status.success() {
-                Ok(())
-            } else {
-                Err(io::Error::other("fusermount3 refused"))
-            }
-        })
+        said.and_then(|o| if o.status.success() { Ok(()) } else { Err(io::Error::other("fusermount3 refused")) })
     };
     outcome.map_err(|e| Failure::new(Exit::Mount, format!("{}: cannot be unmounted: {e}", path.display())))?;
     session.speech.note(format!(

@@ -180,9 +180,7 @@ impl Client {
     /// A context for one operation, with the patience and the memory that the client was opened with.
     pub fn cx(&self) -> Cx {
         // Each operation counts its own progress.
-        self.base
-            .child()
-            .with_patience(self.base.patience().unwrap_or(Duration::from_secs(60)))
+        self.base.child().with_patience(self.base.patience().unwrap_or(Duration::from_secs(60)))
     }
 
     /// The aliases, as they stand in the file now.

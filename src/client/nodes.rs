@@ -28,10 +28,7 @@ struct Table<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Table {
-            nodes: HashMap::new(),
-            sweep_at: 64,
-        }
+        Table { nodes: HashMap::new(), sweep_at: 64 }
     }
 }
 

@@ -48,11 +48,7 @@ impl Client {
     /// # Errors
     /// A name is missing, is no directory though the path goes on, or cannot be read.
     pub async fn resolve(&self, cx: &Cx, root: &Cap, path: &[Name]) -> Result<Found, ResolveError> {
-        let mut found = Found {
-            cap: root.clone(),
-            child: None,
-            edge: None,
-        };
+        let mut found = Found { cap: root.clone(), child: None, edge: None };
         for (depth, name) in path.iter().enumerate() {
             let here = || path[..depth].join("/");
             if !found.cap.is_directory() {
@@ -62,15 +58,9 @@ impl Client {
             let table = table.map_err(|error| ResolveError::Node { path: here(), error })?;
             let name = normalize(name);
             let Some(child) = table.entries.get(&name) else {
-                return Err(ResolveError::NotFound {
-                    path: path[..=depth].join("/"),
-                });
+                return Err(ResolveError::NotFound { path: path[..=depth].join("/") });
             };
-            found = Found {
-                edge: Some((found.cap, name)),
-                cap: child.cap.clone(),
-                child: Some(child.clone()),
-            };
+            found = Found { edge: Some((found.cap, name)), cap: child.cap.clone(), child: Some(child.clone()) };
         }
         Ok(found)
     }
@@ -91,16 +81,9 @@ impl Client {
                 return Err(ResolveError::NotADirectory { path: here() });
             }
             let below = self.subdirectory(cx, &cap, name).await;
-            cap = below.map_err(|error| ResolveError::Node {
-                path: path[..=depth].join("/"),
-                error,
-            })?;
+            cap = below.map_err(|error| ResolveError::Node { path: path[..=depth].join("/"), error })?;
         }
-        if cap.is_directory() {
-            Ok(cap)
-        } else {
-            Err(ResolveError::NotADirectory { path: path.join("/") })
-        }
+        if cap.is_directory() { Ok(cap) } else { Err(ResolveError::NotADirectory { path: path.join("/") }) }
     }
 
     async fn subdirectory(&self, cx: &Cx, parent: &Cap, name: &Name) -> Result<Cap, NodeError> {
@@ -115,12 +98,7 @@ impl Client {
         }
         let cap = self.create_directory(cx, &[]).await?;
         let expect = Expect::OneOf(vec![None, Some(cap.clone())]);
-        let edit = Edit::Link {
-            name,
-            cap: cap.clone(),
-            metadata: Some(Metadata::default()),
-            expect,
-        };
+        let edit = Edit::Link { name, cap: cap.clone(), metadata: Some(Metadata::default()), expect };
         match directory.modify(cx, &[edit]).await?.into_iter().next() {
             // Somebody else put something there meanwhile.
             Some(EditOutcome::Conflict { found: Some(child) }) => Ok(child.cap),

@@ -23,11 +23,7 @@ pub(super) struct SpaceMeter {
 impl SpaceMeter {
     /// Measures the disks of `folders`; `expansion` is N/k.
     pub(super) fn new(folders: Vec<PathBuf>, expansion: f64) -> SpaceMeter {
-        SpaceMeter {
-            folders,
-            expansion,
-            last: Mutex::new(None),
-        }
+        SpaceMeter { folders, expansion, last: Mutex::new(None) }
     }
 
     pub(super) fn measure(&self) -> Space {
@@ -48,18 +44,11 @@ impl SpaceMeter {
                 continue;
             }
             let Ok(disk) = statvfs(folder) else { continue };
-            sum.total = sum
-                .total
-                .saturating_add(disk.blocks().saturating_mul(disk.fragment_size()));
-            sum.free = sum
-                .free
-                .saturating_add(disk.blocks_available().saturating_mul(disk.fragment_size()));
+            sum.total = sum.total.saturating_add(disk.blocks().saturating_mul(disk.fragment_size()));
+            sum.free = sum.free.saturating_add(disk.blocks_available().saturating_mul(disk.fragment_size()));
         }
         let content = |bytes: u64| (bytes as f64 / self.expansion) as u64;
-        let space = Space {
-            total: content(sum.total),
-            free: content(sum.free),
-        };
+        let space = Space { total: content(sum.total), free: content(sum.free) };
         *last = Some((Instant::now(), space));
         space
     }
@@ -80,9 +69,6 @@ mod tests {
         assert_eq!(SpaceMeter::new(folders.clone(), 1.0).measure().total, one.total);
         let expanded = SpaceMeter::new(folders, 5.0 / 3.0).measure().total;
         assert!(expanded.abs_diff(one.total / 5 * 3) < 16, "{expanded}");
-        assert_eq!(
-            SpaceMeter::new(vec![top.path().join("away")], 1.0).measure(),
-            Space::default()
-        );
+        assert_eq!(SpaceMeter::new(vec![top.path().join("away")], 1.0).measure(), Space::default());
     }
 }

@@ -40,18 +40,9 @@ enum State {
 impl Store {
     pub(super) async fn open(entry: StoreEntry, dir: &NodeDir, clock: Clock, rng: Rng) -> Store {
         let path = entry.directory(dir);
-        let options = LocalOptions {
-            clock,
-            rng,
-            ..LocalOptions::default()
-        };
+        let options = LocalOptions { clock, rng, ..LocalOptions::default() };
         let state = try_open(&entry, &path, &options).await;
-        Store {
-            entry,
-            path,
-            options,
-            state: Mutex::new(state),
-        }
+        Store { entry, path, options, state: Mutex::new(state) }
     }
 
     async fn server(&self) -> Result<Arc<LocalServer>, StorageError> {
@@ -67,10 +58,7 @@ impl Store {
 }
 
 async fn try_open(entry: &StoreEntry, path: &Path, options: &LocalOptions) -> State {
-    let away = |why: String| State::Away {
-        why,
-        since: Instant::now(),
-    };
+    let away = |why: String| State::Away { why, since: Instant::now() };
     let (checked, at) = (entry.clone(), path.to_owned());
     match options.io.run(move || checked.verify_at(&at)).await {
         Ok(()) => {}
@@ -118,10 +106,7 @@ impl StorageServer for Store {
         offset: u64,
         data: Bytes,
     ) -> Result<bool, StorageError> {
-        self.server()
-            .await?
-            .write_share(cx, si, share, secret, offset, data)
-            .await
+        self.server().await?.write_share(cx, si, share, secret, offset, data).await
     }
 
     async fn abort_share(
@@ -154,10 +139,7 @@ impl StorageServer for Store {
         shares: &BTreeMap<ShareNumber, TestWrite>,
         read: &[ReadRange],
     ) -> Result<ReadTestWriteAnswer, StorageError> {
-        self.server()
-            .await?
-            .read_test_write(cx, si, enabler, lease, shares, read)
-            .await
+        self.server().await?.read_test_write(cx, si, enabler, lease, shares, read).await
     }
 
     async fn add_lease(&self, cx: &Cx, si: StorageIndex, lease: &LeaseSecrets) -> Result<(), StorageError> {

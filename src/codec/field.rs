@@ -75,12 +75,7 @@ mod tests {
             ZfecField::mul_slice(factor, &input, &mut out);
             assert!(input.iter().zip(&out).all(|(&i, &o)| o == ZfecField::mul(factor, i)));
             ZfecField::mul_slice_add(factor, &[1; 256], &mut out);
-            assert!(
-                input
-                    .iter()
-                    .zip(&out)
-                    .all(|(&i, &o)| o == ZfecField::mul(factor, i) ^ factor)
-            );
+            assert!(input.iter().zip(&out).all(|(&i, &o)| o == ZfecField::mul(factor, i) ^ factor));
         }
     }
 }

@@ -155,9 +155,7 @@ impl Codec {
         for (start, end) in self.chunks(len) {
             let primary: Vec<&[u8]> = primary.iter().map(|block| &block[start..end]).collect();
             let mut parity: Vec<&mut [u8]> = parity.iter_mut().map(|block| &mut block.as_mut()[start..end]).collect();
-            coder
-                .encode_sep(&primary, &mut parity)
-                .expect("counts and lengths fit and no chunk is empty");
+            coder.encode_sep(&primary, &mut parity).expect("counts and lengths fit and no chunk is empty");
         }
         Ok(())
     }
@@ -210,10 +208,7 @@ impl Codec {
             }
         }
         if blocks.len() < self.needed {
-            return Err(DecodeError::TooFew {
-                given: blocks.len(),
-                needed: self.needed,
-            });
+            return Err(DecodeError::TooFew { given: blocks.len(), needed: self.needed });
         }
         if blocks.iter().any(|(_, block)| block.len() != blocks[0].1.len()) {
             return Err(DecodeError::UnequalLengths);
@@ -255,9 +250,7 @@ impl Codec {
     /// Cuts `0..len` into pieces of which N fit the working set; none is empty.
     fn chunks(&self, len: usize) -> impl Iterator<Item = (usize, usize)> {
         let size = (WORKING_SET / self.total).next_multiple_of(64);
-        (0..len)
-            .step_by(size)
-            .map(move |start| (start, (start + size).min(len)))
+        (0..len).step_by(size).map(move |start| (start, (start + size).min(len)))
     }
 }
 
@@ -289,14 +282,7 @@ fn interpolation_factors(points: &[u8], targets: &[u8]) -> Vec<Vec<u8>> {
     let product = |elements: &mut dyn Iterator<Item = u8>| elements.fold(ZfecField::one(), ZfecField::mul);
     let weights: Vec<u8> = points
         .iter()
-        .map(|&point| {
-            product(
-                &mut points
-                    .iter()
-                    .filter(|&&m| m != point)
-                    .map(|&m| ZfecField::add(point, m)),
-            )
-        })
+        .map(|&point| product(&mut points.iter().filter(|&&m| m != point).map(|&m| ZfecField::add(point, m))))
         .collect();
     let row = |&target: &u8| {
         let all = product(&mut points.iter().map(|&m| ZfecField::add(target, m)));

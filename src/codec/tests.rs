@@ -17,9 +17,7 @@ fn all_blocks(codec: &Codec, primary: &[Vec<u8>]) -> Vec<Vec<u8>> {
 fn primaries(needed: usize, len: usize, seed: u64) -> Vec<Vec<u8>> {
     let mut state = seed | 1;
     let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
     (0..needed).map(|_| (0..len).map(|_| next()).collect()).collect()
@@ -43,15 +41,7 @@ fn check_decode(codec: &Codec, blocks: &[(usize, &[u8])], primary: &[Vec<u8>]) {
 
 #[test]
 fn parameters_out_of_range_are_refused() {
-    for (needed, total) in [
-        (0, 0),
-        (0, 1),
-        (2, 1),
-        (1, 257),
-        (257, 257),
-        (usize::MAX, usize::MAX),
-        (1, usize::MAX),
-    ] {
+    for (needed, total) in [(0, 0), (0, 1), (2, 1), (1, 257), (257, 257), (usize::MAX, usize::MAX), (1, usize::MAX)] {
         assert_eq!(Codec::get(needed, total).err(), Some(BadParameters { needed, total }));
     }
 }
@@ -82,22 +72,14 @@ fn the_largest_codes() {
         let primary = primaries(needed, 33, 7);
         let blocks = all_blocks(&codec, &primary);
         assert_eq!(blocks.len(), total);
-        check_decode(
-            &codec,
-            &pick(&blocks, &(total - needed..total).collect::<Vec<_>>()),
-            &primary,
-        );
+        check_decode(&codec, &pick(&blocks, &(total - needed..total).collect::<Vec<_>>()), &primary);
     }
 }
 
 #[test]
 fn blocks_longer_than_a_chunk() {
     let codec = codec(3, 10);
-    let (size, _) = codec
-        .chunks(usize::MAX)
-        .map(|(start, end)| (end - start, ()))
-        .next()
-        .unwrap();
+    let (size, _) = codec.chunks(usize::MAX).map(|(start, end)| (end - start, ())).next().unwrap();
     for len in [size - 1, size, size + 1, 3 * size + 17] {
         let primary = primaries(3, len, len as u64);
         let blocks = all_blocks(&codec, &primary);
@@ -112,11 +94,7 @@ fn empty_blocks_stay_empty() {
         let codec = codec(needed, total);
         let blocks = all_blocks(&codec, &vec![Vec::new(); needed]);
         assert_eq!(blocks, vec![Vec::<u8>::new(); total]);
-        check_decode(
-            &codec,
-            &pick(&blocks, &(total - needed..total).collect::<Vec<_>>()),
-            &blocks[..needed],
-        );
+        check_decode(&codec, &pick(&blocks, &(total - needed..total).collect::<Vec<_>>()), &blocks[..needed]);
     }
 }
 
@@ -129,14 +107,8 @@ fn blocks_that_cannot_be_encoded() {
     assert_eq!(codec.encode_into(&[long], &mut parity), wrong("primary", 1, 2));
     assert_eq!(codec.encode_into(&[long; 3], &mut parity), wrong("primary", 3, 2));
     assert_eq!(codec.encode_into(&[long; 2], &mut parity[..1]), wrong("parity", 1, 2));
-    assert_eq!(
-        codec.encode_into(&[long, short], &mut parity),
-        Err(EncodeError::UnequalLengths)
-    );
-    assert_eq!(
-        codec.encode_into(&[short; 2], &mut parity),
-        Err(EncodeError::UnequalLengths)
-    );
+    assert_eq!(codec.encode_into(&[long, short], &mut parity), Err(EncodeError::UnequalLengths));
+    assert_eq!(codec.encode_into(&[short; 2], &mut parity), Err(EncodeError::UnequalLengths));
     assert_eq!(parity, [[7; 3]; 2]);
     assert_eq!(codec.encode_into(&[long; 2], &mut parity), Ok(()));
     assert_eq!(parity, [[1, 2, 3]; 2], "a constant column is a constant polynomial");
@@ -158,10 +130,7 @@ fn blocks_that_cannot_be_decoded() {
         (vec![(1, a), (1, a)], DecodeError::Repeated(1)),
         (vec![(0, a), (1, a), (0, a)], DecodeError::Repeated(0)),
         (vec![(0, a), (4, a)], DecodeError::NoSuchShare(4)),
-        (
-            vec![(0, a), (1, a), (usize::MAX, a)],
-            DecodeError::NoSuchShare(usize::MAX),
-        ),
+        (vec![(0, a), (1, a), (usize::MAX, a)], DecodeError::NoSuchShare(usize::MAX)),
         (vec![(0, a), (3, &a[..1])], DecodeError::UnequalLengths),
         (vec![(0, a), (1, a), (2, &a[..0])], DecodeError::UnequalLengths),
     ] {
@@ -177,9 +146,7 @@ fn encoding_is_interpolation() {
     for (needed, total) in [(1, 2), (2, 3), (3, 10), (7, 11), (25, 100), (101, 256), (255, 256)] {
         let points: Vec<u8> = (0..total).map(ZfecField::nth).collect();
         let factors = interpolation_factors(&points[..needed], &points[needed..]);
-        let identity: Vec<Vec<u8>> = (0..needed)
-            .map(|i| (0..needed).map(|j| u8::from(i == j)).collect())
-            .collect();
+        let identity: Vec<Vec<u8>> = (0..needed).map(|i| (0..needed).map(|j| u8::from(i == j)).collect()).collect();
         assert_eq!(all_blocks(&codec(needed, total), &identity)[needed..], factors);
     }
 }

@@ -89,9 +89,7 @@ impl Aliases {
         let lock = dir.make_own("")?.join("aliases.lock");
         let _lock = Lock::wait(&lock, LockKind::Exclusive)?;
         if Aliases::load(dir)?.get(name).is_some() {
-            return Err(ConfigError::Invalid(format!(
-                "the alias `{name}:` already exists; nothing was changed"
-            )));
+            return Err(ConfigError::Invalid(format!("the alias `{name}:` already exists; nothing was changed")));
         }
         let path = dir.private("aliases");
         let old = read_optional(&path)?.unwrap_or_default();
@@ -123,10 +121,7 @@ mod tests {
         let text = "# mine\n\nwork: URI:DIR2:a\ntahoe:URI:DIR2:b\nwork: URI:DIR2:c";
         write_private(&dir.private("aliases"), text.as_bytes()).unwrap();
         let aliases = Aliases::load(&dir).unwrap();
-        assert_eq!(
-            aliases.iter().collect::<Vec<_>>(),
-            [("tahoe", "URI:DIR2:b"), ("work", "URI:DIR2:c")]
-        );
+        assert_eq!(aliases.iter().collect::<Vec<_>>(), [("tahoe", "URI:DIR2:b"), ("work", "URI:DIR2:c")]);
         Aliases::add(&dir, "neu", "URI:DIR2:d").unwrap();
         let now = read_optional(&dir.private("aliases")).unwrap().unwrap();
         assert_eq!(*now, format!("{text}\nneu: URI:DIR2:d\n"));

@@ -26,10 +26,7 @@ pub enum Located {
 /// # Errors
 /// [`ConfigError::NotANodeDir`] for a directory that holds something else, and when `$HOME` is needed but not set.
 pub fn locate(given: Option<&Path>, env: impl Fn(&str) -> Option<OsString>) -> Result<Located, ConfigError> {
-    let path = match given
-        .map(Path::to_owned)
-        .or_else(|| nonempty(env("TAHOEFS_NODE_DIRECTORY")).map(PathBuf::from))
-    {
+    let path = match given.map(Path::to_owned).or_else(|| nonempty(env("TAHOEFS_NODE_DIRECTORY")).map(PathBuf::from)) {
         Some(path) => path,
         None => {
             let home = nonempty(env("HOME"))
@@ -52,11 +49,7 @@ pub fn locate(given: Option<&Path>, env: impl Fn(&str) -> Option<OsString>) -> R
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
         Err(e) => return Err(ConfigError::io(&dir.path, &e)),
     };
-    if is_empty {
-        Ok(Located::Absent(dir))
-    } else {
-        Err(ConfigError::NotANodeDir(dir.path))
-    }
+    if is_empty { Ok(Located::Absent(dir)) } else { Err(ConfigError::NotANodeDir(dir.path)) }
 }
 
 fn nonempty(value: Option<OsString>) -> Option<OsString> {
@@ -86,11 +79,7 @@ impl NodeDir {
 
     /// `tahoefs/NAME`: what is ours alone. `own("")` is the folder itself.
     pub fn own(&self, name: &str) -> PathBuf {
-        if name.is_empty() {
-            self.path.join("tahoefs")
-        } else {
-            self.path.join("tahoefs").join(name)
-        }
+        if name.is_empty() { self.path.join("tahoefs") } else { self.path.join("tahoefs").join(name) }
     }
 
     /// Makes the directory and the subfolders that hold secrets, mode 0700.
@@ -141,10 +130,7 @@ mod tests {
         let env = |name: &str| (name == "HOME").then(|| home.clone().into_os_string());
         let dir = |name: &str| NodeDir::at(home.join(name));
         assert_eq!(locate(None, env).unwrap(), Located::Absent(dir(".tahoefs")));
-        assert_eq!(
-            locate(None, env).unwrap().existing(),
-            Err(ConfigError::NoNodeDir(home.join(".tahoefs")))
-        );
+        assert_eq!(locate(None, env).unwrap().existing(), Err(ConfigError::NoNodeDir(home.join(".tahoefs"))));
 
         fs::create_dir(home.join(".tahoe")).unwrap();
         assert_eq!(locate(None, env).unwrap(), Located::Absent(dir(".tahoe")));

@@ -19,11 +19,7 @@ const FILE_LIMIT: u64 = 16 << 20;
 /// # Errors
 /// A directory could not be made.
 pub fn make_private_dir(path: &Path) -> Result<(), ConfigError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|e| ConfigError::io(path, &e))
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| ConfigError::io(path, &e))
 }
 
 /// Replaces `path` by `content` with mode 0600: a temporary file beside it, synced, renamed, and the directory synced.
@@ -44,11 +40,7 @@ fn write_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -79,9 +71,7 @@ pub fn read_optional(path: &Path) -> Result<Option<Zeroizing<String>>, ConfigErr
     }
     // Room for the whole, so that no unzeroized copy is left behind by growing.
     let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
-    file.take(FILE_LIMIT)
-        .read_to_end(&mut bytes)
-        .map_err(|e| ConfigError::io(path, &e))?;
+    file.take(FILE_LIMIT).read_to_end(&mut bytes).map_err(|e| ConfigError::io(path, &e))?;
     match std::str::from_utf8(&bytes) {
         Ok(text) => Ok(Some(Zeroizing::new(text.to_owned()))),
         Err(_) => Err(ConfigError::malformed(path, None, "is not UTF-8")),
@@ -110,16 +100,9 @@ impl Lock {
     /// # Errors
     /// The file could not be opened or locked.
     pub fn wait(path: &Path, kind: LockKind) -> Result<Lock, ConfigError> {
-        let arg = if kind == LockKind::Shared {
-            FlockArg::LockShared
-        } else {
-            FlockArg::LockExclusive
-        };
+        let arg = if kind == LockKind::Shared { FlockArg::LockShared } else { FlockArg::LockExclusive };
         let taken = Lock::open(path).and_then(|f| Flock::lock(f, arg).map_err(|(_, e)| e.into()));
-        Ok(Lock {
-            file: taken.map_err(|e| ConfigError::io(path, &e))?,
-            path: path.to_owned(),
-        })
+        Ok(Lock { file: taken.map_err(|e| ConfigError::io(path, &e))?, path: path.to_owned() })
     }
 
     /// Takes the lock on `path` unless another holds it: then `None`.
@@ -128,30 +111,17 @@ impl Lock {
     /// The file could not be opened or locked.
     pub fn try_take(path: &Path, kind: LockKind) -> Result<Option<Lock>, ConfigError> {
         let shared = kind == LockKind::Shared;
-        let arg = if shared {
-            FlockArg::LockSharedNonblock
-        } else {
-            FlockArg::LockExclusiveNonblock
-        };
+        let arg = if shared { FlockArg::LockSharedNonblock } else { FlockArg::LockExclusiveNonblock };
         let file = Lock::open(path).map_err(|e| ConfigError::io(path, &e))?;
         match Flock::lock(file, arg) {
-            Ok(file) => Ok(Some(Lock {
-                file,
-                path: path.to_owned(),
-            })),
+            Ok(file) => Ok(Some(Lock { file, path: path.to_owned() })),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, e)) => Err(ConfigError::io(path, &e.into())),
         }
     }
 
     fn open(path: &Path) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
     }
 
     /// Replaces what the locked file holds: a note for others on who has the lock.
@@ -160,9 +130,7 @@ impl Lock {
     /// The file could not be written.
     pub fn note(&mut self, content: &[u8]) -> Result<(), ConfigError> {
         let file: &mut File = &mut self.file;
-        let written = io::Seek::rewind(file)
-            .and_then(|()| file.set_len(0))
-            .and_then(|()| file.write_all(content));
+        let written = io::Seek::rewind(file).and_then(|()| file.set_len(0)).and_then(|()| file.write_all(content));
         written.map_err(|e| ConfigError::io(&self.path, &e))
     }
 }
@@ -182,11 +150,7 @@ mod tests {
         write_private(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(
-            fs::read_dir(top.path()).unwrap().count(),
-            1,
-            "no temporary file is left"
-        );
+        assert_eq!(fs::read_dir(top.path()).unwrap().count(), 1, "no temporary file is left");
         assert!(write_private(&top.path().join("missing/x"), b"").is_err());
     }
 

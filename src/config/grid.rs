@@ -66,11 +66,7 @@ impl GridConfig {
                 }
                 _ => {
                     let at = line("node", "reveal-ip-address");
-                    return Err(ConfigError::malformed(
-                        path,
-                        at,
-                        "reveal-ip-address is neither true nor false",
-                    ));
+                    return Err(ConfigError::malformed(path, at, "reveal-ip-address is neither true nor false"));
                 }
             }
         }
@@ -90,26 +86,16 @@ impl GridConfig {
             happy: shares("shares.happy", 7)?,
             total: shares("shares.total", 10)?,
         };
-        counts
-            .check()
-            .map_err(|why| ConfigError::malformed(path, line("client", "shares.total"), why))?;
-        let max_segment_size = number(
-            "shares._max_immutable_segment_size_for_testing",
-            MAX_SEGMENT_SIZE,
-            SEGMENT_SIZE_LIMIT,
-        )?;
+        counts.check().map_err(|why| ConfigError::malformed(path, line("client", "shares.total"), why))?;
+        let max_segment_size =
+            number("shares._max_immutable_segment_size_for_testing", MAX_SEGMENT_SIZE, SEGMENT_SIZE_LIMIT)?;
         let mutable_format = match get("client", "mutable.format")? {
             Some(format) if format.eq_ignore_ascii_case("mdmf") => MutableFormat::Mdmf,
             _ => MutableFormat::Sdmf,
         };
         let furl = get("client", "introducer.furl")?;
         let names_servers = furl.is_some_and(|f| !f.is_empty());
-        Ok(GridConfig {
-            shares: counts,
-            max_segment_size,
-            mutable_format,
-            names_servers,
-        })
+        Ok(GridConfig { shares: counts, max_segment_size, mutable_format, names_servers })
     }
 }
 
@@ -124,14 +110,7 @@ mod tests {
     #[test]
     fn the_defaults_are_the_references() {
         let config = parse("[client]\n").unwrap();
-        assert_eq!(
-            config.shares,
-            ShareCounts {
-                needed: 3,
-                happy: 7,
-                total: 10
-            }
-        );
+        assert_eq!(config.shares, ShareCounts { needed: 3, happy: 7, total: 10 });
         assert_eq!(config.max_segment_size, 1 << 20);
         assert_eq!(config.mutable_format, MutableFormat::Sdmf);
     }
@@ -141,14 +120,7 @@ mod tests {
         let text = "[client]\nshares.needed = 2\nshares.happy = 3\nshares.total = 4\nmutable.format = mdmf\n\
                     shares._max_immutable_segment_size_for_testing = 131072\n";
         let config = parse(text).unwrap();
-        assert_eq!(
-            config.shares,
-            ShareCounts {
-                needed: 2,
-                happy: 3,
-                total: 4
-            }
-        );
+        assert_eq!(config.shares, ShareCounts { needed: 2, happy: 3, total: 4 });
         assert_eq!(config.max_segment_size, 131072);
         assert_eq!(config.mutable_format, MutableFormat::Mdmf);
     }
@@ -161,23 +133,16 @@ mod tests {
             ("[node]\nreveal-IP-address = False\n", 2),
         ] {
             let error = parse(text).unwrap_err();
-            assert!(
-                matches!(error, ConfigError::Unsupported { line: l, .. } if l == line),
-                "{text}: {error}"
-            );
+            assert!(matches!(error, ConfigError::Unsupported { line: l, .. } if l == line), "{text}: {error}");
         }
         parse("[connections]\ntcp = tcp\n[node]\nreveal-IP-address = true\n").unwrap();
     }
 
     #[test]
     fn numbers_that_cannot_be_are_refused() {
-        for text in [
-            "shares.needed = 0",
-            "shares.needed = x",
-            "shares.total = 257",
-            "shares.needed = 11",
-            "shares.happy = 99",
-        ] {
+        for text in
+            ["shares.needed = 0", "shares.needed = x", "shares.total = 257", "shares.needed = 11", "shares.happy = 99"]
+        {
             let text = format!("[client]\n{text}\n");
             assert!(matches!(parse(&text), Err(ConfigError::Malformed { .. })), "{text}");
         }

@@ -76,11 +76,7 @@ impl Identity {
         }
         let pem_path = dir.join(NODE_PEM);
         let private = dir.join("private");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&private)
-            .map_err(|e| io_error(&private, e))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&private).map_err(|e| io_error(&private, e))?;
 
         let key_path = dir.join("private/node.privkey");
         let key = match read_optional(&key_path)? {
@@ -98,17 +94,9 @@ impl Identity {
 
         let (certificate, pem) = self_signed(rng);
         let tub_id = tub_id_of(&certificate);
-        write_file(
-            &dir.join("my_nodeid"),
-            format!("{}\n", base32::encode(&tub_id)).as_bytes(),
-            0o644,
-        )?;
+        write_file(&dir.join("my_nodeid"), format!("{}\n", base32::encode(&tub_id)).as_bytes(), 0o644)?;
         let seed = seed_in(dir, &tub_id, &public_key)?;
-        let identity = Identity {
-            tub_id,
-            public_key,
-            seed,
-        };
+        let identity = Identity { tub_id, public_key, seed };
         identity.pin_permutation_seed(dir)?;
         write_file(&pem_path, pem.as_bytes(), 0o600)?;
         sync_dir(dir)?;
@@ -130,21 +118,13 @@ impl Identity {
     pub fn load(dir: &Path) -> Result<Identity, IdentityError> {
         let pem_path = dir.join(NODE_PEM);
         let pem = read_text(&pem_path)?;
-        let certificate = pem_block(&pem, CERTIFICATE).ok_or(IdentityError::Malformed {
-            path: pem_path,
-            why: "holds no PEM certificate",
-        })?;
+        let certificate = pem_block(&pem, CERTIFICATE)
+            .ok_or(IdentityError::Malformed { path: pem_path, why: "holds no PEM certificate" })?;
         let tub_id = tub_id_of(&certificate);
         let key_path = dir.join("private/node.privkey");
-        let public_key = parse_private_key(&key_path, &read_text(&key_path)?)?
-            .verifying_key()
-            .to_bytes();
+        let public_key = parse_private_key(&key_path, &read_text(&key_path)?)?.verifying_key().to_bytes();
         let seed = seed_in(dir, &tub_id, &public_key)?;
-        Ok(Identity {
-            tub_id,
-            public_key,
-            seed,
-        })
+        Ok(Identity { tub_id, public_key, seed })
     }
 
     /// Writes `permutation-seed` if it is missing, so that the seed does not change with the first share.
@@ -197,15 +177,9 @@ fn tub_id_of(certificate: &[u8]) -> [u8; 20] {
 }
 
 fn parse_private_key(path: &Path, text: &str) -> Result<Ed25519Key, IdentityError> {
-    let secret = text
-        .trim()
-        .strip_prefix("priv-v0-")
-        .and_then(|b| base32::decode_array::<32>(b).ok());
+    let secret = text.trim().strip_prefix("priv-v0-").and_then(|b| base32::decode_array::<32>(b).ok());
     let why = "is not priv-v0- and a base32 Ed25519 key";
-    let secret = Zeroizing::new(secret.ok_or_else(|| IdentityError::Malformed {
-        path: path.to_owned(),
-        why,
-    })?);
+    let secret = Zeroizing::new(secret.ok_or_else(|| IdentityError::Malformed { path: path.to_owned(), why })?);
     Ok(Ed25519Key::from_bytes(&secret))
 }
 
@@ -214,16 +188,9 @@ fn seed_in(dir: &Path, tub_id: &[u8; 20], public_key: &[u8; 32]) -> Result<Vec<u
     let path = dir.join("permutation-seed");
     if let Some(text) = read_optional(&path)? {
         let seed = base32::decode(text.trim()).ok().filter(|s| !s.is_empty());
-        return seed.ok_or(IdentityError::Malformed {
-            path,
-            why: "is not base32",
-        });
+        return seed.ok_or(IdentityError::Malformed { path, why: "is not base32" });
     }
-    Ok(if has_shares(dir)? {
-        tub_id.to_vec()
-    } else {
-        base32::encode(public_key).into_bytes()
-    })
+    Ok(if has_shares(dir)? { tub_id.to_vec() } else { base32::encode(public_key).into_bytes() })
 }
 
 /// Whether anything but uploads was ever stored below `dir`.
@@ -268,18 +235,13 @@ fn pem_block(pem: &str, label: &str) -> Option<Vec<u8>> {
 }
 
 fn io_error(path: &Path, error: io::Error) -> IdentityError {
-    IdentityError::Io {
-        path: path.to_owned(),
-        why: error.to_string(),
-    }
+    IdentityError::Io { path: path.to_owned(), why: error.to_string() }
 }
 
 fn read_text(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
     let mut text = Zeroizing::new(String::with_capacity(8192));
     let file = File::open(path).map_err(|e| io_error(path, e))?;
-    file.take(FILE_LIMIT)
-        .read_to_string(&mut text)
-        .map_err(|e| io_error(path, e))?;
+    file.take(FILE_LIMIT).read_to_string(&mut text).map_err(|e| io_error(path, e))?;
     Ok(text)
 }
 
@@ -300,11 +262,7 @@ fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), IdentityErro
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -336,26 +294,13 @@ mod tests {
         assert_eq!(text(&dir, "my_nodeid"), format!("{}\n", base32::encode(&made.tub_id())));
         assert_eq!(text(&dir, "node.pubkey"), format!("pub-{}\n", made.server_id()));
         assert_eq!(made.server_id().len(), 3 + 52);
-        assert_eq!(
-            format!("v0-{}", String::from_utf8(made.permutation_seed()).unwrap()),
-            made.server_id()
-        );
-        for (name, mode) in [
-            (".", 0o700),
-            ("private", 0o700),
-            ("private/node.pem", 0o600),
-            ("private/node.privkey", 0o600),
-        ] {
-            assert_eq!(
-                fs::metadata(dir.join(name)).unwrap().permissions().mode() & 0o777,
-                mode,
-                "{name}"
-            );
+        assert_eq!(format!("v0-{}", String::from_utf8(made.permutation_seed()).unwrap()), made.server_id());
+        for (name, mode) in
+            [(".", 0o700), ("private", 0o700), ("private/node.pem", 0o600), ("private/node.privkey", 0o600)]
+        {
+            assert_eq!(fs::metadata(dir.join(name)).unwrap().permissions().mode() & 0o777, mode, "{name}");
         }
-        assert_eq!(
-            Identity::create(&dir, &Rng::seeded(2)),
-            Err(IdentityError::Exists(dir.clone()))
-        );
+        assert_eq!(Identity::create(&dir, &Rng::seeded(2)), Err(IdentityError::Exists(dir.clone())));
         assert_eq!(Identity::load(&dir).unwrap(), made);
     }
 
@@ -395,17 +340,10 @@ mod tests {
         for name in ["permutation-seed", "private/node.privkey", "private/node.pem"] {
             let path = top.path().join(name);
             let good = fs::read(&path).unwrap();
-            for bad in [
-                "",
-                "priv-v0-abc",
-                "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
-            ] {
+            for bad in ["", "priv-v0-abc", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"] {
                 fs::write(&path, bad).unwrap();
                 let error = Identity::load(top.path()).unwrap_err();
-                assert!(
-                    matches!(&error, IdentityError::Malformed { path: p, .. } if *p == path),
-                    "{error}"
-                );
+                assert!(matches!(&error, IdentityError::Malformed { path: p, .. } if *p == path), "{error}");
             }
             fs::write(&path, good).unwrap();
         }

@@ -46,11 +46,7 @@ fn strip(text: &str) -> &str {
 impl Ini {
     /// Parses a whole file; a byte order mark in front is skipped.
     pub fn parse(text: &str) -> Result<Ini, IniError> {
-        let text = text
-            .strip_prefix('\u{feff}')
-            .unwrap_or(text)
-            .replace("\r\n", "\n")
-            .replace('\r', "\n");
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n").replace('\r', "\n");
         let mut ini = Ini::default();
         let mut section: Option<String> = None;
         let mut option: Option<String> = None;
@@ -85,28 +81,16 @@ impl Ini {
                 continue;
             }
             let Some(s) = &section else {
-                return Err(IniError {
-                    line: number,
-                    why: "stands before the first [section]",
-                });
+                return Err(IniError { line: number, why: "stands before the first [section]" });
             };
             let Some(at) = value.find(['=', ':']) else {
-                return Err(IniError {
-                    line: number,
-                    why: "is neither a [section] nor `name = value`",
-                });
+                return Err(IniError { line: number, why: "is neither a [section] nor `name = value`" });
             };
             let name = value[..at].trim_end_matches(is_space).to_lowercase();
             if name.is_empty() {
-                return Err(IniError {
-                    line: number,
-                    why: "has no name before the value",
-                });
+                return Err(IniError { line: number, why: "has no name before the value" });
             }
-            let entry = Entry {
-                lines: vec![strip(&value[at + 1..]).to_owned()],
-                line: number,
-            };
+            let entry = Entry { lines: vec![strip(&value[at + 1..]).to_owned()], line: number };
             ini.options(s).insert(name.clone(), entry);
             option = Some(name);
         }
@@ -114,11 +98,7 @@ impl Ini {
     }
 
     fn options(&mut self, section: &str) -> &mut HashMap<String, Entry> {
-        if section == "DEFAULT" {
-            &mut self.defaults
-        } else {
-            self.sections.entry(section.to_owned()).or_default()
-        }
+        if section == "DEFAULT" { &mut self.defaults } else { self.sections.entry(section.to_owned()).or_default() }
     }
 
     fn continue_value(&mut self, section: &str, option: &str, value: &str) {
@@ -129,10 +109,7 @@ impl Ini {
 
     fn entry(&self, section: &str, option: &str) -> Option<&Entry> {
         let name = option.to_lowercase();
-        self.sections
-            .get(section)?
-            .get(&name)
-            .or_else(|| self.defaults.get(&name))
+        self.sections.get(section)?.get(&name).or_else(|| self.defaults.get(&name))
     }
 
     /// The line on which `option` of `section` begins.
@@ -164,9 +141,7 @@ impl Ini {
                 out.push('%');
                 rest = after;
             } else if let Some(after) = rest.strip_prefix('(') {
-                let Some((name, after)) = after
-                    .split_once(')')
-                    .filter(|(n, a)| !n.is_empty() && a.starts_with('s'))
+                let Some((name, after)) = after.split_once(')').filter(|(n, a)| !n.is_empty() && a.starts_with('s'))
                 else {
                     return fail("has a broken `%(name)s`");
                 };
@@ -222,12 +197,7 @@ mod tests {
         for (text, line) in [("x = 1\n", 1), ("[a]\nnothing\n", 2), ("[a]\n\n= 3\n", 3)] {
             assert_eq!(Ini::parse(text).unwrap_err().line, line, "{text:?}");
         }
-        for text in [
-            "[a]\nx = 50%\n",
-            "[a]\nx = %(y)s\n",
-            "[a]\nx = %(x)s\n",
-            "[a]\nx = %(y\ny = 1\n",
-        ] {
+        for text in ["[a]\nx = 50%\n", "[a]\nx = %(y)s\n", "[a]\nx = %(x)s\n", "[a]\nx = %(y\ny = 1\n"] {
             assert_eq!(Ini::parse(text).unwrap().get("a", "x").unwrap_err().line, 2, "{text:?}");
         }
     }

@@ -111,28 +111,20 @@ pub fn export_keys(dir: &NodeDir, file: &Path, rng: &Rng) -> Result<(), ConfigEr
     }
     let keys = ExportedKeys {
         secrets: Secrets::load_or_create(dir, rng)?,
-        aliases: aliases
-            .iter()
-            .map(|(name, cap)| (name.to_owned(), Zeroizing::new(cap.to_owned())))
-            .collect(),
+        aliases: aliases.iter().map(|(name, cap)| (name.to_owned(), Zeroizing::new(cap.to_owned()))).collect(),
         shares: config.shares,
         max_segment_size: config.max_segment_size,
         mutable_format: config.mutable_format,
         stores: stores.entries,
     };
     let text = keys.to_text()?;
-    let mut out = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .map_err(|e| {
-            if e.kind() == std::io::ErrorKind::AlreadyExists {
-                ConfigError::Exists(file.to_owned())
-            } else {
-                ConfigError::io(file, &e)
-            }
-        })?;
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(|e| {
+        if e.kind() == std::io::ErrorKind::AlreadyExists {
+            ConfigError::Exists(file.to_owned())
+        } else {
+            ConfigError::io(file, &e)
+        }
+    })?;
     let written = out.write_all(text.as_bytes()).and_then(|()| out.sync_all());
     written.map_err(|e| {
         // Half a key file would be taken for a whole one.
@@ -154,11 +146,7 @@ pub fn import_keys(dir: &NodeDir, file: &Path, places: &[PathBuf]) -> Result<Imp
         let identity = Identity::load(place)?;
         let found = keys.stores.iter_mut().find(|e| e.server_id == identity.server_id());
         let entry = found.ok_or_else(|| {
-            ConfigError::Invalid(format!(
-                "{} holds none of the stores in {}",
-                place.display(),
-                file.display()
-            ))
+            ConfigError::Invalid(format!("{} holds none of the stores in {}", place.display(), file.display()))
         })?;
         entry.path = std::path::absolute(place).map_err(|e| ConfigError::io(place, &e))?;
     }
@@ -169,21 +157,10 @@ pub fn import_keys(dir: &NodeDir, file: &Path, places: &[PathBuf]) -> Result<Imp
             aliases.push_str(&Zeroizing::new(format!("{name}: {}\n", **cap)));
         }
         write_private(&new.private("aliases"), aliases.as_bytes())?;
-        Stores {
-            entries: keys.stores.clone(),
-        }
-        .write(new)?;
-        write_tahoe_cfg(
-            new,
-            &keys.shares,
-            format_name(keys.mutable_format),
-            keys.max_segment_size,
-        )
+        Stores { entries: keys.stores.clone() }.write(new)?;
+        write_tahoe_cfg(new, &keys.shares, format_name(keys.mutable_format), keys.max_segment_size)
     })?;
-    let (adopted, missing) = keys
-        .stores
-        .into_iter()
-        .partition(|e| e.verify_at(&e.directory(dir)).is_ok());
+    let (adopted, missing) = keys.stores.into_iter().partition(|e| e.verify_at(&e.directory(dir)).is_ok());
     Ok(Imported { adopted, missing })
 }
 
@@ -202,14 +179,7 @@ impl ExportedKeys {
                 max_segment_size: self.max_segment_size,
                 mutable_format: format_name(self.mutable_format).to_owned(),
             },
-            alias: self
-                .aliases
-                .iter()
-                .map(|(n, c)| AliasText {
-                    name: n.clone(),
-                    cap: c.to_string(),
-                })
-                .collect(),
+            alias: self.aliases.iter().map(|(n, c)| AliasText { name: n.clone(), cap: c.to_string() }).collect(),
             store: self.stores.iter().map(StoreText::of).collect(),
         };
         let body = toml::to_string(&document).map(Zeroizing::new);
@@ -226,13 +196,7 @@ impl ExportedKeys {
         let lease = base32::decode_array(&document.secrets.lease).map_err(|_| bad("the lease secret is not base32"))?;
         let convergence =
             base32::decode(&document.secrets.convergence).map_err(|_| bad("the convergence secret is not base32"))?;
-        let EncodingText {
-            needed,
-            happy,
-            total,
-            max_segment_size,
-            ..
-        } = document.encoding;
+        let EncodingText { needed, happy, total, max_segment_size, .. } = document.encoding;
         let shares = ShareCounts { needed, happy, total };
         shares.check().map_err(|why| bad(&why))?;
         let mdmf = document.encoding.mutable_format.eq_ignore_ascii_case("mdmf");
@@ -245,19 +209,12 @@ impl ExportedKeys {
             aliases.push((alias.name.clone(), Zeroizing::new(alias.cap.clone())));
         }
         Ok(ExportedKeys {
-            secrets: Secrets {
-                lease: LeaseSecret::new(lease),
-                convergence: Zeroizing::new(convergence),
-            },
+            secrets: Secrets { lease: LeaseSecret::new(lease), convergence: Zeroizing::new(convergence) },
             aliases,
             shares,
             max_segment_size,
             mutable_format: if mdmf { MutableFormat::Mdmf } else { MutableFormat::Sdmf },
-            stores: document
-                .store
-                .into_iter()
-                .map(|s| s.entry(file))
-                .collect::<Result<_, _>>()?,
+            stores: document.store.into_iter().map(|s| s.entry(file)).collect::<Result<_, _>>()?,
         })
     }
 }

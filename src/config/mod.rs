@@ -94,19 +94,11 @@ impl ConfigError {
         // The number in "(os error 2)" says nothing that the words do not.
         let why = error.to_string();
         let why = why.split(" (os error").next().unwrap_or_default().to_owned();
-        ConfigError::Io {
-            path: path.to_owned(),
-            why,
-            missing,
-        }
+        ConfigError::Io { path: path.to_owned(), why, missing }
     }
 
     /// `path` does not hold what it should.
     pub fn malformed(path: &Path, line: Option<usize>, why: impl Into<String>) -> ConfigError {
-        ConfigError::Malformed {
-            path: path.to_owned(),
-            line,
-            why: why.into(),
-        }
+        ConfigError::Malformed { path: path.to_owned(), line, why: why.into() }
     }
 }

@@ -26,10 +26,7 @@ impl fmt::Debug for Secrets {
 impl Secrets {
     /// Two fresh secrets of 32 bytes.
     pub fn fresh(rng: &Rng) -> Secrets {
-        Secrets {
-            lease: LeaseSecret::new(rng.bytes()),
-            convergence: Zeroizing::new(rng.bytes::<32>().to_vec()),
-        }
+        Secrets { lease: LeaseSecret::new(rng.bytes()), convergence: Zeroizing::new(rng.bytes::<32>().to_vec()) }
     }
 
     /// Reads both; one that is missing is made and written.
@@ -96,12 +93,7 @@ mod tests {
         let read = Secrets::load_or_create(&dir, &Rng::seeded(2)).unwrap();
         assert_eq!((&made.lease, &*made.convergence), (&read.lease, &*read.convergence));
         write_private(&dir.private("convergence"), b" \n").unwrap();
-        assert!(
-            Secrets::load_or_create(&dir, &Rng::seeded(3))
-                .unwrap()
-                .convergence
-                .is_empty()
-        );
+        assert!(Secrets::load_or_create(&dir, &Rng::seeded(3)).unwrap().convergence.is_empty());
         write_private(&dir.private("secret"), b"mfrgg\n").unwrap();
         let error = Secrets::load_or_create(&dir, &Rng::seeded(3)).unwrap_err();
         assert!(!error.to_string().contains("mfrgg"));

@@ -33,9 +33,7 @@ impl ShareCounts {
         }
         for (name, value) in [("shares.needed", needed), ("shares.happy", happy)] {
             if !(1..=total).contains(&value) {
-                return Err(format!(
-                    "{name} is {value}, and must be from 1 to shares.total, which is {total}"
-                ));
+                return Err(format!("{name} is {value}, and must be from 1 to shares.total, which is {total}"));
             }
         }
         Ok(())
@@ -53,14 +51,7 @@ pub struct InitOptions {
 
 impl Default for InitOptions {
     fn default() -> InitOptions {
-        InitOptions {
-            stores: 5,
-            shares: ShareCounts {
-                needed: 3,
-                happy: 5,
-                total: 5,
-            },
-        }
+        InitOptions { stores: 5, shares: ShareCounts { needed: 3, happy: 5, total: 5 } }
     }
 }
 
@@ -73,10 +64,7 @@ impl Default for InitOptions {
 pub fn init(dir: &NodeDir, options: &InitOptions, rng: &Rng) -> Result<(), ConfigError> {
     options.shares.check().map_err(ConfigError::Invalid)?;
     if options.shares.happy > options.stores {
-        let why = format!(
-            "{} stores cannot make an upload happy that wants {}",
-            options.stores, options.shares.happy
-        );
+        let why = format!("{} stores cannot make an upload happy that wants {}", options.stores, options.shares.happy);
         return Err(ConfigError::Invalid(why));
     }
     make_node_dir(dir, |new| {
@@ -116,11 +104,7 @@ pub(super) fn make_node_dir(
         // The error that counts is reported; what cannot be removed stays under its temporary name.
         let _ = fs::remove_dir_all(new.path());
     }
-    made.and_then(|()| {
-        File::open(parent)
-            .and_then(|d| d.sync_all())
-            .map_err(|e| ConfigError::io(parent, &e))
-    })
+    made.and_then(|()| File::open(parent).and_then(|d| d.sync_all()).map_err(|e| ConfigError::io(parent, &e)))
 }
 
 /// Writes a `tahoe.cfg` that the reference accepts for a client without servers of its own.
@@ -141,9 +125,7 @@ pub(super) fn write_tahoe_cfg(
         text.push_str(&format!("mutable.format = {mutable_format}\n"));
     }
     if max_segment_size != 1 << 20 {
-        text.push_str(&format!(
-            "shares._max_immutable_segment_size_for_testing = {max_segment_size}\n"
-        ));
+        text.push_str(&format!("shares._max_immutable_segment_size_for_testing = {max_segment_size}\n"));
     }
     text.push_str("\n[storage]\nenabled = false\n");
     write_private(&dir.tahoe_cfg(), text.as_bytes())
@@ -169,10 +151,7 @@ fn is_missing_or_empty(path: &Path) -> Result<bool, ConfigError> {
 fn nobody_else(dir: &NodeDir) -> Result<Lock, ConfigError> {
     let lock = Lock::try_take(&dir.make_own("")?.join("in-use.lock"), LockKind::Exclusive)?;
     lock.ok_or_else(|| {
-        ConfigError::InUse(format!(
-            "{} is in use: unmount it, or wait for other commands",
-            dir.path().display()
-        ))
+        ConfigError::InUse(format!("{} is in use: unmount it, or wait for other commands", dir.path().display()))
     })
 }
 
@@ -214,19 +193,12 @@ pub fn move_store(dir: &NodeDir, name: &str, to: &Path) -> Result<StoreEntry, Co
     let mut stores = Stores::load(dir)?;
     let to = std::path::absolute(to).map_err(|e| ConfigError::io(to, &e))?;
     let Some(entry) = stores.entries.iter_mut().find(|e| e.name == name) else {
-        return Err(ConfigError::Invalid(format!(
-            "there is no store `{name}`; `tahoefs store list` shows them"
-        )));
+        return Err(ConfigError::Invalid(format!("there is no store `{name}`; `tahoefs store list` shows them")));
     };
     let from = entry.directory(dir);
-    entry
-        .verify_at(&from)
-        .map_err(|why| ConfigError::Invalid(format!("the store `{name}` cannot be moved: {why}")))?;
+    entry.verify_at(&from).map_err(|why| ConfigError::Invalid(format!("the store `{name}` cannot be moved: {why}")))?;
     if to.starts_with(&from) {
-        return Err(ConfigError::Invalid(format!(
-            "{} is inside the store `{name}` itself",
-            to.display()
-        )));
+        return Err(ConfigError::Invalid(format!("{} is inside the store `{name}` itself", to.display())));
     }
     if !is_missing_or_empty(&to)? {
         return Err(ConfigError::Exists(to));
@@ -247,11 +219,7 @@ pub fn move_store(dir: &NodeDir, name: &str, to: &Path) -> Result<StoreEntry, Co
     entry.path = to.clone();
     let entry = entry.clone();
     if let Err(e) = stores.write(dir) {
-        let undone = if renamed {
-            fs::rename(&to, &from)
-        } else {
-            fs::remove_dir_all(&to)
-        };
+        let undone = if renamed { fs::rename(&to, &from) } else { fs::remove_dir_all(&to) };
         return undone.map_err(|e| ConfigError::io(&to, &e)).and(Err(e));
     }
     if !renamed {
@@ -277,13 +245,8 @@ fn copy_tree(from: &Path, to: &Path) -> Result<(), ConfigError> {
             let copied = fs::copy(&source, &target).and_then(|_| File::open(&target)?.sync_all());
             copied.map_err(|e| ConfigError::io(&target, &e))?;
         } else {
-            return Err(ConfigError::Invalid(format!(
-                "{} is neither a file nor a directory",
-                source.display()
-            )));
+            return Err(ConfigError::Invalid(format!("{} is neither a file nor a directory", source.display())));
         }
     }
-    File::open(to)
-        .and_then(|d| d.sync_all())
-        .map_err(|e| ConfigError::io(to, &e))
+    File::open(to).and_then(|d| d.sync_all()).map_err(|e| ConfigError::io(to, &e))
 }

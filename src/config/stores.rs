@@ -111,9 +111,7 @@ impl StoreText {
 
 /// A TOML error with its line. What it says is left out: it quotes the file, which may hold secrets.
 pub(super) fn toml_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
-    let line = error
-        .span()
-        .map(|span| text.get(..span.start).unwrap_or(text).matches('\n').count() + 1);
+    let line = error.span().map(|span| text.get(..span.start).unwrap_or(text).matches('\n').count() + 1);
     ConfigError::malformed(path, line, "is not the TOML that is written there")
 }
 
@@ -129,17 +127,10 @@ impl Stores {
         };
         let document: Document = toml::from_str(&text).map_err(|e| toml_error(&path, &text, &e))?;
         if document.version != VERSION {
-            let why = format!(
-                "is of version {}, and this program knows version {VERSION} only",
-                document.version
-            );
+            let why = format!("is of version {}, and this program knows version {VERSION} only", document.version);
             return Err(ConfigError::malformed(&path, None, why));
         }
-        let entries = document
-            .store
-            .into_iter()
-            .map(|s| s.entry(&path))
-            .collect::<Result<Vec<_>, _>>()?;
+        let entries = document.store.into_iter().map(|s| s.entry(&path)).collect::<Result<Vec<_>, _>>()?;
         let stores = Stores { entries };
         stores.check().map_err(|why| ConfigError::malformed(&path, None, why))?;
         Ok(stores)
@@ -164,10 +155,7 @@ impl Stores {
     /// It cannot be written, or two stores have one name or id.
     pub fn write(&self, dir: &NodeDir) -> Result<(), ConfigError> {
         self.check().map_err(ConfigError::Invalid)?;
-        let document = Document {
-            version: VERSION,
-            store: self.entries.iter().map(StoreText::of).collect(),
-        };
+        let document = Document { version: VERSION, store: self.entries.iter().map(StoreText::of).collect() };
         let text = toml::to_string(&document).map_err(|e| ConfigError::Invalid(e.to_string()))?;
         write_private(&dir.own("config.toml"), format!("{HEADER}{text}").as_bytes())
     }
@@ -175,9 +163,6 @@ impl Stores {
     /// The first of `store-1`, `store-2`, … that is free.
     pub fn free_name(&self) -> String {
         let taken = |name: &String| self.entries.iter().any(|e| e.name == *name);
-        (1..)
-            .map(|n| format!("store-{n}"))
-            .find(|name| !taken(name))
-            .unwrap_or_default()
+        (1..).map(|n| format!("store-{n}")).find(|name| !taken(name)).unwrap_or_default()
     }
 }

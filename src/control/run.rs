@@ -34,9 +34,7 @@ pub enum ClaimError {
 }
 
 fn holder(note: &Option<MountNote>) -> String {
-    note.as_ref().map_or_else(String::new, |n| {
-        format!(" at {} by process {}", n.mountpoint.display(), n.pid)
-    })
+    note.as_ref().map_or_else(String::new, |n| format!(" at {} by process {}", n.mountpoint.display(), n.pid))
 }
 
 /// A root that this process has for itself, and the socket where it listens.
@@ -59,19 +57,12 @@ impl Claim {
         let Some(mut lock) = Lock::try_take(&lock_path, LockKind::Exclusive)? else {
             return Err(ClaimError::Taken(read_note(&lock_path)));
         };
-        let note = MountNote {
-            pid: std::process::id(),
-            mountpoint: mountpoint.to_owned(),
-        };
+        let note = MountNote { pid: std::process::id(), mountpoint: mountpoint.to_owned() };
         let text = serde_json::to_vec(&note).map_err(|e| ConfigError::Invalid(e.to_string()))?;
         lock.note(&text)?;
         let socket = run.join(format!("{name}.sock"));
         let listener = bind(&run, &socket).map_err(|e| ConfigError::io(&socket, &e))?;
-        Ok(Claim {
-            _lock: lock,
-            socket,
-            listener,
-        })
+        Ok(Claim { _lock: lock, socket, listener })
     }
 
     /// The listening socket, non-blocking, for the runtime.
@@ -95,9 +86,7 @@ impl Drop for Claim {
 /// A path of at most a few dozen bytes to `name` in `folder`: sockets refuse paths above 107 bytes.
 fn short_path(folder: &File, name: &Path) -> PathBuf {
     let name = name.file_name().unwrap_or_default();
-    Path::new("/proc/self/fd")
-        .join(folder.as_raw_fd().to_string())
-        .join(name)
+    Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name)
 }
 
 fn bind(run: &Path, socket: &Path) -> io::Result<UnixListener> {

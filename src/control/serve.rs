@@ -64,16 +64,11 @@ async fn answer(stream: UnixStream, target: Arc<dyn ControlTarget>) -> io::Resul
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     let mut reader = BufReader::new(read.take(REQUEST_LIMIT));
-    tokio::time::timeout(PATIENCE, reader.read_line(&mut line))
-        .await
-        .map_err(io::Error::other)??;
+    tokio::time::timeout(PATIENCE, reader.read_line(&mut line)).await.map_err(io::Error::other)??;
     let request: Request = match serde_json::from_str(&line) {
         Ok(request) => request,
         Err(e) => {
-            let failed = Failed {
-                message: format!("the request is not understood: {e}"),
-                exit: 2,
-            };
+            let failed = Failed { message: format!("the request is not understood: {e}"), exit: 2 };
             return send(&mut write, &Reply::Error(failed)).await;
         }
     };
@@ -93,10 +88,7 @@ async fn answer(stream: UnixStream, target: Arc<dyn ControlTarget>) -> io::Resul
     let reply = match work.await {
         Ok(Ok(reply)) => reply,
         Ok(Err(failed)) => Reply::Error(failed),
-        Err(_) => Reply::Error(Failed {
-            message: "the mount failed at it; see its log".into(),
-            exit: 1,
-        }),
+        Err(_) => Reply::Error(Failed { message: "the mount failed at it; see its log".into(), exit: 1 }),
     };
     send(&mut write, &reply).await
 }

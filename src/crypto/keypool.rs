@@ -27,15 +27,7 @@ struct Shared {
 impl KeyPool {
     /// A pool that keeps up to `size` keys ready, made one at a time once [`KeyPool::fill`] runs.
     pub fn new(size: usize, rng: Rng, cpu: Cpu) -> KeyPool {
-        KeyPool {
-            shared: Arc::new(Shared {
-                size,
-                rng,
-                cpu,
-                ready: Mutex::new(Vec::new()),
-                taken: Notify::new(),
-            }),
-        }
+        KeyPool { shared: Arc::new(Shared { size, rng, cpu, ready: Mutex::new(Vec::new()), taken: Notify::new() }) }
     }
 
     /// Takes a key, or makes one when the pool is empty.

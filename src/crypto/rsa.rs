@@ -64,10 +64,7 @@ impl SigningKey {
     /// A fresh 2048-bit key. Takes tens of milliseconds of CPU: run it on [`crate::util::Cpu`].
     pub fn generate(rng: &Rng) -> SigningKey {
         let key = RsaPrivateKey::new(&mut CrateRng(rng), MODULUS_BITS as usize).expect("2048 bits make an RSA key");
-        let pkcs8 = key
-            .to_pkcs8_der()
-            .expect("a fresh RSA key has a PKCS#8 form")
-            .to_bytes();
+        let pkcs8 = key.to_pkcs8_der().expect("a fresh RSA key has a PKCS#8 form").to_bytes();
         SigningKey::with_exact_der(key, pkcs8).expect("a fresh RSA key has an SPKI form")
     }
 
@@ -84,19 +81,12 @@ impl SigningKey {
             return Err(BadKey("not 2048 bits"));
         }
         let key = SigningKey::with_exact_der(key, Zeroizing::new(der.to_vec()))?;
-        if key.signs() {
-            Ok(key)
-        } else {
-            Err(BadKey("it does not sign"))
-        }
+        if key.signs() { Ok(key) } else { Err(BadKey("it does not sign")) }
     }
 
     fn with_exact_der(key: RsaPrivateKey, pkcs8: Zeroizing<Vec<u8>>) -> Result<SigningKey, BadKey> {
         let public = key.to_public_key();
-        let spki = public
-            .to_public_key_der()
-            .map_err(|_| BadKey("no SPKI form"))?
-            .into_vec();
+        let spki = public.to_public_key_der().map_err(|_| BadKey("no SPKI form"))?.into_vec();
         let signer = pss::SigningKey::new_with_salt_len(key, SALT_LENGTH);
         Ok(SigningKey(Arc::new(SigningInner { signer, pkcs8, spki })))
     }
@@ -148,10 +138,7 @@ impl VerifyKey {
         if key.n().bits() != MODULUS_BITS {
             return Err(BadKey("not 2048 bits"));
         }
-        Ok(VerifyKey(Arc::new(pss::VerifyingKey::new_with_salt_len(
-            key,
-            SALT_LENGTH,
-        ))))
+        Ok(VerifyKey(Arc::new(pss::VerifyingKey::new_with_salt_len(key, SALT_LENGTH))))
     }
 
     /// Whether `signature` signs `message`, with a PSS salt of exactly 32 bytes.

@@ -69,16 +69,8 @@ impl LeaseSecrets {
             LeaseSecret::new(tagged_pair(bucket, &of_file, tub_id))
         };
         LeaseSecrets {
-            renew: one(
-                "allmydata_client_renewal_secret_v1",
-                Tag::FILE_RENEWAL,
-                Tag::BUCKET_RENEWAL,
-            ),
-            cancel: one(
-                "allmydata_client_cancel_secret_v1",
-                Tag::FILE_CANCEL,
-                Tag::BUCKET_CANCEL,
-            ),
+            renew: one("allmydata_client_renewal_secret_v1", Tag::FILE_RENEWAL, Tag::BUCKET_RENEWAL),
+            cancel: one("allmydata_client_cancel_secret_v1", Tag::FILE_CANCEL, Tag::BUCKET_CANCEL),
         }
     }
 }
@@ -97,13 +89,6 @@ pub fn child_cap_key(salt: &[u8; 16], directory: &WriteKey) -> ReadKey {
 /// (PROTOCOL 1.2).
 pub fn dirnode_mac<const N: usize>(key: &[u8; N], data: &[u8]) -> Hash {
     use sha2::{Digest, Sha256};
-    let inner = Sha256::new()
-        .chain_update(key.map(|b| b ^ 0x36))
-        .chain_update(data)
-        .finalize();
-    Sha256::new()
-        .chain_update(key.map(|b| b ^ 0x5c))
-        .chain_update(inner)
-        .finalize()
-        .into()
+    let inner = Sha256::new().chain_update(key.map(|b| b ^ 0x36)).chain_update(data).finalize();
+    Sha256::new().chain_update(key.map(|b| b ^ 0x5c)).chain_update(inner).finalize().into()
 }

@@ -17,10 +17,7 @@ pub struct Applied {
 /// Applies `edits` in order at time `now` (seconds); those whose `expect` does not hold are left out.
 pub fn apply(entries: &mut Entries, edits: &[Edit], now: f64) -> Applied {
     let mut changed = false;
-    let outcomes = edits
-        .iter()
-        .map(|edit| apply_one(entries, edit, now, &mut changed))
-        .collect();
+    let outcomes = edits.iter().map(|edit| apply_one(entries, edit, now, &mut changed)).collect();
     Applied { outcomes, changed }
 }
 
@@ -66,14 +63,8 @@ fn linked(old: Option<&Child>, cap: &Cap, given: Option<&Metadata>, now: f64) ->
     {
         return None;
     }
-    let metadata = old
-        .map_or(&Metadata::default(), |old| &old.metadata)
-        .updated(given, now);
-    Some(Child {
-        cap,
-        metadata,
-        packed: None,
-    })
+    let metadata = old.map_or(&Metadata::default(), |old| &old.metadata).updated(given, now);
+    Some(Child { cap, metadata, packed: None })
 }
 
 /// The child with some metadata keys set or removed, unless they are so already.
@@ -87,45 +78,30 @@ fn patched(old: &Child, keys: &[(String, Option<Value>)], now: f64) -> Option<Ch
     }
     let cap = stored_cap(&old.cap, Some(&given));
     let changed = cap != old.cap || !same_but_link_times(&given, &old.metadata);
-    changed.then(|| Child {
-        cap,
-        metadata: old.metadata.updated(Some(&given), now),
-        packed: None,
-    })
+    changed.then(|| Child { cap, metadata: old.metadata.updated(Some(&given), now), packed: None })
 }
 
 /// What stands under `name`: what is shown, else an entry that is hidden, which an edit must not take for nothing.
 fn find<'a>(entries: &'a Entries, name: &Name) -> Option<&'a Child> {
-    let hidden = || {
-        entries
-            .hidden
-            .iter()
-            .rfind(|(hidden, _)| hidden == name)
-            .map(|(_, child)| child)
-    };
+    let hidden = || entries.hidden.iter().rfind(|(hidden, _)| hidden == name).map(|(_, child)| child);
     entries.shown.get(name).or_else(hidden)
 }
 
 /// The cap that is stored: the read cap alone under metadata that says `no-write`.
 pub(super) fn stored_cap(cap: &Cap, metadata: Option<&Metadata>) -> Cap {
-    let no_write = metadata
-        .and_then(|m| m.0.get("no-write"))
-        .is_some_and(|value| match value {
-            Value::Null => false,
-            Value::Bool(set) => *set,
-            Value::Number(n) => n.as_f64() != Some(0.0),
-            Value::String(s) => !s.is_empty(),
-            Value::Array(items) => !items.is_empty(),
-            Value::Object(map) => !map.is_empty(),
-        });
+    let no_write = metadata.and_then(|m| m.0.get("no-write")).is_some_and(|value| match value {
+        Value::Null => false,
+        Value::Bool(set) => *set,
+        Value::Number(n) => n.as_f64() != Some(0.0),
+        Value::String(s) => !s.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+    });
     if no_write { cap.readonly() } else { cap.clone() }
 }
 
 /// Whether two are equal but for the `tahoe` dictionary, which a writer does not choose.
 fn same_but_link_times(a: &Metadata, b: &Metadata) -> bool {
     let others = |m: &Metadata| m.0.len() - usize::from(m.0.contains_key("tahoe"));
-    others(a) == others(b)
-        && a.0
-            .iter()
-            .all(|(key, value)| key == "tahoe" || b.0.get(key) == Some(value))
+    others(a) == others(b) && a.0.iter().all(|(key, value)| key == "tahoe" || b.0.get(key) == Some(value))
 }

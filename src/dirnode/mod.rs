@@ -54,55 +54,28 @@ struct Snapshot {
 impl Snapshot {
     fn new(version: Option<Arc<Version>>, content: Bytes, entries: Entries) -> Result<Snapshot, NodeError> {
         let bytes = match &version {
-            Some(version) => version
-                .to_bytes()
-                .map_err(|e| NodeError::Corrupt(e.to_string()))?
-                .into(),
+            Some(version) => version.to_bytes().map_err(|e| NodeError::Corrupt(e.to_string()))?.into(),
             None => Bytes::new(),
         };
-        let table = Arc::new(Table {
-            version: bytes,
-            entries: entries.shown,
-        });
-        Ok(Snapshot {
-            version,
-            content,
-            table,
-            hidden: entries.hidden.into(),
-        })
+        let table = Arc::new(Table { version: bytes, entries: entries.shown });
+        Ok(Snapshot { version, content, table, hidden: entries.hidden.into() })
     }
 
     fn entries(&self) -> Entries {
-        Entries {
-            shown: self.table.entries.clone(),
-            hidden: self.hidden.to_vec(),
-        }
+        Entries { shown: self.table.entries.clone(), hidden: self.hidden.to_vec() }
     }
 }
 
 impl DirNode {
     /// The directory in a mutable file; `cap` is the directory's cap for the same container.
     pub fn mutable(file: Arc<MutableFile>, cap: Cap) -> DirNode {
-        let access = file
-            .cap()
-            .write_key()
-            .map_or(Access::Read, |key| Access::Write(key.clone()));
-        DirNode {
-            container: Container::Mutable(file),
-            cap,
-            access,
-            last: Mutex::default(),
-        }
+        let access = file.cap().write_key().map_or(Access::Read, |key| Access::Write(key.clone()));
+        DirNode { container: Container::Mutable(file), cap, access, last: Mutex::default() }
     }
 
     /// The immutable directory in a file.
     pub fn immutable(readable: Arc<dyn Readable>, cap: Cap) -> DirNode {
-        DirNode {
-            container: Container::Immutable(readable),
-            cap,
-            access: Access::Immutable,
-            last: Mutex::default(),
-        }
+        DirNode { container: Container::Immutable(readable), cap, access: Access::Immutable, last: Mutex::default() }
     }
 
     /// A new mutable directory with these children, whose link times begin now.
@@ -119,14 +92,7 @@ impl DirNode {
         for (name, cap, metadata) in children {
             let metadata = Metadata::default().updated(Some(metadata), now);
             let cap = edits::stored_cap(cap, Some(&metadata));
-            entries.shown.insert(
-                normalize(name),
-                Child {
-                    cap,
-                    metadata,
-                    packed: None,
-                },
-            );
+            entries.shown.insert(normalize(name), Child { cap, metadata, packed: None });
         }
         let content = pack(&mut entries, &access)?;
         let file = MutableFile::create(grid, cx, key, format, content.clone()).await?;
@@ -182,20 +148,10 @@ impl DirNode {
                 if size > crate::mutable::MAX_CONTENT {
                     return Err(NodeError::TooLarge);
                 }
-                (
-                    None,
-                    file.read(cx, std::slice::from_ref(&(0..size)))
-                        .await?
-                        .pop()
-                        .unwrap_or_default(),
-                )
+                (None, file.read(cx, std::slice::from_ref(&(0..size))).await?.pop().unwrap_or_default())
             }
         };
-        if let Some(last) = self
-            .last()
-            .as_ref()
-            .filter(|last| last.version.is_some() && last.version == version)
-        {
+        if let Some(last) = self.last().as_ref().filter(|last| last.version.is_some() && last.version == version) {
             return Ok(last.clone());
         }
         let access = self.access.clone();
@@ -245,19 +201,10 @@ impl Directory for DirNode {
         let (Some(file), Access::Write(_)) = (self.file(), &self.access) else {
             return Err(NodeError::NotWriteable);
         };
-        let mut change = Edits {
-            dir: self,
-            file,
-            edits: edits.into(),
-            outcomes: Vec::new(),
-            made: None,
-        };
+        let mut change = Edits { dir: self, file, edits: edits.into(), outcomes: Vec::new(), made: None };
         let (version, content) = file.change(cx, &mut change).await?;
         let Edits { outcomes, made, .. } = change;
-        let unchanged = self
-            .last()
-            .as_ref()
-            .is_some_and(|last| last.version.as_ref() == Some(&version));
+        let unchanged = self.last().as_ref().is_some_and(|last| last.version.as_ref() == Some(&version));
         if let Some(entries) = made.filter(|_| !unchanged) {
             *self.last() = Some(Snapshot::new(Some(version), content, entries)?);
         }
@@ -287,11 +234,7 @@ impl Change for Edits<'_> {
                 None => parse(&old, &access)?,
             };
             let applied = apply(&mut entries, &edits, now);
-            let packed = if applied.changed {
-                Some(pack(&mut entries, &access)?)
-            } else {
-                None
-            };
+            let packed = if applied.changed { Some(pack(&mut entries, &access)?) } else { None };
             Ok((entries, applied.outcomes, packed))
         });
         let (entries, outcomes, packed) = done.await?;
@@ -301,8 +244,6 @@ impl Change for Edits<'_> {
 
     fn known(&self, version: &Version) -> Option<Bytes> {
         let last = self.dir.last();
-        last.as_ref()
-            .filter(|last| last.version.as_deref() == Some(version))
-            .map(|last| last.content.clone())
+        last.as_ref().filter(|last| last.version.as_deref() == Some(version)).map(|last| last.content.clone())
     }
 }

@@ -96,14 +96,7 @@ fn parse_entry(entry: &[u8], packed: Bytes, access: &Access) -> Result<(Name, Ch
     };
     // A write cap in the read-only slot is honoured only for those who may see write caps.
     let cap = if *access == Access::Read { cap.readonly() } else { cap };
-    Ok((
-        name,
-        Child {
-            cap,
-            metadata,
-            packed: Some(packed),
-        },
-    ))
+    Ok((name, Child { cap, metadata, packed: Some(packed) }))
 }
 
 /// A cap slot's text without trailing spaces; `None` when empty.
@@ -114,15 +107,8 @@ fn slot(bytes: &[u8]) -> Result<Option<&str>, std::str::Utf8Error> {
 
 /// What stands for caps that are not even text.
 fn not_text() -> Cap {
-    let error = CapError::Malformed {
-        kind: "unknown",
-        why: "not text",
-    };
-    Cap::Unknown(crate::cap::UnknownCap {
-        rw: None,
-        ro: None,
-        error: Some(error),
-    })
+    let error = CapError::Malformed { kind: "unknown", why: "not text" };
+    Cap::Unknown(crate::cap::UnknownCap { rw: None, ro: None, error: Some(error) })
 }
 
 /// One entry, as it is stored.

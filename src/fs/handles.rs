@@ -26,16 +26,8 @@ pub struct OpenMode {
 /// What a handle is open on.
 #[derive(Clone)]
 pub(super) enum Open {
-    File {
-        ino: Ino,
-        mode: OpenMode,
-        stored: Option<Arc<dyn Readable>>,
-        writer: Option<Arc<FileObject>>,
-    },
-    Directory {
-        ino: Ino,
-        entries: Option<Arc<Vec<Listed>>>,
-    },
+    File { ino: Ino, mode: OpenMode, stored: Option<Arc<dyn Readable>>, writer: Option<Arc<FileObject>> },
+    Directory { ino: Ino, entries: Option<Arc<Vec<Listed>>> },
 }
 
 #[derive(Default)]

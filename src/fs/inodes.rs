@@ -58,11 +58,7 @@ impl Inode {
             Kind::Stored(cap) => Target::Stored(cap.clone()),
             Kind::Staged(file) => Target::File(Arc::clone(file)),
         };
-        Entry {
-            target,
-            attributes: self.attributes.clone(),
-            metadata: self.metadata.clone(), seen: self.seen.clone(),
-        }
+        Entry { target, attributes: self.attributes.clone(), metadata: self.metadata.clone(), seen: self.seen.clone() }
     }
 
     /// Bytes, as far as they are known without the grid.
@@ -92,10 +88,7 @@ pub(super) struct Inodes {
 
 impl Inodes {
     pub fn new(root: Inode) -> Inodes {
-        Inodes {
-            by_number: HashMap::from([(ROOT, root)]),
-            by_place: HashMap::new(),
-        }
+        Inodes { by_number: HashMap::from([(ROOT, root)]), by_place: HashMap::new() }
     }
 
     pub fn root(&self) -> &Inode {
@@ -124,10 +117,7 @@ impl Inodes {
         }
         let hash = sha256d(&[&parent.to_be_bytes(), name.as_bytes()].concat());
         let first = u64::from_be_bytes(hash[..8].try_into().expect("eight bytes")) >> 1;
-        (0..)
-            .map(|i| first.wrapping_add(i))
-            .find(|n| *n > ROOT && !self.by_number.contains_key(n))
-            .unwrap_or(first)
+        (0..).map(|i| first.wrapping_add(i)).find(|n| *n > ROOT && !self.by_number.contains_key(n)).unwrap_or(first)
     }
 
     /// The directories from `ino` up to the root.

@@ -61,10 +61,7 @@ struct State {
 
 impl Filesystem {
     /// The file system under `root`. Must be given a `root.edge` whose directory was loaded.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the composition root hands over each part once"
-    )]
+    #[allow(clippy::too_many_arguments, reason = "the composition root hands over each part once")]
     pub fn new(
         options: FsOptions,
         writeback: Arc<Writeback>,
@@ -84,11 +81,7 @@ impl Filesystem {
             (None, Some(si)) => {
                 let metadata = index.root(si)?;
                 let cap = writeback.cap(root.dir).ok_or(FsError::Stale)?;
-                let child = Child {
-                    cap,
-                    metadata,
-                    packed: None,
-                };
+                let child = Child { cap, metadata, packed: None };
                 (Attributes::of("", &child), child.metadata)
             }
             (None, None) => (Attributes::new(FileType::Directory), Metadata::default()),
@@ -141,9 +134,7 @@ impl Filesystem {
             let cap = self.writeback.cap(self.root.dir).ok_or(FsError::Stale)?;
             root.attributes.write_into(&root.metadata, &cap)
         };
-        self.index
-            .set_root(si, &metadata)
-            .inspect_err(|_| self.lock().root_changed = true)?;
+        self.index.set_root(si, &metadata).inspect_err(|_| self.lock().root_changed = true)?;
         Ok(())
     }
 
@@ -169,11 +160,7 @@ impl Filesystem {
 
     /// Refuses a change in a directory that cannot be changed.
     fn check_writeable(&self, dir: DirId) -> Result<(), FsError> {
-        if self.options.read_only || !self.writeback.is_writeable(dir) {
-            Err(FsError::ReadOnly)
-        } else {
-            Ok(())
-        }
+        if self.options.read_only || !self.writeback.is_writeable(dir) { Err(FsError::ReadOnly) } else { Ok(()) }
     }
 
     /// Submits the present state of an inode to its edge.
@@ -195,20 +182,11 @@ impl Filesystem {
                 state.root_changed = true;
                 None
             }
-            _ => state
-                .inodes
-                .directory(inode.parent)
-                .ok()
-                .map(|dir| (dir, Arc::clone(&inode.name))),
+            _ => state.inodes.directory(inode.parent).ok().map(|dir| (dir, Arc::clone(&inode.name))),
         };
         let Some((dir, name)) = place else { return };
         let Some(inode) = state.inodes.get(ino) else { return };
-        self.writeback.submit(Change::Put {
-            dir,
-            name,
-            entry: inode.entry(),
-            rides_along,
-        });
+        self.writeback.submit(Change::Put { dir, name, entry: inode.entry(), rides_along });
     }
 
     /// A name was made, moved or removed in this directory.
@@ -229,10 +207,7 @@ impl Filesystem {
         let directory = attributes.kind == FileType::Directory;
         let nlink = match &inode.kind {
             _ if inode.unlinked => 0,
-            Kind::Directory(dir) => self
-                .writeback
-                .count_directories(*dir)
-                .map_or(1, |n| n.saturating_add(2)),
+            Kind::Directory(dir) => self.writeback.count_directories(*dir).map_or(1, |n| n.saturating_add(2)),
             Kind::Stored(_) | Kind::Staged(_) => 1,
         };
         Ok(Attr {

@@ -29,11 +29,7 @@ pub fn edge_name(given: &[u8]) -> Result<(Name, Option<Vec<u8>>), FsError> {
 /// The name under which a kernel sees an edge; `given` is the one it was made with, where that was kept.
 pub fn shown<'a>(edge: &'a str, given: Option<&'a [u8]>) -> Cow<'a, [u8]> {
     let name = given.filter(|g| is_plain(g)).unwrap_or(edge.as_bytes());
-    if is_plain(name) {
-        Cow::Borrowed(name)
-    } else {
-        Cow::Owned(escape(edge))
-    }
+    if is_plain(name) { Cow::Borrowed(name) } else { Cow::Owned(escape(edge)) }
 }
 
 /// Whether an edge's name cannot be shown as it is.

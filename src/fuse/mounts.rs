@@ -38,7 +38,8 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut at = 0;
     while at < field.len() {
-        let digits = field.get(at + 1..at + 4).filter(|d| field[at] == b'\\' && d.iter().all(|b| (b'0'..b'8').contains(b)));
+        let digits =
+            field.get(at + 1..at + 4).filter(|d| field[at] == b'\\' && d.iter().all(|b| (b'0'..b'8').contains(b)));
         match digits {
             Some(d) => {
                 out.push(d.iter().fold(0u32, |n, b| n * 8 + u32::from(b - b'0')) as u8);

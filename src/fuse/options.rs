@@ -81,17 +81,8 @@ pub enum OptionError {
 }
 
 /// Options of the contract that are still to come.
-const NOT_YET: [&str; 9] = [
-    "durability",
-    "commit",
-    "cache-size",
-    "cache-dir",
-    "journal-size",
-    "bwlimit",
-    "format",
-    "uid",
-    "auto_unmount",
-];
+const NOT_YET: [&str; 9] =
+    ["durability", "commit", "cache-size", "cache-dir", "journal-size", "bwlimit", "format", "uid", "auto_unmount"];
 /// What mount(8) and fstab(5) add for themselves.
 const IGNORED: [&str; 12] = [
     "auto",
@@ -115,12 +106,7 @@ impl MountOptions {
     /// The first option that is unknown, not supported yet, or has a value that cannot be.
     pub fn parse<'a>(lists: impl IntoIterator<Item = &'a str>) -> Result<MountOptions, OptionError> {
         let mut options = MountOptions::default();
-        for text in lists
-            .into_iter()
-            .flat_map(|list| list.split(','))
-            .map(str::trim)
-            .filter(|t| !t.is_empty())
-        {
+        for text in lists.into_iter().flat_map(|list| list.split(',')).map(str::trim).filter(|t| !t.is_empty()) {
             options.apply(text)?;
         }
         if options.allow_other && options.allow_root {
@@ -134,15 +120,10 @@ impl MountOptions {
             Some((name, value)) => (name, Some(value)),
             None => (text, None),
         };
-        let wants = |wanted| OptionError::Value {
-            option: name.to_owned(),
-            wanted,
-        };
+        let wants = |wanted| OptionError::Value { option: name.to_owned(), wanted };
         let seconds = |value: Option<&str>| {
             let seconds = value.and_then(|v| v.parse::<u32>().ok()).filter(|&s| s > 0);
-            seconds
-                .map(|s| Duration::from_secs(s.into()))
-                .ok_or_else(|| wants("a number of seconds"))
+            seconds.map(|s| Duration::from_secs(s.into())).ok_or_else(|| wants("a number of seconds"))
         };
         match (name, value) {
             ("ro", None) => self.read_only = true,
@@ -185,17 +166,7 @@ impl MountOptions {
 }
 
 fn is_flag(name: &str) -> bool {
-    [
-        "ro",
-        "rw",
-        "allow_other",
-        "allow_root",
-        "dev",
-        "nodev",
-        "suid",
-        "nosuid",
-    ]
-    .contains(&name)
+    ["ro", "rw", "allow_other", "allow_root", "dev", "nodev", "suid", "nosuid"].contains(&name)
         || IGNORED.contains(&name)
 }
 
@@ -217,11 +188,9 @@ mod tests {
 
     #[test]
     fn options_of_the_contract_are_read() {
-        let options = MountOptions::parse([
-            "ro,allow_other,owner=stored,deadline=5",
-            "memory=256M,dev,node-directory=/n,",
-        ])
-        .unwrap();
+        let options =
+            MountOptions::parse(["ro,allow_other,owner=stored,deadline=5", "memory=256M,dev,node-directory=/n,"])
+                .unwrap();
         let wanted = MountOptions {
             read_only: true,
             allow_other: true,
@@ -242,36 +211,17 @@ mod tests {
     fn what_cannot_be_used_is_refused_by_name() {
         for name in NOT_YET {
             let text = format!("{name}=1");
-            assert_eq!(
-                MountOptions::parse([text.as_str()]),
-                Err(OptionError::NotYet(name.to_owned()))
-            );
+            assert_eq!(MountOptions::parse([text.as_str()]), Err(OptionError::NotYet(name.to_owned())));
         }
         for text in ["nonesuch", "nonesuch=3", "Ro"] {
-            assert!(
-                matches!(MountOptions::parse([text]), Err(OptionError::Unknown(_))),
-                "{text}"
-            );
+            assert!(matches!(MountOptions::parse([text]), Err(OptionError::Unknown(_))), "{text}");
         }
-        for text in [
-            "owner=you",
-            "deadline=0",
-            "deadline=x",
-            "deadline",
-            "memory=1K",
-            "memory=",
-            "ro=1",
-            "node-directory=",
-        ] {
-            assert!(
-                matches!(MountOptions::parse([text]), Err(OptionError::Value { .. })),
-                "{text}"
-            );
+        for text in
+            ["owner=you", "deadline=0", "deadline=x", "deadline", "memory=1K", "memory=", "ro=1", "node-directory="]
+        {
+            assert!(matches!(MountOptions::parse([text]), Err(OptionError::Value { .. })), "{text}");
         }
-        assert!(matches!(
-            MountOptions::parse(["allow_root,allow_other"]),
-            Err(OptionError::Conflict(..))
-        ));
+        assert!(matches!(MountOptions::parse(["allow_root,allow_other"]), Err(OptionError::Conflict(..))));
     }
 
     #[test]

@@ -126,7 +126,11 @@ impl Mounted {
         if !ours {
             return Ok(());
         }
-        if nix::unistd::geteuid().is_root() { unmount_as_root(&self.mountpoint, lazy) } else { ask_fusermount(&self.mountpoint, lazy) }
+        if nix::unistd::geteuid().is_root() {
+            unmount_as_root(&self.mountpoint, lazy)
+        } else {
+            ask_fusermount(&self.mountpoint, lazy)
+        }
     }
 }
 

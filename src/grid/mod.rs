@@ -53,16 +53,7 @@ impl Grid {
         rng: Rng,
         cpu: Cpu,
     ) -> Grid {
-        Grid {
-            servers,
-            encoding,
-            lease_secret,
-            convergence,
-            clock,
-            rng,
-            cpu,
-            turns: turns::Turns::default(),
-        }
+        Grid { servers, encoding, lease_secret, convergence, clock, rng, cpu, turns: turns::Turns::default() }
     }
 
     /// All servers, in no order.
@@ -74,11 +65,8 @@ impl Grid {
     pub fn permuted(&self, si: StorageIndex) -> Vec<Arc<Server>> {
         let mut servers = self.servers.clone();
         servers.sort_by_cached_key(|s| {
-            let digest: [u8; 20] = Sha1::new()
-                .chain_update(si.0)
-                .chain_update(&s.info().permutation_seed)
-                .finalize()
-                .into();
+            let digest: [u8; 20] =
+                Sha1::new().chain_update(si.0).chain_update(&s.info().permutation_seed).finalize().into();
             digest
         });
         servers

@@ -26,17 +26,13 @@ pub struct Candidate {
 /// that costs no happiness. Candidates come in permuted order, and earlier ones are preferred. A share that only
 /// servers hold which are not writable, and that is not needed elsewhere, is given to its holder.
 pub fn place(candidates: &[Candidate], total: u32) -> BTreeMap<ShareNumber, usize> {
-    let holders =
-        |shares: &BTreeSet<ShareNumber>, servers: &BTreeSet<usize>| -> BTreeMap<ShareNumber, BTreeSet<usize>> {
-            let held_by = |share: ShareNumber| {
-                servers
-                    .iter()
-                    .copied()
-                    .filter(|&s| candidates[s].holds.contains(&share))
-                    .collect()
-            };
-            shares.iter().map(|&share| (share, held_by(share))).collect()
-        };
+    let holders = |shares: &BTreeSet<ShareNumber>,
+                   servers: &BTreeSet<usize>|
+     -> BTreeMap<ShareNumber, BTreeSet<usize>> {
+        let held_by =
+            |share: ShareNumber| servers.iter().copied().filter(|&s| candidates[s].holds.contains(&share)).collect();
+        shares.iter().map(|&share| (share, held_by(share))).collect()
+    };
     let mut homeless: BTreeSet<ShareNumber> = (0..total).collect();
     let mut idle: BTreeSet<usize> = (0..candidates.len()).filter(|&s| candidates[s].writable).collect();
     let fixed: BTreeSet<usize> = (0..candidates.len()).filter(|&s| !candidates[s].writable).collect();
@@ -60,18 +56,11 @@ pub fn place(candidates: &[Candidate], total: u32) -> BTreeMap<ShareNumber, usiz
     }
 
     let mut load: BTreeMap<usize, usize> = BTreeMap::new();
-    placed
-        .values()
-        .for_each(|&server| *load.entry(server).or_default() += 1);
+    placed.values().for_each(|&server| *load.entry(server).or_default() += 1);
     for share in homeless {
         let holder =
             |servers: &BTreeSet<usize>| servers.iter().copied().find(|&s| candidates[s].holds.contains(&share));
-        let least = || {
-            writable
-                .iter()
-                .copied()
-                .min_by_key(|s| load.get(s).copied().unwrap_or(0))
-        };
+        let least = || writable.iter().copied().min_by_key(|s| load.get(s).copied().unwrap_or(0));
         let Some(server) = holder(&writable).or_else(|| holder(&fixed)).or_else(least) else {
             continue;
         };
@@ -154,57 +143,32 @@ mod tests {
     }
 
     fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
-        vec((any::<bool>(), btree_set(0u32..5, 0..5)), 0..5).prop_map(|all| {
-            all.into_iter()
-                .map(|(writable, holds)| Candidate { writable, holds })
-                .collect()
-        })
+        vec((any::<bool>(), btree_set(0u32..5, 0..5)), 0..5)
+            .prop_map(|all| all.into_iter().map(|(writable, holds)| Candidate { writable, holds }).collect())
     }
 
     #[test]
     fn the_deepest_tree_of_moves_is_found() {
         // Share i may stand on servers i and i + 1, and the last on server 0 alone: all must move by one.
-        let mut map: Layout = (0..255)
-            .map(|i| (i, BTreeSet::from([i as usize, i as usize + 1])))
-            .collect();
+        let mut map: Layout = (0..255).map(|i| (i, BTreeSet::from([i as usize, i as usize + 1]))).collect();
         map.insert(255, BTreeSet::from([0]));
         assert_eq!(happiness(&map), 256);
     }
 
     #[test]
     fn shares_spread_evenly_and_stay_where_they_are() {
-        let empty = vec![
-            Candidate {
-                writable: true,
-                holds: BTreeSet::new()
-            };
-            5
-        ];
+        let empty = vec![Candidate { writable: true, holds: BTreeSet::new() }; 5];
         let placed = place(&empty, 10);
         assert!((0..5).all(|server| placed.values().filter(|&&s| s == server).count() == 2));
-        let full: Vec<Candidate> = (0..5)
-            .map(|s| Candidate {
-                writable: true,
-                holds: BTreeSet::from([s, s + 5]),
-            })
-            .collect();
-        assert!(
-            place(&full, 10)
-                .iter()
-                .all(|(share, &server)| full[server].holds.contains(share))
-        );
+        let full: Vec<Candidate> =
+            (0..5).map(|s| Candidate { writable: true, holds: BTreeSet::from([s, s + 5]) }).collect();
+        assert!(place(&full, 10).iter().all(|(share, &server)| full[server].holds.contains(share)));
     }
 
     #[test]
     fn nothing_is_written_for_what_a_full_server_holds() {
-        let full = Candidate {
-            writable: false,
-            holds: (0..3).collect(),
-        };
-        let empty = Candidate {
-            writable: true,
-            holds: BTreeSet::new(),
-        };
+        let full = Candidate { writable: false, holds: (0..3).collect() };
+        let empty = Candidate { writable: true, holds: BTreeSet::new() };
         let placed = place(&[full, empty], 3);
         assert_eq!(placed.values().filter(|&&s| s == 1).count(), 1, "{placed:?}");
     }

@@ -60,12 +60,7 @@ pub struct Server {
 impl Server {
     /// A server of this identity behind `backend`.
     pub fn new(info: ServerInfo, backend: Arc<dyn StorageServer>) -> Server {
-        Server {
-            info,
-            backend,
-            health: Mutex::default(),
-            aside: Mutex::default(),
-        }
+        Server { info, backend, health: Mutex::default(), aside: Mutex::default() }
     }
 
     /// Who it is.
@@ -144,8 +139,7 @@ impl StorageServer for Server {
         secret: &UploadSecret,
         lease: &LeaseSecrets,
     ) -> Result<Allocation, StorageError> {
-        self.limited(cx, self.backend.allocate(cx, si, shares, size, secret, lease))
-            .await
+        self.limited(cx, self.backend.allocate(cx, si, shares, size, secret, lease)).await
     }
 
     async fn write_share(
@@ -157,9 +151,7 @@ impl StorageServer for Server {
         offset: u64,
         data: Bytes,
     ) -> Result<bool, StorageError> {
-        let done = self
-            .limited(cx, self.backend.write_share(cx, si, share, secret, offset, data))
-            .await?;
+        let done = self.limited(cx, self.backend.write_share(cx, si, share, secret, offset, data)).await?;
         cx.acknowledge();
         Ok(done)
     }
@@ -182,9 +174,7 @@ impl StorageServer for Server {
         share: ShareNumber,
         ranges: &[ReadRange],
     ) -> Result<Vec<Bytes>, StorageError> {
-        let answer = self
-            .limited(cx, self.backend.read_share(cx, kind, si, share, ranges))
-            .await?;
+        let answer = self.limited(cx, self.backend.read_share(cx, kind, si, share, ranges)).await?;
         let fits = answer.len() == ranges.len() && answer.iter().zip(ranges).all(|(a, r)| a.len() as u64 <= r.length);
         if !fits {
             return Err(StorageError::Malformed("more or fewer bytes than asked for".into()));
@@ -202,9 +192,7 @@ impl StorageServer for Server {
         shares: &BTreeMap<ShareNumber, TestWrite>,
         read: &[ReadRange],
     ) -> Result<ReadTestWriteAnswer, StorageError> {
-        let answer = self
-            .limited(cx, self.backend.read_test_write(cx, si, enabler, lease, shares, read))
-            .await?;
+        let answer = self.limited(cx, self.backend.read_test_write(cx, si, enabler, lease, shares, read)).await?;
         cx.acknowledge();
         Ok(answer)
     }
@@ -221,8 +209,7 @@ impl StorageServer for Server {
         share: ShareNumber,
         reason: &str,
     ) -> Result<(), StorageError> {
-        self.limited(cx, self.backend.advise_corrupt(cx, kind, si, share, reason))
-            .await
+        self.limited(cx, self.backend.advise_corrupt(cx, kind, si, share, reason)).await
     }
 
     async fn sync(&self, cx: &Cx) -> Result<(), StorageError> {

@@ -18,9 +18,7 @@ pub struct LiteralReader {
 impl LiteralReader {
     /// The file that `cap` holds.
     pub fn new(cap: &LitCap) -> LiteralReader {
-        LiteralReader {
-            data: Bytes::copy_from_slice(&cap.data),
-        }
+        LiteralReader { data: Bytes::copy_from_slice(&cap.data) }
     }
 }
 
@@ -33,10 +31,7 @@ impl Readable for LiteralReader {
     async fn read(&self, _: &Cx, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
         let size = self.data.len() as u64;
         let cut = |at: u64| at.min(size) as usize;
-        Ok(ranges
-            .iter()
-            .map(|r| self.data.slice(cut(r.start)..cut(r.end.max(r.start))))
-            .collect())
+        Ok(ranges.iter().map(|r| self.data.slice(cut(r.start)..cut(r.end.max(r.start)))).collect())
     }
 }
 
@@ -47,9 +42,7 @@ mod tests {
 
     #[tokio::test]
     async fn ranges_are_cut_at_the_end() {
-        let reader = LiteralReader::new(&LitCap {
-            data: b"0123456789".to_vec(),
-        });
+        let reader = LiteralReader::new(&LitCap { data: b"0123456789".to_vec() });
         let cx = Cx::new(Priority::Waiting, 1 << 20);
         let parts = reader.read(&cx, &[0..4, 8..20, 30..40, 10..10]).await.unwrap();
         assert_eq!(parts, [&b"0123"[..], b"89", b"", b""]);

@@ -14,13 +14,8 @@ impl Extents {
             return;
         }
         let (mut start, mut end) = (range.start, range.end);
-        let touching: Vec<u64> = self
-            .0
-            .range(..=end)
-            .rev()
-            .take_while(|(_, e)| **e >= range.start)
-            .map(|(s, _)| *s)
-            .collect();
+        let touching: Vec<u64> =
+            self.0.range(..=end).rev().take_while(|(_, e)| **e >= range.start).map(|(s, _)| *s).collect();
         for s in touching {
             let e = self.0.remove(&s).expect("the key was just seen");
             start = start.min(s);
@@ -42,11 +37,7 @@ impl Extents {
     pub fn split(&self, range: Range<u64>) -> Vec<(Range<u64>, bool)> {
         let mut pieces = Vec::new();
         let mut at = range.start;
-        let from = self
-            .0
-            .range(..=range.start)
-            .next_back()
-            .map_or(range.start, |(s, _)| *s);
+        let from = self.0.range(..=range.start).next_back().map_or(range.start, |(s, _)| *s);
         for (&s, &e) in self.0.range(from..range.end.max(from)) {
             let (s, e) = (s.max(at), e.min(range.end));
             if s >= e {

@@ -40,12 +40,7 @@ impl Index {
         let _writing = self.writing.lock().unwrap_or_else(|e| e.into_inner());
         let path = self.path(si);
         let temporary = path.with_extension("new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(&metadata.to_json())?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;

@@ -28,10 +28,7 @@ impl Staging {
     /// Uses `folder`, which is made, mode 0700, if it is not there.
     pub fn new(folder: &Path) -> io::Result<Staging> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        Ok(Staging {
-            folder: folder.to_owned(),
-            disk: Cpu::with_slots(8),
-        })
+        Ok(Staging { folder: folder.to_owned(), disk: Cpu::with_slots(8) })
     }
 
     /// An empty staging file, or one that begins as a stored file of `base.1` bytes.
@@ -43,18 +40,8 @@ impl Staging {
             .custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC)
             .open(&self.folder)?;
         let size = base.as_ref().map_or(0, |b| b.1);
-        let state = State {
-            size,
-            base_size: size,
-            written: Extents::default(),
-            generation: 0,
-        };
-        Ok(Staged {
-            file: Arc::new(file),
-            base: base.map(|b| b.0),
-            state: Mutex::new(state),
-            disk: self.disk.clone(),
-        })
+        let state = State { size, base_size: size, written: Extents::default(), generation: 0 };
+        Ok(Staged { file: Arc::new(file), base: base.map(|b| b.0), state: Mutex::new(state), disk: self.disk.clone() })
     }
 }
 
@@ -94,9 +81,7 @@ impl Staged {
         if data.is_empty() {
             return Ok(());
         }
-        let end = offset
-            .checked_add(data.len() as u64)
-            .ok_or(io::ErrorKind::InvalidInput)?;
+        let end = offset.checked_add(data.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
         let file = Arc::clone(&self.file);
         self.disk.run(move || file.write_all_at(&data, offset)).await?;
         let mut state = self.state();
@@ -110,9 +95,7 @@ impl Staged {
     pub async fn truncate(&self, size: u64) -> io::Result<()> {
         let file = Arc::clone(&self.file);
         let cut = size < self.size();
-        self.disk
-            .run(move || if cut { file.set_len(size) } else { Ok(()) })
-            .await?;
+        self.disk.run(move || if cut { file.set_len(size) } else { Ok(()) }).await?;
         let mut state = self.state();
         state.size = size;
         state.base_size = state.base_size.min(size);
@@ -161,12 +144,7 @@ impl Staged {
     /// What an upload reads: the content of this moment. Fails once the content has changed since.
     pub fn freeze(self: &Arc<Self>, cx: &Cx) -> Arc<dyn Source> {
         let state = self.state();
-        Arc::new(Frozen {
-            staged: Arc::clone(self),
-            cx: cx.clone(),
-            size: state.size,
-            generation: state.generation,
-        })
+        Arc::new(Frozen { staged: Arc::clone(self), cx: cx.clone(), size: state.size, generation: state.generation })
     }
 }
 
@@ -184,10 +162,7 @@ impl Source for Frozen {
     }
 
     async fn read_at(&self, offset: u64, length: usize) -> io::Result<Bytes> {
-        let data = self
-            .staged
-            .read(&self.cx, offset..offset.saturating_add(length as u64))
-            .await;
+        let data = self.staged.read(&self.cx, offset..offset.saturating_add(length as u64)).await;
         if self.staged.generation() != self.generation {
             return Err(io::Error::other("the file changed while it was being stored"));
         }

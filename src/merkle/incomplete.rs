@@ -32,10 +32,7 @@ pub struct IncompleteTree {
 impl IncompleteTree {
     /// A tree over `leaf_count` leaves of which nothing is known.
     pub fn new(leaf_count: usize) -> IncompleteTree {
-        IncompleteTree {
-            leaf_count: leaf_count.min(width(leaf_count)),
-            known: HashMap::new(),
-        }
+        IncompleteTree { leaf_count: leaf_count.min(width(leaf_count)), known: HashMap::new() }
     }
 
     /// Sets the root from a trusted place and forgets whatever another root had proven.

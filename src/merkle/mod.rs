@@ -16,11 +16,7 @@ use crate::crypto::hash::{Tag, tagged, tagged_pair};
 ///
 /// Counts beyond the largest power of two, which no memory holds, are cut to it.
 fn width(leaf_count: usize) -> usize {
-    leaf_count
-        .max(1)
-        .checked_next_power_of_two()
-        .unwrap_or(1 << (usize::BITS - 2))
-        .min(1 << (usize::BITS - 2))
+    leaf_count.max(1).checked_next_power_of_two().unwrap_or(1 << (usize::BITS - 2)).min(1 << (usize::BITS - 2))
 }
 
 /// Nodes of the tree over `leaf_count` leaves: `2W - 1`, where `W` is the leaf count padded to a power of two.

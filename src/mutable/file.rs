@@ -86,11 +86,7 @@ impl MutableFile {
     /// The file behind `cap`. Nothing is asked yet.
     pub fn new(grid: Arc<Grid>, cap: MutableCap) -> MutableFile {
         let turn = grid.turn(cap.storage_index());
-        MutableFile {
-            slot: Arc::new(Slot::new(grid, cap)),
-            turn,
-            state: Mutex::default(),
-        }
+        MutableFile { slot: Arc::new(Slot::new(grid, cap)), turn, state: Mutex::default() }
     }
 
     /// A new file with a key of its own.
@@ -236,10 +232,7 @@ impl MutableFile {
             let header = version.as_ref().map(|v| &v.header).cloned();
             let header = header.or_else(|| map.newest().map(|(version, _)| version.header.clone()));
             let code = match header {
-                Some(header) => Code {
-                    needed: header.needed,
-                    total: header.total,
-                },
+                Some(header) => Code { needed: header.needed, total: header.total },
                 None => new_code(&self.slot.grid),
             };
             self.state().unsettled = true;
@@ -276,11 +269,7 @@ impl MutableFile {
         let mut widened = 0;
         loop {
             if let Some(version) = map.best() {
-                let kept = self
-                    .state()
-                    .content
-                    .clone()
-                    .map(|(version, content)| (content, version));
+                let kept = self.state().content.clone().map(|(version, content)| (content, version));
                 let kept = [&known, &kept].into_iter().flatten().find(|(_, kept)| *kept == version);
                 if let Some((content, _)) = kept.cloned() {
                     return Ok((map, version, content));
@@ -304,9 +293,7 @@ impl MutableFile {
                 return Err((Some(map), error));
             }
             if widened > 0 {
-                cx.run(tokio::time::sleep(BACKOFF))
-                    .await
-                    .map_err(|stopped| (None, stopped.into()))?;
+                cx.run(tokio::time::sleep(BACKOFF)).await.map_err(|stopped| (None, stopped.into()))?;
             }
             widened += 1;
             let update = ServerMap::update(cx, &self.slot, Mode::Check, Some(&map)).await;
@@ -319,14 +306,9 @@ impl MutableFile {
         let newest = map.newest();
         let needed = newest
             .as_ref()
-            .map_or(usize::from(self.slot.grid.encoding().needed), |(version, _)| {
-                version.header.needed.into()
-            });
+            .map_or(usize::from(self.slot.grid.encoding().needed), |(version, _)| version.header.needed.into());
         let seen = newest.map_or(0, |(_, seen)| seen);
-        NodeError::NotEnoughShares {
-            found: found.max(seen).min(needed.saturating_sub(1)),
-            needed,
-        }
+        NodeError::NotEnoughShares { found: found.max(seen).min(needed.saturating_sub(1)), needed }
     }
 
     /// The map and version that ranges are read from.
@@ -390,10 +372,7 @@ impl MutableFile {
 fn new_code(grid: &Grid) -> Code {
     let encoding = grid.encoding();
     let byte = |n: u16| u8::try_from(n).unwrap_or(u8::MAX);
-    Code {
-        needed: byte(encoding.needed),
-        total: byte(encoding.total),
-    }
+    Code { needed: byte(encoding.needed), total: byte(encoding.total) }
 }
 
 #[async_trait]

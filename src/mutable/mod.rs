@@ -36,13 +36,7 @@ struct Slot {
 impl Slot {
     fn new(grid: Arc<Grid>, cap: MutableCap) -> Slot {
         let si = cap.storage_index();
-        Slot {
-            grid,
-            cap,
-            si,
-            public_key: OnceLock::new(),
-            signing_key: OnceLock::new(),
-        }
+        Slot { grid, cap, si, public_key: OnceLock::new(), signing_key: OnceLock::new() }
     }
 
     fn write_key(&self) -> Option<&WriteKey> {

@@ -93,18 +93,14 @@ pub(super) fn encode(
     let codec = Codec::get(code.needed.into(), code.total.into()).map_err(|e| broken(&e))?;
     let block_len = sizes.tail_block_size as usize;
     let (trees, blocks): (Vec<HashTree>, Vec<Bytes>) = match block_len {
-        0 => (0..code.total)
-            .map(|_| (HashTree::new(Vec::new()), Bytes::new()))
-            .unzip(),
+        0 => (0..code.total).map(|_| (HashTree::new(Vec::new()), Bytes::new())).unzip(),
         _ => {
             let segment = Bytes::from(segment);
             let primary: Vec<&[u8]> = segment.chunks(block_len).collect();
             let parity = codec.encode_parity(&primary);
             let primary = primary.iter().map(|block| segment.slice_ref(block));
             let blocks = primary.chain(parity.into_iter().map(Bytes::from));
-            blocks
-                .map(|block| (HashTree::new(vec![tagged(Tag::BLOCK, &block)]), block))
-                .unzip()
+            blocks.map(|block| (HashTree::new(vec![tagged(Tag::BLOCK, &block)]), block)).unzip()
         }
     };
     let share_tree = HashTree::new(trees.iter().map(HashTree::root).collect());
@@ -194,11 +190,7 @@ pub(super) async fn publish(
     for (server, number) in &outcome.placed {
         map.wrote(*server, *number, &version);
     }
-    Ok(Published {
-        version,
-        map,
-        complete: outcome.failed.is_empty(),
-    })
+    Ok(Published { version, map, complete: outcome.failed.is_empty() })
 }
 
 /// Which shares go where.
@@ -216,18 +208,12 @@ impl Goal {
         let known = map.shares().keys().chain(map.bad().keys()).copied();
         let places: BTreeSet<_> = known.filter(|(_, number)| *number < total).collect();
         let permitted = |server: &usize| map.servers()[*server].info().upload_permitted;
-        let mut may_take: Vec<usize> = (0..map.servers().len())
-            .filter(permitted)
-            .filter(|server| !map.has_failed(*server))
-            .collect();
+        let mut may_take: Vec<usize> =
+            (0..map.servers().len()).filter(permitted).filter(|server| !map.has_failed(*server)).collect();
         if may_take.is_empty() {
             may_take = (0..map.servers().len()).filter(permitted).collect();
         }
-        let mut goal = Goal {
-            total,
-            places,
-            may_take,
-        };
+        let mut goal = Goal { total, places, may_take };
         goal.assign();
         tracing::trace!(storage_index = ?slot.si, shares = goal.places.len(), "places for a new version");
         goal
@@ -266,11 +252,7 @@ struct Outcome {
 impl Outcome {
     /// Share numbers that were placed somewhere.
     fn distinct(&self) -> usize {
-        self.placed
-            .iter()
-            .map(|(_, number)| number)
-            .collect::<BTreeSet<_>>()
-            .len()
+        self.placed.iter().map(|(_, number)| number).collect::<BTreeSet<_>>().len()
     }
 
     /// Why fewer than k shares were placed.
@@ -355,9 +337,7 @@ async fn write_all(
         }
     }
     for place in open {
-        outcome
-            .failed
-            .insert(place, StorageError::Unreachable("no answer".into()));
+        outcome.failed.insert(place, StorageError::Unreachable("no answer".into()));
     }
     Ok(())
 }
@@ -369,11 +349,7 @@ fn test_for(map: &ServerMap, server: usize, number: ShareNumber) -> TestVector {
         (None, Some(first)) => first.clone(),
         (None, None) => Bytes::new(),
     };
-    TestVector {
-        offset: 0,
-        size: specimen.len().max(1) as u64,
-        specimen,
-    }
+    TestVector { offset: 0, size: specimen.len().max(1) as u64, specimen }
 }
 
 async fn write_one(
@@ -389,18 +365,9 @@ async fn write_one(
     };
     let enabler = slot.grid.write_enabler(write_key, server);
     let lease = slot.grid.lease(slot.si, server);
-    let write = TestWrite {
-        test: vec![test],
-        write: vec![(0, data)],
-        new_length: None,
-    };
-    let read = [ReadRange {
-        offset: 0,
-        length: CHECKSTRING,
-    }];
-    server
-        .read_test_write(cx, slot.si, &enabler, &lease, &BTreeMap::from([(number, write)]), &read)
-        .await
+    let write = TestWrite { test: vec![test], write: vec![(0, data)], new_length: None };
+    let read = [ReadRange { offset: 0, length: CHECKSTRING }];
+    server.read_test_write(cx, slot.si, &enabler, &lease, &BTreeMap::from([(number, write)]), &read).await
 }
 
 #[cfg(test)]
@@ -435,15 +402,8 @@ mod tests {
             let key = &answers["keys"][number(&case["key"]) as usize];
             let signing = SigningKey::from_pkcs8_der(&base64(&key["privkey_pkcs8_der_b64"])).unwrap();
             let write = secrets::write_key(signing.pkcs8_der());
-            let keys = Keys {
-                read: secrets::read_key(&write),
-                write,
-                signing,
-            };
-            let code = Code {
-                needed: number(&case["k"]) as u8,
-                total: number(&case["n"]) as u8,
-            };
+            let keys = Keys { read: secrets::read_key(&write), write, signing };
+            let code = Code { needed: number(&case["k"]) as u8, total: number(&case["n"]) as u8 };
             let iv: [u8; 16] = hex(&case["salts_or_iv_used"][0]).try_into().unwrap();
             let content = content(number(&case["length"]) as usize);
             let Ok(made) = encode(&content, code, number(&case["seqnum"]), iv, &keys, &Rng::os()) else {
@@ -462,12 +422,7 @@ mod tests {
                     let theirs = base64(&case["share_bytes_b64"][share]);
                     assert_eq!(ours, theirs[..ours.len()]);
                 } else {
-                    assert_eq!(
-                        Sha256::digest(&ours)[..],
-                        hex(digest),
-                        "share {share} of {}",
-                        case["length"]
-                    );
+                    assert_eq!(Sha256::digest(&ours)[..], hex(digest), "share {share} of {}", case["length"]);
                 }
                 compared += 1;
             }

@@ -74,12 +74,7 @@ impl From<StorageError> for Problem {
 
 impl Query {
     pub fn new(slot: Arc<Slot>, head: u64, want_key: bool) -> Query {
-        Query {
-            slot,
-            head,
-            want_key,
-            verified: Mutex::default(),
-        }
+        Query { slot, head, want_key, verified: Mutex::default() }
     }
 
     /// Asks `server` for all its shares. Share numbers that no mutable file has are ignored.
@@ -87,9 +82,7 @@ impl Query {
         let numbers = server.list_shares(cx, ShareKind::Mutable, self.slot.si).await?;
         let numbers: Vec<ShareNumber> = numbers.into_iter().filter(|n| *n < 255).collect();
         let mut answer = Answer::default();
-        let reads = numbers
-            .into_iter()
-            .map(|number| async move { (number, self.read(cx, server, number).await) });
+        let reads = numbers.into_iter().map(|number| async move { (number, self.read(cx, server, number).await) });
         let mut reads = stream::iter(reads).buffer_unordered(READS_AT_ONCE);
         while let Some((number, (head, result))) = reads.next().await {
             match result {
@@ -107,14 +100,8 @@ impl Query {
 
     /// The first bytes of a share, and its version if they are in order.
     async fn read(&self, cx: &Cx, server: &Arc<Server>, number: ShareNumber) -> (Bytes, Result<Arc<Version>, Problem>) {
-        let range = ReadRange {
-            offset: 0,
-            length: self.head,
-        };
-        let head = match server
-            .read_share(cx, ShareKind::Mutable, self.slot.si, number, &[range])
-            .await
-        {
+        let range = ReadRange { offset: 0, length: self.head };
+        let head = match server.read_share(cx, ShareKind::Mutable, self.slot.si, number, &[range]).await {
             Ok(mut answer) => answer.pop().unwrap_or_default(),
             Err(error) => return (Bytes::new(), Err(error.into())),
         };
@@ -132,11 +119,7 @@ impl Query {
         let version = Arc::new(Version::parse(head)?);
         sane(&version)?;
         let prefix = version.header.signed_prefix();
-        let known = self
-            .verified
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .contains(&prefix);
+        let known = self.verified.lock().unwrap_or_else(|e| e.into_inner()).contains(&prefix);
         if !known {
             let wanted = [version.public_key(), version.signature()];
             if wanted.iter().any(|r| r.end - r.start > MAX_FIELD) {
@@ -145,11 +128,7 @@ impl Query {
             let fields = pieces(cx, &self.slot, server, number, head, &wanted).await?;
             let slot = Arc::clone(&self.slot);
             let message = prefix.clone();
-            self.slot
-                .grid
-                .cpu()
-                .run(move || verify(&slot, &message, &fields[0], &fields[1]))
-                .await?;
+            self.slot.grid.cpu().run(move || verify(&slot, &message, &fields[0], &fields[1])).await?;
             self.verified.lock().unwrap_or_else(|e| e.into_inner()).insert(prefix);
         }
         if self.want_key && self.slot.signing_key.get().is_none() {
@@ -202,9 +181,7 @@ pub(super) async fn pieces(
         let (from, start) = match held(range) {
             true => (head, range.start),
             false => {
-                let span = spans
-                    .iter()
-                    .position(|s| s.start <= range.start && range.end <= s.end)?;
+                let span = spans.iter().position(|s| s.start <= range.start && range.end <= s.end)?;
                 (read.get(span)?, range.start - spans[span].start)
             }
         };
@@ -222,30 +199,21 @@ async fn read_spans(
     number: ShareNumber,
     spans: &[Range<u64>],
 ) -> Result<Vec<Bytes>, StorageError> {
-    let request = |range: &Range<u64>| ReadRange {
-        offset: range.start,
-        length: range.end - range.start,
-    };
-    let total = spans
-        .iter()
-        .fold(0u64, |sum, span| sum.saturating_add(span.end - span.start));
+    let request = |range: &Range<u64>| ReadRange { offset: range.start, length: range.end - range.start };
+    let total = spans.iter().fold(0u64, |sum, span| sum.saturating_add(span.end - span.start));
     if total == 0 {
         return Ok(vec![Bytes::new(); spans.len()]);
     }
     if total <= MAX_READ {
         let wanted: Vec<ReadRange> = spans.iter().map(request).collect();
-        return server
-            .read_share(cx, ShareKind::Mutable, slot.si, number, &wanted)
-            .await;
+        return server.read_share(cx, ShareKind::Mutable, slot.si, number, &wanted).await;
     }
     let mut out = Vec::with_capacity(spans.len());
     for span in spans {
         let starts = (span.start..span.end).step_by(MAX_READ as usize);
         let reads = starts.map(|start| async move {
             let wanted = [request(&(start..span.end.min(start.saturating_add(MAX_READ))))];
-            let answer = server
-                .read_share(cx, ShareKind::Mutable, slot.si, number, &wanted)
-                .await?;
+            let answer = server.read_share(cx, ShareKind::Mutable, slot.si, number, &wanted).await?;
             Ok::<_, StorageError>((wanted[0].length, answer.into_iter().next().unwrap_or_default()))
         });
         let mut reads = stream::iter(reads).buffered(REQUESTS_AT_ONCE);
@@ -291,15 +259,11 @@ fn sane(version: &Version) -> Result<(), Problem> {
     let encoding = version.header.encoding()?;
     let blocks = match version.header.iv {
         Some(_) if encoding.num_segments > 1 || version.header.data_length > MAX_CONTENT => {
-            return Err(Problem::Bad(
-                "an SDMF share of more than one segment, or too large".into(),
-            ));
+            return Err(Problem::Bad("an SDMF share of more than one segment, or too large".into()));
         }
         _ => encoding.num_segments,
     };
-    let tree = tree_nodes(blocks)
-        .and_then(|nodes| nodes.checked_mul(32))
-        .filter(|bytes| *bytes <= MAX_TREE);
+    let tree = tree_nodes(blocks).and_then(|nodes| nodes.checked_mul(32)).filter(|bytes| *bytes <= MAX_TREE);
     let region = version.block_hash_tree();
     if tree.is_none_or(|bytes| region.end - region.start < bytes) {
         return Err(Problem::Bad("the block hash tree has no room".into()));
@@ -323,11 +287,7 @@ fn verify(slot: &Slot, message: &[u8], public_key: &Bytes, signature: &[u8]) -> 
             &slot.public_key.get_or_init(|| (public_key.clone(), key)).1
         }
     };
-    if key.verify(message, signature) {
-        Ok(())
-    } else {
-        Err(bad("the signature is wrong"))
-    }
+    if key.verify(message, signature) { Ok(()) } else { Err(bad("the signature is wrong")) }
 }
 
 /// Keeps the private key, if it is the one that the write key is the hash of.

@@ -73,23 +73,9 @@ impl<'a> Retrieve<'a> {
         map: &'a mut ServerMap,
         version: Arc<Version>,
     ) -> Result<Retrieve<'a>, NodeError> {
-        let read_key = slot
-            .cap
-            .read_key()
-            .ok_or(NodeError::WrongKind("one that can be read with"))?;
-        let encoding = version
-            .header
-            .encoding()
-            .map_err(|e| NodeError::Corrupt(e.to_string()))?;
-        Ok(Retrieve {
-            cx,
-            slot,
-            map,
-            version,
-            encoding,
-            read_key,
-            open: HashMap::new(),
-        })
+        let read_key = slot.cap.read_key().ok_or(NodeError::WrongKind("one that can be read with"))?;
+        let encoding = version.header.encoding().map_err(|e| NodeError::Corrupt(e.to_string()))?;
+        Ok(Retrieve { cx, slot, map, version, encoding, read_key, open: HashMap::new() })
     }
 
     /// The bytes of `range`, cut at the end of the file.
@@ -129,12 +115,7 @@ impl<'a> Retrieve<'a> {
     async fn window(&mut self, segments: Range<u64>) -> Result<Vec<u8>, Unread> {
         let got = self.gather(&segments).await?;
         let (version, encoding, read_key) = (Arc::clone(&self.version), self.encoding, self.read_key.clone());
-        let decoded = self
-            .slot
-            .grid
-            .cpu()
-            .run(move || decode(&version, &encoding, &read_key, segments, &got))
-            .await;
+        let decoded = self.slot.grid.cpu().run(move || decode(&version, &encoding, &read_key, segments, &got)).await;
         Ok(decoded?)
     }
 
@@ -268,11 +249,7 @@ async fn fetch(
                 return Err(format!("block {segment} does not match its hash"));
             }
         }
-        Ok(Got {
-            number,
-            leaves,
-            blocks: read,
-        })
+        Ok(Got { number, leaves, blocks: read })
     });
     verified.await.map_err(Trouble::Bad)
 }
@@ -294,9 +271,7 @@ fn open_share(version: &Version, number: ShareNumber, chain: &[u8], tree: &[u8])
     let mut blocks = IncompleteTree::new(segments);
     blocks.set_root(nodes[0]);
     blocks.add(nodes.into_iter().enumerate(), []).map_err(|e| text(&e))?;
-    (0..segments)
-        .map(|leaf| blocks.leaf(leaf).ok_or_else(|| "a block hash is missing".to_string()))
-        .collect()
+    (0..segments).map(|leaf| blocks.leaf(leaf).ok_or_else(|| "a block hash is missing".to_string())).collect()
 }
 
 /// Segments from k shares whose blocks are verified.
@@ -326,11 +301,7 @@ fn decode(
             blocks.push((share.number as usize, block));
         }
         let last = segment + 1 == encoding.num_segments;
-        let length = if last {
-            encoding.tail_size
-        } else {
-            encoding.segment_size
-        } as usize;
+        let length = if last { encoding.tail_size } else { encoding.segment_size } as usize;
         let mut plain = codec.decode_segment(&blocks).map_err(|e| corrupt(&e))?;
         if plain.len() < length {
             return Err(NodeError::Corrupt("a segment is shorter than the header says".into()));

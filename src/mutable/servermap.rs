@@ -81,11 +81,7 @@ impl ServerMap {
     /// A map of which nothing is known.
     pub(super) fn new(slot: &Slot) -> ServerMap {
         let servers = slot.grid.permuted(slot.si);
-        ServerMap {
-            status: vec![Status::NotAsked; servers.len()],
-            servers,
-            ..ServerMap::default()
-        }
+        ServerMap { status: vec![Status::NotAsked; servers.len()], servers, ..ServerMap::default() }
     }
 
     /// The servers in permuted order.
@@ -134,37 +130,25 @@ impl ServerMap {
     pub fn best(&self) -> Option<Arc<Version>> {
         let recoverable =
             |(version, numbers): &(Arc<Version>, BTreeSet<_>)| numbers.len() >= usize::from(version.header.needed);
-        self.versions()
-            .into_iter()
-            .rfind(recoverable)
-            .map(|(version, _)| version)
+        self.versions().into_iter().rfind(recoverable).map(|(version, _)| version)
     }
 
     /// The greatest version seen, whether it can be recovered or not, with the share numbers seen of it.
     pub(super) fn newest(&self) -> Option<(Arc<Version>, usize)> {
-        self.versions()
-            .pop_last()
-            .map(|(version, numbers)| (version, numbers.len()))
+        self.versions().pop_last().map(|(version, numbers)| (version, numbers.len()))
     }
 
     /// Takes a share for bad that failed a check in a download; a later publish tests for its signed prefix.
     pub(super) fn mark_bad(&mut self, server: usize, number: ShareNumber) {
         if let Some(share) = self.shares.remove(&(server, number)) {
-            self.bad
-                .insert((server, number), share.version.header.signed_prefix().into());
+            self.bad.insert((server, number), share.version.header.signed_prefix().into());
         }
     }
 
     /// Notes that this share is now of `version`.
     pub(super) fn wrote(&mut self, server: usize, number: ShareNumber, version: &Arc<Version>) {
         self.bad.remove(&(server, number));
-        self.shares.insert(
-            (server, number),
-            KnownShare {
-                version: Arc::clone(version),
-                head: Bytes::new(),
-            },
-        );
+        self.shares.insert((server, number), KnownShare { version: Arc::clone(version), head: Bytes::new() });
         self.status[server] = Status::Holds(self.shares.range((server, 0)..(server + 1, 0)).count());
         self.highest_seqnum = self.highest_seqnum.max(version.header.seqnum);
     }
@@ -277,13 +261,8 @@ impl ServerMap {
                 _ => drop(self.shares.insert((server, number), KnownShare { version, head })),
             }
         }
-        self.bad
-            .extend(answer.bad.into_iter().map(|(number, first)| ((server, number), first)));
-        self.status[server] = if answer.failed.is_some() {
-            Status::Failed
-        } else {
-            Status::Holds(holds)
-        };
+        self.bad.extend(answer.bad.into_iter().map(|(number, first)| ((server, number), first)));
+        self.status[server] = if answer.failed.is_some() { Status::Failed } else { Status::Holds(holds) };
         Ok(())
     }
 
@@ -322,8 +301,7 @@ impl ServerMap {
     /// Whether a version can be read and none that is greater was seen. Beyond the reference, which goes by sequence
     /// numbers alone, so that readers settle for the version that a writer would start from.
     fn newest_is_best(&self) -> bool {
-        self.newest()
-            .is_some_and(|(version, found)| found >= usize::from(version.header.needed))
+        self.newest().is_some_and(|(version, found)| found >= usize::from(version.header.needed))
     }
 
     fn has_key(&self, query: &Query) -> bool {

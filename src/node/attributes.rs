@@ -29,10 +29,7 @@ impl Timestamp {
     /// From nanoseconds since the epoch.
     pub fn from_nanos(nanos: i128) -> Timestamp {
         let secs = nanos.div_euclid(1_000_000_000).clamp(i64::MIN.into(), i64::MAX.into()) as i64;
-        Timestamp {
-            secs,
-            nanos: nanos.rem_euclid(1_000_000_000) as u32,
-        }
+        Timestamp { secs, nanos: nanos.rem_euclid(1_000_000_000) as u32 }
     }
 
     /// Nanoseconds since the epoch.
@@ -149,11 +146,7 @@ impl Attributes {
         let text = |key: &str| ours.and_then(|o| o.get(key)).and_then(Value::as_str);
         let matches = text("for").is_none_or(|mark| mark == cap_mark(&child.cap));
         let stored_mode = number(metadata.0.get("st_mode"));
-        let own_kind = if child.cap.is_directory() {
-            FileType::Directory
-        } else {
-            FileType::File
-        };
+        let own_kind = if child.cap.is_directory() { FileType::Directory } else { FileType::File };
         let kind = match stored_mode.and_then(FileType::from_bits) {
             Some(kind) if matches && own_kind == FileType::File && kind != FileType::Directory => kind,
             _ => own_kind,
@@ -161,10 +154,8 @@ impl Attributes {
         let linked = metadata.link_modified().map(Timestamp::from_float);
         let time = |key: &str, exact: &str| {
             let float = metadata.0.get(key).and_then(Value::as_f64);
-            let exact = ours
-                .and_then(|o| o.get(exact))
-                .and_then(Value::as_i64)
-                .map(|n| Timestamp::from_nanos(n.into()));
+            let exact =
+                ours.and_then(|o| o.get(exact)).and_then(Value::as_i64).map(|n| Timestamp::from_nanos(n.into()));
             match (float, exact) {
                 (Some(float), Some(exact)) if exact.as_float() == float => Some(exact),
                 (Some(float), _) => Some(Timestamp::from_float(float)),
@@ -185,19 +176,10 @@ impl Attributes {
             mtime,
             ctime,
             atime,
-            rdev: number(ours.and_then(|o| o.get("rdev")))
-                .filter(|_| matches)
-                .unwrap_or(0),
+            rdev: number(ours.and_then(|o| o.get("rdev"))).filter(|_| matches).unwrap_or(0),
             id: text("id").filter(|_| matches).map(str::to_owned),
-            name: ours
-                .and_then(|o| o.get("name"))
-                .and_then(read_name)
-                .filter(|given| belongs(given, name)),
-            xattr: ours
-                .and_then(|o| o.get("xattr"))
-                .and_then(Value::as_object)
-                .filter(|_| matches)
-                .cloned(),
+            name: ours.and_then(|o| o.get("name")).and_then(read_name).filter(|given| belongs(given, name)),
+            xattr: ours.and_then(|o| o.get("xattr")).and_then(Value::as_object).filter(|_| matches).cloned(),
         }
     }
 
@@ -210,23 +192,11 @@ impl Attributes {
         ours.shift_remove("seen");
         set(&mut map, "mtime", self.mtime.map(|t| float(t.as_float())));
         set(&mut map, "ctime", self.ctime.map(|t| float(t.as_float())));
-        set(
-            &mut map,
-            "st_mode",
-            self.mode.map(|m| (m & 0o7777 | self.kind.bits()).into()),
-        );
+        set(&mut map, "st_mode", self.mode.map(|m| (m & 0o7777 | self.kind.bits()).into()));
         set(&mut map, "st_uid", self.uid.map(Value::from));
         set(&mut map, "st_gid", self.gid.map(Value::from));
-        for (key, time) in [
-            ("mtime_ns", self.mtime),
-            ("ctime_ns", self.ctime),
-            ("atime_ns", self.atime),
-        ] {
-            set(
-                &mut ours,
-                key,
-                time.and_then(|t| i64::try_from(t.as_nanos()).ok()).map(Value::from),
-            );
+        for (key, time) in [("mtime_ns", self.mtime), ("ctime_ns", self.ctime), ("atime_ns", self.atime)] {
+            set(&mut ours, key, time.and_then(|t| i64::try_from(t.as_nanos()).ok()).map(Value::from));
         }
         set(&mut ours, "rdev", (self.rdev != 0).then(|| self.rdev.into()));
         set(&mut ours, "id", self.id.clone().map(Value::from));
@@ -244,11 +214,7 @@ pub fn cap_mark(cap: &Cap) -> String {
 
 fn number(value: Option<&Value>) -> Option<u32> {
     let value = value?;
-    value
-        .as_u64()
-        .or_else(|| value.as_f64().filter(|f| *f >= 0.0).map(|f| f as u64))?
-        .try_into()
-        .ok()
+    value.as_u64().or_else(|| value.as_f64().filter(|f| *f >= 0.0).map(|f| f as u64))?.try_into().ok()
 }
 
 fn set(map: &mut Map<String, Value>, key: &str, value: Option<Value>) {

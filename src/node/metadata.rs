@@ -48,9 +48,8 @@ impl Metadata {
     pub fn difference(&self, wanted: &Metadata) -> Vec<(String, Option<Value>)> {
         let changed = wanted.0.iter().filter(|(key, value)| self.0.get(*key) != Some(value));
         let gone = self.0.keys().filter(|key| !wanted.0.contains_key(*key));
-        let keys = changed
-            .map(|(key, value)| (key.clone(), Some(value.clone())))
-            .chain(gone.map(|key| (key.clone(), None)));
+        let keys =
+            changed.map(|(key, value)| (key.clone(), Some(value.clone()))).chain(gone.map(|key| (key.clone(), None)));
         keys.filter(|(key, _)| key != "tahoe").collect()
     }
 
@@ -68,22 +67,14 @@ pub fn float(value: f64) -> Value {
 
 fn python_float(value: f64) -> String {
     if value == 0.0 {
-        return if value.is_sign_negative() {
-            "-0.0".into()
-        } else {
-            "0.0".into()
-        };
+        return if value.is_sign_negative() { "-0.0".into() } else { "0.0".into() };
     }
     let scientific = format!("{value:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if (-4..16).contains(&exponent) {
         let plain = format!("{value}");
-        if plain.contains('.') {
-            plain
-        } else {
-            format!("{plain}.0")
-        }
+        if plain.contains('.') { plain } else { format!("{plain}.0") }
     } else {
         let sign = if exponent < 0 { '-' } else { '+' };
         format!("{digits}e{sign}{:02}", exponent.abs())

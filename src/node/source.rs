@@ -25,11 +25,7 @@ impl Source for BytesSource {
     }
 
     async fn read_at(&self, offset: u64, length: usize) -> io::Result<Bytes> {
-        let start = usize::try_from(offset)
-            .ok()
-            .filter(|s| s.checked_add(length).is_some_and(|e| e <= self.0.len()));
-        start
-            .map(|s| self.0.slice(s..s + length))
-            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        let start = usize::try_from(offset).ok().filter(|s| s.checked_add(length).is_some_and(|e| e <= self.0.len()));
+        start.map(|s| self.0.slice(s..s + length)).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 }

@@ -14,11 +14,7 @@ pub type Name = Arc<str>;
 
 /// The NFC form of `name`, under which a child is stored and found.
 pub fn normalize(name: &str) -> Name {
-    if is_nfc(name) {
-        name.into()
-    } else {
-        name.nfc().collect::<String>().into()
-    }
+    if is_nfc(name) { name.into() } else { name.nfc().collect::<String>().into() }
 }
 
 /// One entry of a directory.

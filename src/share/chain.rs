@@ -63,11 +63,7 @@ pub fn decode(bytes: &[u8], total: u32) -> Result<Vec<(usize, Hash)>, BadShare> 
         .map(|entry| {
             let node = usize::from(u16::from_be_bytes([entry[0], entry[1]]));
             let hash = *entry.last_chunk().expect("an entry is longer than a hash");
-            if node < nodes {
-                Ok((node, hash))
-            } else {
-                Err(BadShare::Field("node number in the share hash chain"))
-            }
+            if node < nodes { Ok((node, hash)) } else { Err(BadShare::Field("node number in the share hash chain")) }
         })
         .collect()
 }
@@ -115,10 +111,7 @@ mod tests {
         assert_eq!(mutable_order(1, 0), [] as [usize; 0]);
         assert_eq!(mutable_order(10, 9), [1, 6, 12, 23]);
         for total in 1..=256 {
-            assert_eq!(
-                immutable_order(total, total - 1).len(),
-                immutable_entries(total) as usize
-            );
+            assert_eq!(immutable_order(total, total - 1).len(), immutable_entries(total) as usize);
         }
     }
 

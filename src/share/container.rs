@@ -44,11 +44,7 @@ impl ImmutableContainer {
     /// A new container, without leases, for a share of this many bytes.
     pub fn new(data_len: u64) -> ImmutableContainer {
         let declared_len = u32::try_from(data_len).unwrap_or(u32::MAX);
-        ImmutableContainer {
-            schema: Schema::V2,
-            declared_len,
-            lease_count: 0,
-        }
+        ImmutableContainer { schema: Schema::V2, declared_len, lease_count: 0 }
     }
 
     /// Parses a file's first [`Self::DATA_OFFSET`] bytes.
@@ -59,11 +55,7 @@ impl ImmutableContainer {
             2 => Schema::V2,
             _ => return Err(BadShare::Version("immutable container")),
         };
-        Ok(ImmutableContainer {
-            schema,
-            declared_len: fields.u32()?,
-            lease_count: fields.u32()?,
-        })
+        Ok(ImmutableContainer { schema, declared_len: fields.u32()?, lease_count: fields.u32()? })
     }
 
     /// The header.
@@ -78,9 +70,7 @@ impl ImmutableContainer {
     /// Bytes of the share in a file of this many bytes. Fails when the leases alone need more.
     pub fn data_len(&self, file_len: u64) -> Result<u64, BadShare> {
         let needed = Self::DATA_OFFSET + u64::from(self.lease_count) * IMMUTABLE_LEN as u64;
-        file_len
-            .checked_sub(needed)
-            .ok_or(BadShare::Truncated { needed, got: file_len })
+        file_len.checked_sub(needed).ok_or(BadShare::Truncated { needed, got: file_len })
     }
 
     /// Where a lease stands behind a share of this many bytes.
@@ -91,9 +81,7 @@ impl ImmutableContainer {
 
     /// Parses the leases from what follows the share.
     pub fn parse_leases(&self, bytes: &[u8]) -> Result<Vec<Lease>, BadShare> {
-        records(bytes, self.lease_count, IMMUTABLE_LEN)?
-            .map(Lease::from_immutable)
-            .collect()
+        records(bytes, self.lease_count, IMMUTABLE_LEN)?.map(Lease::from_immutable).collect()
     }
 }
 
@@ -152,20 +140,10 @@ impl MutableContainer {
         let (data_len, extra_offset) = (fields.u64()?, fields.u64()?);
         let mut slot = || Lease::from_mutable(&fields.take::<MUTABLE_LEN>()?);
         let slots = [slot()?, slot()?, slot()?, slot()?];
-        if Self::DATA_OFFSET
-            .checked_add(data_len)
-            .is_none_or(|end| extra_offset < end)
-        {
+        if Self::DATA_OFFSET.checked_add(data_len).is_none_or(|end| extra_offset < end) {
             return Err(BadShare::Offsets("extra leases"));
         }
-        Ok(MutableContainer {
-            schema,
-            node_id,
-            write_enabler,
-            data_len,
-            extra_offset,
-            slots,
-        })
+        Ok(MutableContainer { schema, node_id, write_enabler, data_len, extra_offset, slots })
     }
 
     /// The header.
@@ -179,9 +157,7 @@ impl MutableContainer {
         out.extend_from_slice(self.write_enabler.as_bytes());
         out.extend_from_slice(&self.data_len.to_be_bytes());
         out.extend_from_slice(&self.extra_offset.to_be_bytes());
-        self.slots
-            .iter()
-            .for_each(|slot| out.extend_from_slice(&slot.to_mutable()));
+        self.slots.iter().for_each(|slot| out.extend_from_slice(&slot.to_mutable()));
         out
     }
 
@@ -194,9 +170,7 @@ impl MutableContainer {
     ///
     /// Containers never give room back. Fails beyond 64 bits.
     pub fn extra_offset_for(&self, data_len: u64) -> Result<Option<u64>, BadShare> {
-        let end = Self::DATA_OFFSET
-            .checked_add(data_len)
-            .ok_or(BadShare::TooLarge("mutable share"))?;
+        let end = Self::DATA_OFFSET.checked_add(data_len).ok_or(BadShare::TooLarge("mutable share"))?;
         Ok((end > self.extra_offset).then_some(end))
     }
 
@@ -212,18 +186,14 @@ impl MutableContainer {
     /// Parses the extra leases from the bytes at [`Self::extra_offset`]: their number, and they.
     pub fn parse_extra(bytes: &[u8]) -> Result<Vec<Lease>, BadShare> {
         let count = Fields::new(bytes).u32()?;
-        records(&bytes[4..], count, MUTABLE_LEN)?
-            .map(Lease::from_mutable)
-            .collect()
+        records(&bytes[4..], count, MUTABLE_LEN)?.map(Lease::from_mutable).collect()
     }
 
     /// The extra leases as they stand in the file. Fails when their number exceeds 32 bits.
     pub fn extra_to_bytes(leases: &[Lease]) -> Result<Vec<u8>, BadShare> {
         let count = u32::try_from(leases.len()).map_err(|_| BadShare::TooLarge("number of leases"))?;
         let mut out = count.to_be_bytes().to_vec();
-        leases
-            .iter()
-            .for_each(|lease| out.extend_from_slice(&lease.to_mutable()));
+        leases.iter().for_each(|lease| out.extend_from_slice(&lease.to_mutable()));
         Ok(out)
     }
 }
@@ -251,11 +221,7 @@ mod tests {
 
     #[test]
     fn lying_headers_are_refused() {
-        let header = ImmutableContainer {
-            schema: Schema::V2,
-            declared_len: 0,
-            lease_count: u32::MAX,
-        };
+        let header = ImmutableContainer { schema: Schema::V2, declared_len: 0, lease_count: u32::MAX };
         assert!(header.data_len(1000).is_err());
         assert!(header.parse_leases(&[0; 720]).is_err());
         assert!(ImmutableContainer::parse(&[0; 12]).is_err());
@@ -263,11 +229,7 @@ mod tests {
         let good = MutableContainer::new([1; 20], WriteEnabler::new([2; 32]));
         assert_eq!(MutableContainer::parse(&good.to_bytes()).unwrap(), good);
         for (data_len, extra_offset) in [(1, 468), (u64::MAX, u64::MAX), (0, 467)] {
-            let bad = MutableContainer {
-                data_len,
-                extra_offset,
-                ..good.clone()
-            };
+            let bad = MutableContainer { data_len, extra_offset, ..good.clone() };
             assert!(MutableContainer::parse(&bad.to_bytes()).is_err());
         }
         assert!(good.extra_offset_for(u64::MAX).is_err());

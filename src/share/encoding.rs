@@ -87,24 +87,16 @@ impl Encoding {
 
     /// Bytes of a segment, without padding.
     pub fn segment_len(&self, segment: u64) -> Option<u64> {
-        (segment < self.num_segments).then(|| {
-            if self.is_tail(segment) {
-                self.tail_size
-            } else {
-                self.segment_size
-            }
-        })
+        (segment < self.num_segments).then(|| if self.is_tail(segment) { self.tail_size } else { self.segment_size })
     }
 
     /// Bytes of a block of a segment.
     pub fn block_len(&self, segment: u64) -> Option<u64> {
-        (segment < self.num_segments).then(|| {
-            if self.is_tail(segment) {
-                self.tail_block_size
-            } else {
-                self.block_size
-            }
-        })
+        (segment < self.num_segments).then(
+            || {
+                if self.is_tail(segment) { self.tail_block_size } else { self.block_size }
+            },
+        )
     }
 
     /// Where a segment's block lies among all blocks of a share, when nothing stands between blocks.
@@ -133,10 +125,7 @@ mod tests {
     #[test]
     fn an_empty_file_has_no_segments() {
         let e = Encoding::new(0, 3, DEFAULT_MAX_SEGMENT_SIZE).unwrap();
-        assert_eq!(
-            (e.segment_size, e.num_segments, e.tail_size, e.share_data_size),
-            (0, 0, 0, 0)
-        );
+        assert_eq!((e.segment_size, e.num_segments, e.tail_size, e.share_data_size), (0, 0, 0, 0));
         assert_eq!(e.segment_range(0), None);
         assert_eq!(e.segment_of(0), None);
         let e = Encoding::with_segment_size(0, 3, 131_073).unwrap();

@@ -66,14 +66,8 @@ impl Layout {
         total_shares: u32,
         ueb_len: u64,
     ) -> Result<Layout, BadShare> {
-        let v1 = Layout::with_version(
-            LayoutVersion::V1,
-            share_data_size,
-            block_size,
-            num_segments,
-            total_shares,
-            ueb_len,
-        );
+        let v1 =
+            Layout::with_version(LayoutVersion::V1, share_data_size, block_size, num_segments, total_shares, ueb_len);
         match v1 {
             Err(BadShare::TooLarge(_)) => Layout::with_version(
                 LayoutVersion::V2,
@@ -89,12 +83,7 @@ impl Layout {
 
     /// [`Layout::new`] for a file that is cut like this.
     pub fn for_encoding(encoding: &Encoding, total_shares: u32, ueb_len: u64) -> Result<Layout, BadShare> {
-        let Encoding {
-            share_data_size,
-            block_size,
-            num_segments,
-            ..
-        } = *encoding;
+        let Encoding { share_data_size, block_size, num_segments, .. } = *encoding;
         Layout::new(share_data_size, block_size, num_segments, total_shares, ueb_len)
     }
 
@@ -108,9 +97,7 @@ impl Layout {
         ueb_len: u64,
     ) -> Result<Layout, BadShare> {
         const TOO_LARGE: BadShare = BadShare::TooLarge("immutable share");
-        let tree = tree_nodes(num_segments)
-            .and_then(|nodes| nodes.checked_mul(32))
-            .ok_or(TOO_LARGE)?;
+        let tree = tree_nodes(num_segments).and_then(|nodes| nodes.checked_mul(32)).ok_or(TOO_LARGE)?;
         let chain = u64::from(immutable_entries(total_shares)) * ENTRY_LEN as u64;
         let after = |at: u64, len: u64| at.checked_add(len).ok_or(TOO_LARGE);
         let data = version.header_len();
@@ -120,9 +107,7 @@ impl Layout {
         let share_hashes = after(block_hashes, tree)?;
         let uri_extension = after(share_hashes, chain)?;
         if version == LayoutVersion::V1
-            && [block_size, share_data_size, uri_extension, ueb_len]
-                .iter()
-                .any(|&n| n > u64::from(u32::MAX))
+            && [block_size, share_data_size, uri_extension, ueb_len].iter().any(|&n| n > u64::from(u32::MAX))
         {
             return Err(TOO_LARGE);
         }
@@ -154,10 +139,7 @@ impl Layout {
         };
         let needed = version.header_len();
         if (bytes.len() as u64) < needed {
-            return Err(BadShare::Truncated {
-                needed,
-                got: bytes.len() as u64,
-            });
+            return Err(BadShare::Truncated { needed, got: bytes.len() as u64 });
         }
         let mut number = || match version {
             LayoutVersion::V1 => fields.u32().map(u64::from),
@@ -183,10 +165,7 @@ impl Layout {
         if !(layout.uri_extension - layout.share_hashes).is_multiple_of(ENTRY_LEN as u64) {
             return Err(BadShare::Field("share hashes"));
         }
-        layout
-            .uri_extension
-            .checked_add(version.width())
-            .ok_or(BadShare::Offsets("URI extension"))?;
+        layout.uri_extension.checked_add(version.width()).ok_or(BadShare::Offsets("URI extension"))?;
         Ok(layout)
     }
 
@@ -228,9 +207,7 @@ impl Layout {
 
     /// Bytes of the whole share with a URI extension block of this length: what is announced to servers.
     pub fn share_len(&self, ueb_len: u64) -> Option<u64> {
-        self.uri_extension
-            .checked_add(self.version.width())?
-            .checked_add(ueb_len)
+        self.uri_extension.checked_add(self.version.width())?.checked_add(ueb_len)
     }
 
     /// The block of a segment.
@@ -309,28 +286,13 @@ mod tests {
     fn hostile_headers_are_refused() {
         let good = Layout::new(100, 10, 10, 10, 400).unwrap();
         assert_eq!(Layout::parse(&good.header()).unwrap(), good);
-        assert!(matches!(
-            Layout::parse(&good.header()[..35]),
-            Err(BadShare::Truncated { needed: 36, got: 35 })
-        ));
+        assert!(matches!(Layout::parse(&good.header()[..35]), Err(BadShare::Truncated { needed: 36, got: 35 })));
         assert_eq!(Layout::parse(&[0, 0, 0, 3]), Err(BadShare::Version("share")));
         for bad in [
-            Layout {
-                block_hashes: good.share_hashes + 32,
-                ..good
-            },
-            Layout {
-                share_hashes: good.uri_extension + 34,
-                ..good
-            },
-            Layout {
-                block_hashes: good.block_hashes + 1,
-                ..good
-            },
-            Layout {
-                uri_extension: good.uri_extension + 1,
-                ..good
-            },
+            Layout { block_hashes: good.share_hashes + 32, ..good },
+            Layout { share_hashes: good.uri_extension + 34, ..good },
+            Layout { block_hashes: good.block_hashes + 1, ..good },
+            Layout { uri_extension: good.uri_extension + 1, ..good },
         ] {
             assert!(Layout::parse(&bad.header()).is_err());
         }

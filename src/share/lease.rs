@@ -77,28 +77,13 @@ impl Lease {
     /// A lease as a container of this version keeps it.
     pub fn new(schema: Schema, secrets: &LeaseSecrets, owner: u32, expiration: u32, node_id: [u8; 20]) -> Lease {
         let (renew, cancel) = (schema.store(&secrets.renew), schema.store(&secrets.cancel));
-        Lease {
-            owner,
-            expiration,
-            renew,
-            cancel,
-            node_id,
-        }
+        Lease { owner, expiration, renew, cancel, node_id }
     }
 
     /// What a cancelled lease leaves in a mutable container: the secrets of 32 zero bytes, and no owner.
     pub fn cancelled(schema: Schema) -> Lease {
         let zeros = || LeaseSecret::new([0; 32]);
-        Lease::new(
-            schema,
-            &LeaseSecrets {
-                renew: zeros(),
-                cancel: zeros(),
-            },
-            0,
-            0,
-            [0; 20],
-        )
+        Lease::new(schema, &LeaseSecrets { renew: zeros(), cancel: zeros() }, 0, 0, [0; 20])
     }
 
     /// Puts off the end of the lease; an earlier time changes nothing. Says whether it changed.
@@ -114,17 +99,8 @@ impl Lease {
     pub fn from_immutable(bytes: &[u8]) -> Result<Lease, BadShare> {
         let mut fields = Fields::new(bytes);
         let owner = fields.u32()?;
-        let (renew, cancel) = (
-            StoredSecret::from_bytes(fields.take()?),
-            StoredSecret::from_bytes(fields.take()?),
-        );
-        Ok(Lease {
-            owner,
-            expiration: fields.u32()?,
-            renew,
-            cancel,
-            node_id: [0; 20],
-        })
+        let (renew, cancel) = (StoredSecret::from_bytes(fields.take()?), StoredSecret::from_bytes(fields.take()?));
+        Ok(Lease { owner, expiration: fields.u32()?, renew, cancel, node_id: [0; 20] })
     }
 
     /// The record in an immutable container.
@@ -141,17 +117,8 @@ impl Lease {
     pub fn from_mutable(bytes: &[u8]) -> Result<Lease, BadShare> {
         let mut fields = Fields::new(bytes);
         let (owner, expiration) = (fields.u32()?, fields.u32()?);
-        let (renew, cancel) = (
-            StoredSecret::from_bytes(fields.take()?),
-            StoredSecret::from_bytes(fields.take()?),
-        );
-        Ok(Lease {
-            owner,
-            expiration,
-            renew,
-            cancel,
-            node_id: fields.take()?,
-        })
+        let (renew, cancel) = (StoredSecret::from_bytes(fields.take()?), StoredSecret::from_bytes(fields.take()?));
+        Ok(Lease { owner, expiration, renew, cancel, node_id: fields.take()? })
     }
 
     /// The record in a mutable container.
@@ -188,21 +155,13 @@ pub fn add_or_renew_mutable(records: &[Lease], lease: Lease) -> Option<LeaseWrit
 }
 
 fn add_or_renew(records: &[Lease], lease: Lease, taken: impl Fn(&Lease) -> bool) -> Option<LeaseWrite> {
-    match records
-        .iter()
-        .position(|record| taken(record) && record.renew == lease.renew)
-    {
+    match records.iter().position(|record| taken(record) && record.renew == lease.renew) {
         Some(index) => {
             let mut record = records[index].clone();
-            record
-                .extend_to(lease.expiration)
-                .then_some(LeaseWrite { index, record })
+            record.extend_to(lease.expiration).then_some(LeaseWrite { index, record })
         }
         None => {
-            let index = records
-                .iter()
-                .position(|record| !taken(record))
-                .unwrap_or(records.len());
+            let index = records.iter().position(|record| !taken(record)).unwrap_or(records.len());
             Some(LeaseWrite { index, record: lease })
         }
     }
@@ -213,10 +172,7 @@ mod tests {
     use super::*;
 
     fn lease(schema: Schema, secret: u8, owner: u32, expiration: u32) -> Lease {
-        let secrets = LeaseSecrets {
-            renew: LeaseSecret::new([secret; 32]),
-            cancel: LeaseSecret::new([0; 32]),
-        };
+        let secrets = LeaseSecrets { renew: LeaseSecret::new([secret; 32]), cancel: LeaseSecret::new([0; 32]) };
         Lease::new(schema, &secrets, owner, expiration, [0; 20])
     }
 
@@ -227,35 +183,16 @@ mod tests {
         assert_eq!(add_or_renew_immutable(&records, lease(Schema::V2, 1, 1, 99)), None);
         let write = add_or_renew_immutable(&records, lease(Schema::V2, 1, 1, 101)).unwrap();
         assert_eq!((write.index, write.record), (0, lease(Schema::V2, 1, 0, 101)));
-        assert_eq!(
-            add_or_renew_immutable(&records, lease(Schema::V2, 2, 1, 5))
-                .unwrap()
-                .index,
-            1
-        );
+        assert_eq!(add_or_renew_immutable(&records, lease(Schema::V2, 2, 1, 5)).unwrap().index, 1);
     }
 
     #[test]
     fn empty_slots_are_neither_renewed_nor_skipped() {
-        let records = [
-            lease(Schema::V1, 1, 1, 100),
-            Lease::cancelled(Schema::V1),
-            lease(Schema::V1, 2, 1, 100),
-        ];
-        assert_eq!(
-            add_or_renew_mutable(&records, lease(Schema::V1, 2, 1, 200))
-                .unwrap()
-                .index,
-            2
-        );
+        let records = [lease(Schema::V1, 1, 1, 100), Lease::cancelled(Schema::V1), lease(Schema::V1, 2, 1, 100)];
+        assert_eq!(add_or_renew_mutable(&records, lease(Schema::V1, 2, 1, 200)).unwrap().index, 2);
         let write = add_or_renew_mutable(&records, lease(Schema::V1, 0, 1, 200)).unwrap();
         assert_eq!((write.index, write.record.owner), (1, 1));
-        assert_eq!(
-            add_or_renew_mutable(&records[..1], lease(Schema::V1, 3, 1, 200))
-                .unwrap()
-                .index,
-            1
-        );
+        assert_eq!(add_or_renew_mutable(&records[..1], lease(Schema::V1, 3, 1, 200)).unwrap().index, 1);
     }
 
     #[test]

@@ -55,9 +55,7 @@ impl Offsets {
 
     /// Appends the table.
     pub(super) fn push(&self, out: &mut Vec<u8>) {
-        self.all()
-            .iter()
-            .for_each(|offset| out.extend_from_slice(&offset.to_be_bytes()));
+        self.all().iter().for_each(|offset| out.extend_from_slice(&offset.to_be_bytes()));
     }
 }
 
@@ -70,16 +68,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<(MutableHeader, Offsets), BadShare> 
     let (seqnum, root_hash) = (fields.u64()?, fields.take()?);
     let (needed, total) = (fields.u8()?, fields.u8()?);
     let (segment_size, data_length) = (fields.u64()?, fields.u64()?);
-    let header = MutableHeader {
-        seqnum,
-        root_hash,
-        iv: None,
-        segment_size,
-        data_length,
-        needed,
-        total,
-    }
-    .check()?;
+    let header = MutableHeader { seqnum, root_hash, iv: None, segment_size, data_length, needed, total }.check()?;
     let offsets = Offsets {
         encrypted_private_key: fields.u64()?,
         share_hash_chain: fields.u64()?,
@@ -96,8 +85,5 @@ pub fn parse_header(bytes: &[u8]) -> Result<(MutableHeader, Offsets), BadShare> 
 
 /// Takes apart what stands for one segment: its salt and its block.
 pub fn split_block(bytes: &[u8]) -> Result<(&[u8; 16], &[u8]), BadShare> {
-    bytes.split_first_chunk().ok_or(BadShare::Truncated {
-        needed: SALT_LEN,
-        got: bytes.len() as u64,
-    })
+    bytes.split_first_chunk().ok_or(BadShare::Truncated { needed: SALT_LEN, got: bytes.len() as u64 })
 }

@@ -53,10 +53,7 @@ pub enum BadShare {
 
 /// The bytes of `range`, if all of them are there.
 pub fn slice<'a>(bytes: &'a [u8], range: &Range<u64>) -> Result<&'a [u8], BadShare> {
-    let short = || BadShare::Truncated {
-        needed: range.end,
-        got: bytes.len() as u64,
-    };
+    let short = || BadShare::Truncated { needed: range.end, got: bytes.len() as u64 };
     let start = usize::try_from(range.start).map_err(|_| short())?;
     let end = usize::try_from(range.end).map_err(|_| short())?;
     bytes.get(start..end).ok_or_else(short)
@@ -65,20 +62,12 @@ pub fn slice<'a>(bytes: &'a [u8], range: &Range<u64>) -> Result<&'a [u8], BadSha
 /// An array of 32-byte hashes, as block hash trees are stored; its length must be a multiple of 32.
 pub fn decode_hashes(bytes: &[u8]) -> Result<Vec<Hash>, BadShare> {
     let (hashes, rest) = bytes.as_chunks::<32>();
-    if rest.is_empty() {
-        Ok(hashes.to_vec())
-    } else {
-        Err(BadShare::Field("array of hashes"))
-    }
+    if rest.is_empty() { Ok(hashes.to_vec()) } else { Err(BadShare::Field("array of hashes")) }
 }
 
 /// Nodes of a hash tree over `leaves` leaves: `2W - 1`, with W the next power of two, at least 1 (PROTOCOL 1.3).
 pub fn tree_nodes(leaves: u64) -> Option<u64> {
-    leaves
-        .max(1)
-        .checked_next_power_of_two()?
-        .checked_mul(2)
-        .map(|twice| twice - 1)
+    leaves.max(1).checked_next_power_of_two()?.checked_mul(2).map(|twice| twice - 1)
 }
 
 /// Takes fixed-size big-endian fields off the front of bytes.
@@ -94,10 +83,9 @@ impl<'a> Fields<'a> {
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N], BadShare> {
         let rest = &self.bytes[self.at..];
-        let field = rest.first_chunk::<N>().ok_or(BadShare::Truncated {
-            needed: (self.at + N) as u64,
-            got: self.bytes.len() as u64,
-        })?;
+        let field = rest
+            .first_chunk::<N>()
+            .ok_or(BadShare::Truncated { needed: (self.at + N) as u64, got: self.bytes.len() as u64 })?;
         self.at += N;
         Ok(*field)
     }

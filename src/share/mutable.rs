@@ -33,11 +33,7 @@ pub struct MutableHeader {
 impl MutableHeader {
     /// SDMF or MDMF.
     pub fn format(&self) -> MutableFormat {
-        if self.iv.is_some() {
-            MutableFormat::Sdmf
-        } else {
-            MutableFormat::Mdmf
-        }
+        if self.iv.is_some() { MutableFormat::Sdmf } else { MutableFormat::Mdmf }
     }
 
     /// What a read-test-write compares: version, sequence number, root hash and, in SDMF, the IV. 57 or 41 bytes.
@@ -69,11 +65,7 @@ impl MutableHeader {
 
     /// 1 <= k <= N.
     pub(super) fn check(self) -> Result<MutableHeader, BadShare> {
-        if (1..=self.total).contains(&self.needed) {
-            Ok(self)
-        } else {
-            Err(BadShare::Field("k and N"))
-        }
+        if (1..=self.total).contains(&self.needed) { Ok(self) } else { Err(BadShare::Field("k and N")) }
     }
 }
 
@@ -105,17 +97,11 @@ impl Version {
         match bytes.first() {
             Some(&sdmf::VERSION) => {
                 let (header, offsets) = sdmf::parse_header(bytes)?;
-                Ok(Version {
-                    header,
-                    offsets: Offsets::Sdmf(offsets),
-                })
+                Ok(Version { header, offsets: Offsets::Sdmf(offsets) })
             }
             Some(&mdmf::VERSION) => {
                 let (header, offsets) = mdmf::parse_header(bytes)?;
-                Ok(Version {
-                    header,
-                    offsets: Offsets::Mdmf(offsets),
-                })
+                Ok(Version { header, offsets: Offsets::Mdmf(offsets) })
             }
             Some(_) => Err(BadShare::Version("mutable share")),
             None => Err(BadShare::Truncated { needed: 1, got: 0 }),
@@ -200,12 +186,7 @@ impl Version {
             Offsets::Mdmf(o) => {
                 let salts = segment.checked_mul(mdmf::SALT_LEN)?;
                 let start = o.share_data.checked_add(block.start)?.checked_add(salts)?;
-                Some(
-                    start
-                        ..start
-                            .checked_add(block.end - block.start)?
-                            .checked_add(mdmf::SALT_LEN)?,
-                )
+                Some(start..start.checked_add(block.end - block.start)?.checked_add(mdmf::SALT_LEN)?)
             }
         }
     }
@@ -213,11 +194,7 @@ impl Version {
 
 /// Fails unless every offset is at or behind the one before.
 pub(super) fn check_ascending(offsets: &[u64], what: &'static str) -> Result<(), BadShare> {
-    if offsets.is_sorted() {
-        Ok(())
-    } else {
-        Err(BadShare::Offsets(what))
-    }
+    if offsets.is_sorted() { Ok(()) } else { Err(BadShare::Offsets(what)) }
 }
 
 #[cfg(test)]

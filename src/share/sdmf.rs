@@ -29,12 +29,7 @@ pub struct Offsets {
 impl Offsets {
     /// Appends the table; the first four take 4 bytes each.
     pub(super) fn push(&self, out: &mut Vec<u8>) -> Result<(), BadShare> {
-        for offset in [
-            self.signature,
-            self.share_hash_chain,
-            self.block_hash_tree,
-            self.share_data,
-        ] {
+        for offset in [self.signature, self.share_hash_chain, self.block_hash_tree, self.share_data] {
             let offset = u32::try_from(offset).map_err(|_| BadShare::TooLarge("SDMF offset"))?;
             out.extend_from_slice(&offset.to_be_bytes());
         }
@@ -53,16 +48,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<(MutableHeader, Offsets), BadShare> 
     let (seqnum, root_hash, iv) = (fields.u64()?, fields.take()?, Some(fields.take()?));
     let (needed, total) = (fields.u8()?, fields.u8()?);
     let (segment_size, data_length) = (fields.u64()?, fields.u64()?);
-    let header = MutableHeader {
-        seqnum,
-        root_hash,
-        iv,
-        segment_size,
-        data_length,
-        needed,
-        total,
-    }
-    .check()?;
+    let header = MutableHeader { seqnum, root_hash, iv, segment_size, data_length, needed, total }.check()?;
     let o = Offsets {
         signature: u64::from(fields.u32()?),
         share_hash_chain: u64::from(fields.u32()?),
@@ -72,15 +58,7 @@ pub fn parse_header(bytes: &[u8]) -> Result<(MutableHeader, Offsets), BadShare> 
         end: fields.u64()?,
     };
     check_ascending(
-        &[
-            HEADER_LEN,
-            o.signature,
-            o.share_hash_chain,
-            o.block_hash_tree,
-            o.share_data,
-            o.encrypted_private_key,
-            o.end,
-        ],
+        &[HEADER_LEN, o.signature, o.share_hash_chain, o.block_hash_tree, o.share_data, o.encrypted_private_key, o.end],
         "SDMF share",
     )?;
     Ok((header, o))
@@ -131,22 +109,12 @@ impl<'a> SdmfShare<'a> {
         let share_data = block_hash_tree + self.block_hash_tree.len() as u64;
         let encrypted_private_key = share_data + self.block.len() as u64;
         let end = encrypted_private_key + self.encrypted_private_key.len() as u64;
-        Offsets {
-            signature,
-            share_hash_chain,
-            block_hash_tree,
-            share_data,
-            encrypted_private_key,
-            end,
-        }
+        Offsets { signature, share_hash_chain, block_hash_tree, share_data, encrypted_private_key, end }
     }
 
     /// The version that this share is of.
     pub fn version(&self) -> Version {
-        Version {
-            header: self.header.clone(),
-            offsets: super::Offsets::Sdmf(self.offsets()),
-        }
+        Version { header: self.header.clone(), offsets: super::Offsets::Sdmf(self.offsets()) }
     }
 
     /// The share's bytes.

@@ -67,11 +67,7 @@ impl Ueb {
         crypttext_root_hash: Hash,
         share_root_hash: Hash,
     ) -> Ueb {
-        let params = |segment_size| CodecParams {
-            segment_size,
-            needed: encoding.needed,
-            total: total_shares,
-        };
+        let params = |segment_size| CodecParams { segment_size, needed: encoding.needed, total: total_shares };
         Ueb {
             segment_size: encoding.segment_size,
             crypttext_root_hash,
@@ -117,30 +113,10 @@ impl Ueb {
     /// Fails when a known field is malformed or one that readers need is absent.
     pub fn parse(bytes: &[u8]) -> Result<Ueb, BadShare> {
         let fields = split_fields(bytes)?;
-        let number = |key| {
-            fields
-                .get(key)
-                .map(|v| decimal::<u64>(v).ok_or(BadShare::Field(key)))
-                .transpose()
-        };
-        let count = |key| {
-            fields
-                .get(key)
-                .map(|v| decimal::<u32>(v).ok_or(BadShare::Field(key)))
-                .transpose()
-        };
-        let hash = |key| {
-            fields
-                .get(key)
-                .map(|v| Hash::try_from(*v).map_err(|_| BadShare::Field(key)))
-                .transpose()
-        };
-        let params = |key| {
-            fields
-                .get(key)
-                .map(|v| codec_params(v).ok_or(BadShare::Field(key)))
-                .transpose()
-        };
+        let number = |key| fields.get(key).map(|v| decimal::<u64>(v).ok_or(BadShare::Field(key))).transpose();
+        let count = |key| fields.get(key).map(|v| decimal::<u32>(v).ok_or(BadShare::Field(key))).transpose();
+        let hash = |key| fields.get(key).map(|v| Hash::try_from(*v).map_err(|_| BadShare::Field(key))).transpose();
+        let params = |key| fields.get(key).map(|v| codec_params(v).ok_or(BadShare::Field(key))).transpose();
         let name = |key| {
             let text = |v: &&[u8]| String::from_utf8(v.to_vec()).map_err(|_| BadShare::Field(key));
             fields.get(key).map(text).transpose()
@@ -174,18 +150,10 @@ impl Ueb {
     /// What a verifier demands: that every field which is there agrees with the capability and the others.
     pub fn check_against(&self, needed: u32, total: u32, size: u64) -> Result<(), BadShare> {
         let encoding = self.encoding(size, needed)?;
-        let params = |segment_size| CodecParams {
-            segment_size,
-            needed,
-            total,
-        };
+        let params = |segment_size| CodecParams { segment_size, needed, total };
         agree("codec_name", &self.codec_name, CODEC.to_owned())?;
         agree("codec_params", &self.codec_params, params(encoding.segment_size))?;
-        agree(
-            "tail_codec_params",
-            &self.tail_codec_params,
-            params(encoding.tail_padded),
-        )?;
+        agree("tail_codec_params", &self.tail_codec_params, params(encoding.tail_padded))?;
         agree("needed_shares", &self.needed_shares, needed)?;
         agree("total_shares", &self.total_shares, total)?;
         agree("num_segments", &self.num_segments, encoding.num_segments)?;
@@ -240,11 +208,7 @@ pub fn split_fields(mut bytes: &[u8]) -> Result<BTreeMap<&str, &[u8]>, BadShare>
 
 fn decimal<T: FromStr>(bytes: &[u8]) -> Option<T> {
     let digits = bytes.iter().all(u8::is_ascii_digit);
-    if digits {
-        std::str::from_utf8(bytes).ok()?.parse().ok()
-    } else {
-        None
-    }
+    if digits { std::str::from_utf8(bytes).ok()?.parse().ok() } else { None }
 }
 
 fn codec_params(bytes: &[u8]) -> Option<CodecParams> {
@@ -272,26 +236,17 @@ mod tests {
     fn parses_what_it_packs() {
         let ueb = sample();
         assert_eq!(Ueb::parse(&ueb.pack()).unwrap(), ueb);
-        assert_eq!(
-            ueb.pack().len() as u64,
-            Ueb::packed_len(&Encoding::new(1000, 3, 256).unwrap(), 10)
-        );
+        assert_eq!(ueb.pack().len() as u64, Ueb::packed_len(&Encoding::new(1000, 3, 256).unwrap(), 10));
         ueb.check_against(3, 10, 1000).unwrap();
     }
 
     #[test]
     fn old_and_unknown_fields_do_no_harm() {
         let mut bytes = sample().pack();
-        bytes.extend(pack_fields([
-            ("plaintext_hash", &[7; 32][..]),
-            ("something-else", b"x:,"),
-        ]));
+        bytes.extend(pack_fields([("plaintext_hash", &[7; 32][..]), ("something-else", b"x:,")]));
         assert_eq!(Ueb::parse(&bytes).unwrap(), sample());
-        let least = [
-            ("crypttext_root_hash", &[2; 32][..]),
-            ("segment_size", b"258"),
-            ("share_root_hash", &[3; 32][..]),
-        ];
+        let least =
+            [("crypttext_root_hash", &[2; 32][..]), ("segment_size", b"258"), ("share_root_hash", &[3; 32][..])];
         let ueb = Ueb::parse(&pack_fields(least)).unwrap();
         assert_eq!(ueb.size, None);
         ueb.check_against(3, 10, 1000).unwrap();
@@ -307,22 +262,10 @@ mod tests {
         for (needed, total, size) in [(2, 10, 1000), (3, 11, 1000), (3, 10, 1001), (0, 10, 1000)] {
             assert!(sample().check_against(needed, total, size).is_err());
         }
-        let other = Ueb {
-            num_segments: Some(5),
-            ..sample()
-        };
-        assert_eq!(
-            other.check_against(3, 10, 1000),
-            Err(BadShare::Inconsistent("num_segments"))
-        );
-        let other = Ueb {
-            segment_size: 300,
-            ..sample()
-        };
-        assert_eq!(
-            other.check_against(3, 10, 1000),
-            Err(BadShare::Inconsistent("codec_params"))
-        );
+        let other = Ueb { num_segments: Some(5), ..sample() };
+        assert_eq!(other.check_against(3, 10, 1000), Err(BadShare::Inconsistent("num_segments")));
+        let other = Ueb { segment_size: 300, ..sample() };
+        assert_eq!(other.check_against(3, 10, 1000), Err(BadShare::Inconsistent("codec_params")));
     }
 
     #[test]

@@ -91,11 +91,7 @@ pub struct FaultyServer<S: ?Sized> {
 impl<S: StorageServer + ?Sized> FaultyServer<S> {
     /// In front of `inner`; passes everything on until told otherwise.
     pub fn new(inner: Arc<S>) -> FaultyServer<S> {
-        FaultyServer {
-            script: Mutex::default(),
-            down: AtomicBool::new(false),
-            inner,
-        }
+        FaultyServer { script: Mutex::default(), down: AtomicBool::new(false), inner }
     }
 
     /// The server behind.
@@ -115,22 +111,12 @@ impl<S: StorageServer + ?Sized> FaultyServer<S> {
 
     /// The next `times` calls of `method` (`None`: of any) are hit.
     pub fn next(&self, method: Option<Method>, times: u64, fault: Fault) {
-        self.add(Rule {
-            method,
-            skip: 0,
-            times: Some(times),
-            fault,
-        });
+        self.add(Rule { method, skip: 0, times: Some(times), fault });
     }
 
     /// All calls of `method` (`None`: of any) are hit, until [`FaultyServer::clear`].
     pub fn always(&self, method: Option<Method>, fault: Fault) {
-        self.add(Rule {
-            method,
-            skip: 0,
-            times: None,
-            fault,
-        });
+        self.add(Rule { method, skip: 0, times: None, fault });
     }
 
     /// Forgets all rules, and is no longer down.
@@ -230,8 +216,7 @@ impl<S: StorageServer + ?Sized> StorageServer for FaultyServer<S> {
         kind: ShareKind,
         si: StorageIndex,
     ) -> Result<BTreeSet<ShareNumber>, StorageError> {
-        self.call(cx, Method::ListShares, self.inner.list_shares(cx, kind, si), intact)
-            .await
+        self.call(cx, Method::ListShares, self.inner.list_shares(cx, kind, si), intact).await
     }
 
     async fn allocate(
@@ -267,13 +252,7 @@ impl<S: StorageServer + ?Sized> StorageServer for FaultyServer<S> {
         share: ShareNumber,
         secret: &UploadSecret,
     ) -> Result<(), StorageError> {
-        self.call(
-            cx,
-            Method::AbortShare,
-            self.inner.abort_share(cx, si, share, secret),
-            intact,
-        )
-        .await
+        self.call(cx, Method::AbortShare, self.inner.abort_share(cx, si, share, secret), intact).await
     }
 
     async fn read_share(
@@ -305,8 +284,7 @@ impl<S: StorageServer + ?Sized> StorageServer for FaultyServer<S> {
     }
 
     async fn add_lease(&self, cx: &Cx, si: StorageIndex, lease: &LeaseSecrets) -> Result<(), StorageError> {
-        self.call(cx, Method::AddLease, self.inner.add_lease(cx, si, lease), intact)
-            .await
+        self.call(cx, Method::AddLease, self.inner.add_lease(cx, si, lease), intact).await
     }
 
     async fn advise_corrupt(
@@ -342,29 +320,15 @@ mod tests {
 
     async fn with_share() -> FaultyServer<MemoryServer> {
         let server = FaultyServer::new(Arc::new(MemoryServer::new()));
-        let lease = LeaseSecrets {
-            renew: LeaseSecret::new([0; 32]),
-            cancel: LeaseSecret::new([0; 32]),
-        };
+        let lease = LeaseSecrets { renew: LeaseSecret::new([0; 32]), cancel: LeaseSecret::new([0; 32]) };
         let secret = UploadSecret([0; 20]);
-        server
-            .allocate(&cx(), SI, &BTreeSet::from([0]), 5, &secret, &lease)
-            .await
-            .unwrap();
-        assert!(
-            server
-                .write_share(&cx(), SI, 0, &secret, 0, Bytes::from_static(b"bytes"))
-                .await
-                .unwrap()
-        );
+        server.allocate(&cx(), SI, &BTreeSet::from([0]), 5, &secret, &lease).await.unwrap();
+        assert!(server.write_share(&cx(), SI, 0, &secret, 0, Bytes::from_static(b"bytes")).await.unwrap());
         server
     }
 
     async fn read(server: &FaultyServer<MemoryServer>) -> Result<Bytes, StorageError> {
-        server
-            .read_share(&cx(), ShareKind::Immutable, SI, 0, &RANGE)
-            .await
-            .map(|mut ranges| ranges.remove(0))
+        server.read_share(&cx(), ShareKind::Immutable, SI, 0, &RANGE).await.map(|mut ranges| ranges.remove(0))
     }
 
     #[tokio::test]
@@ -383,16 +347,10 @@ mod tests {
             answers.push(read(&server).await);
         }
         let good = Ok(Bytes::from_static(b"bytes"));
-        assert_eq!(
-            answers,
-            [good.clone(), Err(error.clone()), Err(error.clone()), good.clone()]
-        );
+        assert_eq!(answers, [good.clone(), Err(error.clone()), Err(error.clone()), good.clone()]);
         assert_eq!((server.calls(Method::ReadShare), server.calls(Method::Status)), (4, 0));
         server.always(None, Fault::Fail(error.clone()));
-        assert_eq!(
-            (read(&server).await, server.sync(&cx()).await),
-            (Err(error.clone()), Err(error))
-        );
+        assert_eq!((read(&server).await, server.sync(&cx()).await), (Err(error.clone()), Err(error)));
         server.clear();
         server.set_down(true);
         assert!(matches!(read(&server).await, Err(StorageError::Unreachable(_))));
@@ -415,10 +373,7 @@ mod tests {
         let server = with_share().await;
         let lost = StorageError::Unreachable("lost".into());
         server.next(Some(Method::AdviseCorrupt), 1, Fault::AppliedThenFail(lost.clone()));
-        assert_eq!(
-            server.advise_corrupt(&cx(), ShareKind::Immutable, SI, 0, "x").await,
-            Err(lost)
-        );
+        assert_eq!(server.advise_corrupt(&cx(), ShareKind::Immutable, SI, 0, "x").await, Err(lost));
         assert_eq!(server.inner().advisories().len(), 1);
     }
 

@@ -36,11 +36,7 @@ struct Share {
 
 impl Share {
     fn kind(&self) -> ShareKind {
-        if self.enabler.is_some() {
-            ShareKind::Mutable
-        } else {
-            ShareKind::Immutable
-        }
+        if self.enabler.is_some() { ShareKind::Mutable } else { ShareKind::Immutable }
     }
 
     fn read(&self, offset: u64, length: u64) -> Bytes {
@@ -56,10 +52,7 @@ impl Share {
     fn lease(&mut self, secrets: &LeaseSecrets, expires: i64) {
         match self.leases.iter_mut().find(|l| l.secrets.renew == secrets.renew) {
             Some(lease) => lease.expires = lease.expires.max(expires),
-            None => self.leases.push(Lease {
-                secrets: secrets.clone(),
-                expires,
-            }),
+            None => self.leases.push(Lease { secrets: secrets.clone(), expires }),
         }
     }
 }
@@ -97,16 +90,8 @@ impl State {
     }
 
     fn share(&self, kind: ShareKind, si: StorageIndex, share: ShareNumber) -> Result<&Share, StorageError> {
-        let found = self
-            .slots
-            .get(&si)
-            .and_then(|s| s.shares.get(&share))
-            .ok_or(StorageError::NoSuchShare)?;
-        if found.kind() == kind {
-            Ok(found)
-        } else {
-            Err(super::other_kind())
-        }
+        let found = self.slots.get(&si).and_then(|s| s.shares.get(&share)).ok_or(StorageError::NoSuchShare)?;
+        if found.kind() == kind { Ok(found) } else { Err(super::other_kind()) }
     }
 
     /// Renews or adds the lease on every share of `si`; a new one needs room.
@@ -123,11 +108,7 @@ impl State {
     }
 
     fn drop_if_empty(&mut self, si: StorageIndex) {
-        if self
-            .slots
-            .get(&si)
-            .is_some_and(|s| s.shares.is_empty() && s.uploads.is_empty())
-        {
+        if self.slots.get(&si).is_some_and(|s| s.shares.is_empty() && s.uploads.is_empty()) {
             self.slots.remove(&si);
         }
     }
@@ -164,10 +145,7 @@ impl MemoryServer {
 
     /// An empty server whose leases and idle uploads go by `clock`.
     pub fn with_clock(clock: Clock) -> MemoryServer {
-        MemoryServer {
-            clock,
-            state: Mutex::default(),
-        }
+        MemoryServer { clock, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -185,31 +163,17 @@ impl MemoryServer {
 
     /// Every storage index under which a complete share is stored.
     pub fn storage_indexes(&self) -> BTreeSet<StorageIndex> {
-        self.state()
-            .slots
-            .iter()
-            .filter(|(_, slot)| !slot.shares.is_empty())
-            .map(|(&si, _)| si)
-            .collect()
+        self.state().slots.iter().filter(|(_, slot)| !slot.shares.is_empty()).map(|(&si, _)| si).collect()
     }
 
     /// The numbers of the complete shares of `si`.
     pub fn share_numbers(&self, si: StorageIndex) -> BTreeSet<ShareNumber> {
-        self.state()
-            .slots
-            .get(&si)
-            .map(|s| s.shares.keys().copied().collect())
-            .unwrap_or_default()
+        self.state().slots.get(&si).map(|s| s.shares.keys().copied().collect()).unwrap_or_default()
     }
 
     /// The bytes of a complete share.
     pub fn share_data(&self, si: StorageIndex, share: ShareNumber) -> Option<Bytes> {
-        self.state()
-            .slots
-            .get(&si)?
-            .shares
-            .get(&share)
-            .map(|s| Bytes::copy_from_slice(&s.data))
+        self.state().slots.get(&si)?.shares.get(&share).map(|s| Bytes::copy_from_slice(&s.data))
     }
 
     /// Changes the bytes of a complete share behind everybody's back; false when there is none.
@@ -222,10 +186,7 @@ impl MemoryServer {
     /// Removes a complete share; false when there is none.
     pub fn remove_share(&self, si: StorageIndex, share: ShareNumber) -> bool {
         let mut state = self.state();
-        let removed = state
-            .slots
-            .get_mut(&si)
-            .is_some_and(|s| s.shares.remove(&share).is_some());
+        let removed = state.slots.get_mut(&si).is_some_and(|s| s.shares.remove(&share).is_some());
         state.drop_if_empty(si);
         removed
     }
@@ -239,9 +200,7 @@ impl MemoryServer {
     pub fn lease_expirations(&self, si: StorageIndex, share: ShareNumber) -> Vec<i64> {
         let state = self.state();
         let found = state.slots.get(&si).and_then(|s| s.shares.get(&share));
-        found
-            .map(|s| s.leases.iter().map(|l| l.expires).collect())
-            .unwrap_or_default()
+        found.map(|s| s.leases.iter().map(|l| l.expires).collect()).unwrap_or_default()
     }
 
     /// How many shares are being uploaded.
@@ -325,15 +284,9 @@ impl StorageServer for MemoryServer {
     ) -> Result<bool, StorageError> {
         let mut state = self.state();
         let slot = state.slots.get_mut(&si).ok_or(StorageError::NotInProgress)?;
-        let upload = slot
-            .uploads
-            .get_mut(&share)
-            .filter(|u| u.secret == *secret)
-            .ok_or(StorageError::NotInProgress)?;
-        let end = offset
-            .checked_add(data.len() as u64)
-            .filter(|&e| e <= upload.size)
-            .ok_or_else(super::past_the_end)?;
+        let upload = slot.uploads.get_mut(&share).filter(|u| u.secret == *secret).ok_or(StorageError::NotInProgress)?;
+        let end =
+            offset.checked_add(data.len() as u64).filter(|&e| e <= upload.size).ok_or_else(super::past_the_end)?;
         for (from, to) in upload.written.within(offset, end) {
             if upload.data[from as usize..to as usize] != data[(from - offset) as usize..(to - offset) as usize] {
                 return Err(StorageError::Conflict);
@@ -349,11 +302,7 @@ impl StorageServer for MemoryServer {
             return Ok(false);
         }
         if let Some(done) = slot.uploads.remove(&share) {
-            let mut complete = Share {
-                data: done.data,
-                leases: Vec::new(),
-                enabler: None,
-            };
+            let mut complete = Share { data: done.data, leases: Vec::new(), enabler: None };
             complete.lease(&done.lease, self.lease_end());
             slot.shares.insert(share, complete);
         }
@@ -416,9 +365,7 @@ impl StorageServer for MemoryServer {
             Some(share) => share.read(offset, size),
             None => Bytes::new(),
         };
-        let passed = shares
-            .iter()
-            .all(|(n, w)| w.test.iter().all(|t| found(n, t.offset, t.size) == t.specimen));
+        let passed = shares.iter().all(|(n, w)| w.test.iter().all(|t| found(n, t.offset, t.size) == t.specimen));
         let data: BTreeMap<ShareNumber, Vec<Bytes>> = slot
             .shares
             .iter()
@@ -477,12 +424,7 @@ impl StorageServer for MemoryServer {
     ) -> Result<(), StorageError> {
         let mut state = self.state();
         state.share(kind, si, share)?;
-        state.advisories.push(Advisory {
-            kind,
-            storage_index: si,
-            share,
-            reason: reason.to_owned(),
-        });
+        state.advisories.push(Advisory { kind, storage_index: si, share, reason: reason.to_owned() });
         Ok(())
     }
 

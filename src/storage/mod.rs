@@ -216,13 +216,9 @@ const UPLOAD_IDLE_SECONDS: i64 = 30 * 60;
 impl TestWrite {
     /// One past the last byte written; refuses what no share can hold.
     fn end(&self) -> Result<u64, StorageError> {
-        let mut ends = self
-            .write
-            .iter()
-            .map(|(offset, data)| offset.checked_add(data.len() as u64));
+        let mut ends = self.write.iter().map(|(offset, data)| offset.checked_add(data.len() as u64));
         let end = ends.try_fold(0, |end: u64, e| e.map(|e| end.max(e)));
-        end.filter(|&e| e <= MAXIMUM_MUTABLE_SHARE_SIZE)
-            .ok_or_else(past_the_end)
+        end.filter(|&e| e <= MAXIMUM_MUTABLE_SHARE_SIZE).ok_or_else(past_the_end)
     }
 }
 

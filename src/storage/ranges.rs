@@ -16,13 +16,8 @@ impl Ranges {
             return;
         }
         let (mut from, mut to) = (start, end);
-        let touching: Vec<u64> = self
-            .spans
-            .range(..=end)
-            .rev()
-            .take_while(|&(_, &e)| e >= start)
-            .map(|(&s, _)| s)
-            .collect();
+        let touching: Vec<u64> =
+            self.spans.range(..=end).rev().take_while(|&(_, &e)| e >= start).map(|(&s, _)| s).collect();
         for s in touching {
             if let Some(e) = self.spans.remove(&s) {
                 from = from.min(s);
@@ -67,9 +62,7 @@ mod tests {
     fn ranges_agree_with_a_bitmap() {
         let mut state = 12345u64;
         let mut next = |n: u64| {
-            state = state
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) % n
         };
         for _ in 0..200 {

@@ -18,9 +18,7 @@ impl Clock {
 
     /// A clock that stands at `nanos` nanoseconds after the epoch until [`Clock::advance`] moves it.
     pub fn held_at(nanos: u64) -> Clock {
-        Clock {
-            held: Some(Arc::new(AtomicU64::new(nanos))),
-        }
+        Clock { held: Some(Arc::new(AtomicU64::new(nanos))) }
     }
 
     /// Moves a held clock forward; a system clock is left alone.
@@ -35,9 +33,7 @@ impl Clock {
     pub fn now_nanos(&self) -> i64 {
         match &self.held {
             Some(held) => held.load(Ordering::Relaxed) as i64,
-            None => SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |d| d.as_nanos() as i64),
+            None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64),
         }
     }
 

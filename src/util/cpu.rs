@@ -18,17 +18,12 @@ impl Cpu {
 
     /// A given number of slots.
     pub fn with_slots(slots: usize) -> Cpu {
-        Cpu {
-            slots: Arc::new(Semaphore::new(slots.max(1))),
-        }
+        Cpu { slots: Arc::new(Semaphore::new(slots.max(1))) }
     }
 
     /// Runs `work` once a slot is free and hands back what it returns. A panic in `work` goes on in the caller.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let permit = Arc::clone(&self.slots)
-            .acquire_owned()
-            .await
-            .expect("the slots are never closed");
+        let permit = Arc::clone(&self.slots).acquire_owned().await.expect("the slots are never closed");
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             work()

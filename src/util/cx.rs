@@ -97,35 +97,22 @@ impl Cx {
     /// The same context, to end at the latest `limit` from now.
     pub fn with_timeout(&self, limit: Duration) -> Cx {
         let at = Instant::now() + limit;
-        Cx {
-            deadline: Some(self.deadline.map_or(at, |d| d.min(at))),
-            ..self.clone()
-        }
+        Cx { deadline: Some(self.deadline.map_or(at, |d| d.min(at))), ..self.clone() }
     }
 
     /// The same context, which gives up once no byte has been acknowledged for `patience`. It counts its own progress.
     pub fn with_patience(&self, patience: Duration) -> Cx {
-        Cx {
-            patience: Some(patience),
-            progress: Progress::begin(),
-            ..self.clone()
-        }
+        Cx { patience: Some(patience), progress: Progress::begin(), ..self.clone() }
     }
 
     /// The same context at another priority.
     pub fn with_priority(&self, priority: Priority) -> Cx {
-        Cx {
-            priority,
-            ..self.clone()
-        }
+        Cx { priority, ..self.clone() }
     }
 
     /// The same context with a cancellation of its own, which the parent's cancels too.
     pub fn child(&self) -> Cx {
-        Cx {
-            cancel: self.cancel.child_token(),
-            ..self.clone()
-        }
+        Cx { cancel: self.cancel.child_token(), ..self.clone() }
     }
 
     /// The same context without limits in time, for work that others will profit from when its first caller has
@@ -171,14 +158,9 @@ impl Cx {
 
     /// Waits for `bytes` of the shared memory budget; one request never waits for more than the whole.
     pub async fn memory(&self, bytes: u64) -> MemoryPermit {
-        let units = bytes
-            .div_ceil(MEMORY_UNIT)
-            .clamp(1, self.memory_units)
-            .min(u32::MAX as u64) as u32;
+        let units = bytes.div_ceil(MEMORY_UNIT).clamp(1, self.memory_units).min(u32::MAX as u64) as u32;
         let permit = Arc::clone(&self.memory).acquire_many_owned(units).await;
-        MemoryPermit {
-            _permit: permit.expect("the memory budget is never closed"),
-        }
+        MemoryPermit { _permit: permit.expect("the memory budget is never closed") }
     }
 
     /// Runs `work` until it ends, the deadline passes, nothing moves for too long, or somebody cancels.

@@ -27,10 +27,7 @@ pub fn split(input: &[u8]) -> Result<(&[u8], &[u8]), NotNetstring> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(NotNetstring);
     }
-    let len: usize = std::str::from_utf8(digits)
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .ok_or(NotNetstring)?;
+    let len: usize = std::str::from_utf8(digits).ok().and_then(|s| s.parse().ok()).ok_or(NotNetstring)?;
     let rest = &input[colon + 1..];
     if rest.len() <= len || rest[len] != b',' {
         return Err(NotNetstring);

@@ -18,9 +18,7 @@ pub struct SingleFlight<K, V> {
 
 impl<K: Eq + Hash + Clone, V: Clone> Default for SingleFlight<K, V> {
     fn default() -> Self {
-        SingleFlight {
-            under_way: Mutex::new(HashMap::new()),
-        }
+        SingleFlight { under_way: Mutex::new(HashMap::new()) }
     }
 }
 
@@ -40,10 +38,7 @@ impl<K: Eq + Hash + Clone, V: Clone> SingleFlight<K, V> {
         };
         let value = cell.get_or_init(work).await.clone();
         let mut map = self.under_way.lock().unwrap_or_else(|e| e.into_inner());
-        if map
-            .get(&key)
-            .is_some_and(|w| w.ptr_eq(&Arc::downgrade(&cell)) || w.strong_count() == 0)
-        {
+        if map.get(&key).is_some_and(|w| w.ptr_eq(&Arc::downgrade(&cell)) || w.strong_count() == 0) {
             map.remove(&key);
         }
         value

@@ -79,11 +79,7 @@ fn date(secs: i64) -> (i64, i64, i64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
@@ -102,10 +98,7 @@ mod tests {
     #[test]
     fn conflict_names_keep_the_extension_and_fit() {
         assert_eq!(&*conflict_name("a.txt", 0, "box", 1), "a (conflict 1970-01-01 box).txt");
-        assert_eq!(
-            &*conflict_name(".profile", 0, "box", 2),
-            ".profile (conflict 1970-01-01 box 2)"
-        );
+        assert_eq!(&*conflict_name(".profile", 0, "box", 2), ".profile (conflict 1970-01-01 box 2)");
         let long = "\u{e9}".repeat(127);
         assert!(conflict_name(&long, 0, "box", 1).len() <= NAME_MAX);
     }

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::DirId;
-use crate::node::Name;
 use crate::cap::Cap;
 use crate::journal::Staged;
+use crate::node::Name;
 use crate::node::{NodeError, NodeFactory};
 use crate::util::Cx;
 
@@ -72,10 +72,7 @@ impl FileObject {
     /// The cap of the content as it is now, if that is stored.
     pub fn stored(&self) -> Option<Cap> {
         let stored = self.stored.lock().unwrap_or_else(|e| e.into_inner());
-        stored
-            .as_ref()
-            .filter(|(generation, _)| *generation == self.staged.generation())
-            .map(|(_, cap)| cap.clone())
+        stored.as_ref().filter(|(generation, _)| *generation == self.staged.generation()).map(|(_, cap)| cap.clone())
     }
 
     /// Counts an open handle that may write: until the last is closed the content is uploaded only if somebody waits.

@@ -197,15 +197,7 @@ impl Writeback {
     pub fn new(factory: Arc<dyn NodeFactory>, clock: Clock, host: String, options: WritebackOptions) -> Arc<Writeback> {
         let base = Cx::new(Priority::Background, options.memory).with_patience(options.patience);
         let (state, changed) = (Mutex::default(), Notify::new());
-        Arc::new(Writeback {
-            factory,
-            clock,
-            host,
-            options,
-            base,
-            state,
-            changed,
-        })
+        Arc::new(Writeback { factory, clock, host, options, base, state, changed })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -240,10 +232,7 @@ impl Writeback {
 
     /// Whether changes to `dir` can be published.
     pub fn is_writeable(&self, dir: DirId) -> bool {
-        self.state()
-            .dirs
-            .get(&dir)
-            .is_some_and(|d| d.node.as_ref().is_none_or(|n| n.is_writeable()))
+        self.state().dirs.get(&dir).is_some_and(|d| d.node.as_ref().is_none_or(|n| n.is_writeable()))
     }
 
     /// The cap of `dir`, once it is on the grid.
@@ -312,11 +301,7 @@ impl Writeback {
     pub fn is_empty(&self, dir: DirId) -> bool {
         let state = self.state();
         let Some(d) = state.dirs.get(&dir) else { return true };
-        let published = d
-            .table
-            .iter()
-            .flat_map(|t| t.entries.keys())
-            .any(|name| !d.pending.contains_key(name));
+        let published = d.table.iter().flat_map(|t| t.entries.keys()).any(|name| !d.pending.contains_key(name));
         !published && !d.pending.values().any(|p| p.wanted.is_some())
     }
 
@@ -326,15 +311,11 @@ impl Writeback {
         let d = state.dirs.get(&dir)?;
         let published = d.table.as_ref()?.entries.iter();
         let published = published.filter(|(name, child)| child.cap.is_directory() && !d.pending.contains_key(*name));
-        let pending = d
-            .pending
-            .values()
-            .filter_map(|p| p.wanted.as_ref())
-            .filter(|entry| match &entry.target {
-                Target::Directory(_) => true,
-                Target::Stored(cap) => cap.is_directory(),
-                Target::File(_) => false,
-            });
+        let pending = d.pending.values().filter_map(|p| p.wanted.as_ref()).filter(|entry| match &entry.target {
+            Target::Directory(_) => true,
+            Target::Stored(cap) => cap.is_directory(),
+            Target::File(_) => false,
+        });
         u32::try_from(published.count() + pending.count()).ok()
     }
 

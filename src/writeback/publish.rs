@@ -160,9 +160,9 @@ impl Writeback {
             let children: Vec<(Name, Cap, Metadata)> = attempts
                 .iter()
                 .filter_map(|a| match &a.edit {
-                    Edit::Link {
-                        name, cap, metadata, ..
-                    } => Some((Arc::clone(name), cap.clone(), metadata.clone().unwrap_or_default())),
+                    Edit::Link { name, cap, metadata, .. } => {
+                        Some((Arc::clone(name), cap.clone(), metadata.clone().unwrap_or_default()))
+                    }
                     Edit::Patch { .. } | Edit::Unlink { .. } => None,
                 })
                 .collect();
@@ -171,9 +171,7 @@ impl Writeback {
             let table = node.snapshot(cx, Freshness::Cached).await?;
             {
                 let mut state = self.state();
-                state
-                    .by_cap
-                    .insert(crate::crypto::hash::sha256d(cap.to_uri().as_bytes()), dir);
+                state.by_cap.insert(crate::crypto::hash::sha256d(cap.to_uri().as_bytes()), dir);
                 if let Some(d) = state.dirs.get_mut(&dir) {
                     d.node = Some(node);
                     d.cap = Some(cap);
@@ -246,9 +244,7 @@ impl Writeback {
 impl State {
     /// Whether a renamed entry stands under its new name on the grid, or is wanted nowhere any more.
     fn is_linked(&self, dir: DirId, name: &str) -> bool {
-        self.dirs
-            .get(&dir)
-            .is_none_or(|d| d.pending.get(name).is_none_or(|p| p.wanted.is_none()))
+        self.dirs.get(&dir).is_none_or(|d| d.pending.get(name).is_none_or(|p| p.wanted.is_none()))
     }
 
     /// Whether an edge from `parent` to `child` is pending.

@@ -65,9 +65,7 @@ impl Writeback {
                 let work = self.due().into_iter().map(|dir| {
                     let cx = &cx;
                     async move {
-                        cx.run(self.publish(cx, dir, &Force::Nothing, false))
-                            .await
-                            .unwrap_or_else(|e| Err(e.into()))
+                        cx.run(self.publish(cx, dir, &Force::Nothing, false)).await.unwrap_or_else(|e| Err(e.into()))
                     }
                 });
                 let results = join_all(work.collect::<Vec<_>>()).await;
@@ -143,10 +141,7 @@ impl Writeback {
     /// What is not on the grid yet.
     pub fn status(&self) -> QueueStatus {
         let state = self.state();
-        let mut status = QueueStatus {
-            failures: state.failures.clone(),
-            ..QueueStatus::default()
-        };
+        let mut status = QueueStatus { failures: state.failures.clone(), ..QueueStatus::default() };
         for pending in state.dirs.values().flat_map(|d| d.pending.values()) {
             status.changes += 1;
             if let Some(Target::File(file)) = pending.wanted.as_ref().map(|e| &e.target)
@@ -160,11 +155,7 @@ impl Writeback {
     }
 
     pub(super) fn note_failure(&self, name: &str, error: &NodeError) {
-        let failure = Failure {
-            at: self.clock.now_secs(),
-            name: name.to_owned(),
-            error: error.clone(),
-        };
+        let failure = Failure { at: self.clock.now_secs(), name: name.to_owned(), error: error.clone() };
         let failures = &mut self.state().failures;
         failures.push(failure);
         let excess = failures.len().saturating_sub(FAILURES);
@@ -183,10 +174,7 @@ impl Writeback {
             let held = matches!(p.wanted.as_ref().map(|e| &e.target), Some(Target::File(file)) if file.is_held());
             !p.rides_along && !held && now.duration_since(p.since) >= self.options.idle
         };
-        let dirs = state
-            .dirs
-            .iter()
-            .filter(|(_, d)| d.node.is_some() && d.pending.values().any(due));
+        let dirs = state.dirs.iter().filter(|(_, d)| d.node.is_some() && d.pending.values().any(due));
         dirs.map(|(id, _)| *id).collect()
     }
 }

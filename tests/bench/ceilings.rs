@@ -85,15 +85,7 @@ impl Coding {
         let mut segment = vec![0; BLOCK.next_multiple_of(needed)];
         rng.fill(&mut segment);
         let parity = codec.encode_parity(&segment.chunks(segment.len() / needed).collect::<Vec<_>>());
-        Coding {
-            needed,
-            total,
-            codec,
-            segment,
-            parity,
-            encode: Timed::default(),
-            decode: Timed::default(),
-        }
+        Coding { needed, total, codec, segment, parity, encode: Timed::default(), decode: Timed::default() }
     }
 
     /// Encoding, and decoding with as few primary blocks as the code allows.
@@ -102,13 +94,8 @@ impl Coding {
         let parity = self.parity.clone();
         let all = primary.iter().copied().chain(parity.iter().map(Vec::as_slice));
         let last: Vec<(usize, &[u8])> = all.enumerate().skip(self.total - self.needed).collect();
-        assert_eq!(
-            self.codec.decode_segment(&last).as_ref(),
-            Ok(&self.segment),
-            "what is timed is right"
-        );
-        self.encode
-            .turn(RUNS, || self.codec.encode_into(&primary, &mut self.parity));
+        assert_eq!(self.codec.decode_segment(&last).as_ref(), Ok(&self.segment), "what is timed is right");
+        self.encode.turn(RUNS, || self.codec.encode_into(&primary, &mut self.parity));
         self.decode.turn(RUNS, || self.codec.decode_segment(&last));
     }
 
@@ -157,10 +144,8 @@ fn measure() -> Value {
     }
 
     let (sha, aes) = (sha.megabytes(), aes.megabytes());
-    let codes: serde_json::Map<String, Value> = codings
-        .iter()
-        .map(|c| (format!("{}-of-{}", c.needed, c.total), c.report(sha, aes)))
-        .collect();
+    let codes: serde_json::Map<String, Value> =
+        codings.iter().map(|c| (format!("{}-of-{}", c.needed, c.total), c.report(sha, aes))).collect();
     json!({
         "unit": "MB/s of 10^6 bytes, one core, hashes not interleaved; RSA in operations a second",
         "optimised": !cfg!(debug_assertions),
@@ -196,11 +181,7 @@ fn print(report: &Value) {
         line("  upload, convergent: at most", &code["upload_convergent"], "MB/s");
         line("  upload, random key: at most", &code["upload_random_key"], "MB/s");
         line("  download: at most", &code["download"], "MB/s");
-        line(
-            "  download, fewest primary blocks: at most",
-            &code["download_worst"],
-            "MB/s",
-        );
+        line("  download, fewest primary blocks: at most", &code["download_worst"], "MB/s");
     }
     if report["optimised"] == false {
         println!("These are figures of a build without optimisation: they are no ceilings.");

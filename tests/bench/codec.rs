@@ -68,14 +68,7 @@ fn zfec(python: &str) -> Result<[Vec<f64>; 2], String> {
         return Err(format!("{python}: {}", message.lines().last().unwrap_or("failed")));
     }
     let times: Value = serde_json::from_slice(&run.stdout).map_err(|error| format!("{python}: {error}"))?;
-    let list = |name: &str| {
-        times[name]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_f64)
-            .collect()
-    };
+    let list = |name: &str| times[name].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
     Ok([list("encode"), list("decode")])
 }
 
@@ -86,10 +79,7 @@ fn rate(mut seconds: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench")
-        .collect();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let json_file = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => None,
         ["--json", file] => Some(file.to_owned()),
@@ -101,20 +91,12 @@ fn main() {
     let python = std::env::var("TAHOEFS_BENCH_PYTHON").unwrap_or_else(|_| "python3".to_owned());
 
     let codec = Codec::get(NEEDED, TOTAL).expect("valid parameters");
-    let segment: Vec<u8> = (0..SEGMENT.next_multiple_of(NEEDED))
-        .map(|i| ((i * i) >> 7) as u8)
-        .collect();
+    let segment: Vec<u8> = (0..SEGMENT.next_multiple_of(NEEDED)).map(|i| ((i * i) >> 7) as u8).collect();
     let primary: Vec<&[u8]> = segment.chunks(segment.len() / NEEDED).collect();
     let mut parity = codec.encode_parity(&primary);
     let blocks = parity.clone();
-    let worst: Vec<(usize, &[u8])> = (TOTAL - NEEDED..TOTAL)
-        .map(|i| (i, blocks[i - NEEDED].as_slice()))
-        .collect();
-    assert_eq!(
-        codec.decode_segment(&worst).as_ref(),
-        Ok(&segment),
-        "what is timed is right"
-    );
+    let worst: Vec<(usize, &[u8])> = (TOTAL - NEEDED..TOTAL).map(|i| (i, blocks[i - NEEDED].as_slice())).collect();
+    assert_eq!(codec.decode_segment(&worst).as_ref(), Ok(&segment), "what is timed is right");
 
     let (mut encode, mut encode_into, mut decode) = (Vec::new(), Vec::new(), Vec::new());
     let mut theirs: Result<_, String> = Ok([Vec::new(), Vec::new()]);
@@ -147,16 +129,8 @@ fn main() {
     match theirs {
         Ok([zfec_encode, zfec_decode]) => {
             let (zfec_encode, zfec_decode) = (rate(zfec_encode), rate(zfec_decode));
-            println!(
-                "{:<34}{zfec_encode:>9.0}   ours is {:.1} times that",
-                "zfec encode",
-                encode / zfec_encode
-            );
-            println!(
-                "{:<34}{zfec_decode:>9.0}   ours is {:.1} times that",
-                "zfec decode",
-                decode / zfec_decode
-            );
+            println!("{:<34}{zfec_encode:>9.0}   ours is {:.1} times that", "zfec encode", encode / zfec_encode);
+            println!("{:<34}{zfec_decode:>9.0}   ours is {:.1} times that", "zfec decode", decode / zfec_decode);
             report["zfec"] = json!({
                 "encode": zfec_encode,
                 "decode_all_parity": zfec_decode,

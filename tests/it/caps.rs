@@ -70,16 +70,10 @@ fn assert_known(cap: &Cap, known: &Value) {
     let Some(readonly) = known.get("readonly") else {
         return;
     };
-    assert_eq!(
-        cap.is_readonly(),
-        known["is_readonly"].as_bool().expect("a truth value")
-    );
+    assert_eq!(cap.is_readonly(), known["is_readonly"].as_bool().expect("a truth value"));
     assert_eq!(cap.is_mutable(), known["is_mutable"].as_bool().expect("a truth value"));
     assert_eq!(cap.readonly().to_uri(), text(readonly));
-    assert_eq!(
-        cap.storage_index().map(|i| i.to_string()).as_deref(),
-        known["storage_index_base32"].as_str()
-    );
+    assert_eq!(cap.storage_index().map(|i| i.to_string()).as_deref(), known["storage_index_base32"].as_str());
     assert_eq!(
         cap.storage_index().map(|i| i.0.to_vec()),
         known["storage_index"].as_str().map(|_| hex(&known["storage_index"]))
@@ -117,14 +111,8 @@ fn assert_known(cap: &Cap, known: &Value) {
         }
         FileCap::Mutable(m) => {
             assert_eq!(m.fingerprint, hex_array(&known["fingerprint"]));
-            assert_eq!(
-                m.write_key().map(|k| k.as_bytes().to_vec()),
-                known.get("writekey").map(hex)
-            );
-            assert_eq!(
-                m.read_key().map(|k| k.as_bytes().to_vec()),
-                known.get("readkey").map(hex)
-            );
+            assert_eq!(m.write_key().map(|k| k.as_bytes().to_vec()), known.get("writekey").map(hex));
+            assert_eq!(m.read_key().map(|k| k.as_bytes().to_vec()), known.get("readkey").map(hex));
             assert_eq!(cap.size(), None);
         }
     }
@@ -162,14 +150,9 @@ fn class_is_unknown(known: &Value) -> bool {
 fn assert_means_deep_immutably(string: &str, known: &Value) {
     let cap = Cap::from_slots(None, Some(string), true);
     if is_beyond_our_numbers(string) || known.get("raises").is_some() {
-        assert!(
-            matches!(&cap, Cap::Unknown(u) if matches!(u.error, Some(CapError::Malformed { .. }))),
-            "{string}"
-        );
+        assert!(matches!(&cap, Cap::Unknown(u) if matches!(u.error, Some(CapError::Malformed { .. }))), "{string}");
     } else if class_is_unknown(known) {
-        let Cap::Unknown(unknown) = &cap else {
-            panic!("{string} is known")
-        };
+        let Cap::Unknown(unknown) = &cap else { panic!("{string} is known") };
         let error = unknown.error.as_ref().map(error_name);
         assert_eq!(error, known["error"].get("type").map(text), "{string}");
         if error.is_some() {
@@ -195,10 +178,7 @@ fn known_caps_parse_print_and_attenuate() {
                 assert_parses_as(&marked, known);
             } else {
                 let cap = Cap::parse(&marked).expect("a cap that the prefix allows");
-                assert_eq!(
-                    (class(&cap), cap.to_uri().as_str()),
-                    (text(&known["class"]), text(&known["to_string"]))
-                );
+                assert_eq!((class(&cap), cap.to_uri().as_str()), (text(&known["class"]), text(&known["to_string"])));
             }
         }
     }
@@ -219,26 +199,16 @@ fn unknown_children_keep_their_slots_or_are_refused() {
         let (rw, ro) = (case["given_rw"].as_str(), case["given_ro"].as_str());
         let deep = case["deep_immutable"].as_bool().expect("a truth value");
         let cap = Cap::from_slots(rw, ro, deep);
-        let Cap::Unknown(unknown) = &cap else {
-            panic!("{case} is known")
-        };
+        let Cap::Unknown(unknown) = &cap else { panic!("{case} is known") };
         assert_eq!(unknown.error.as_ref().map(error_name), case["error"].as_str(), "{case}");
         if unknown.error.is_some() {
-            assert_eq!(
-                (unknown.rw.as_deref(), unknown.ro.as_deref()),
-                (rw, ro),
-                "refused slots stay as they were"
-            );
+            assert_eq!((unknown.rw.as_deref(), unknown.ro.as_deref()), (rw, ro), "refused slots stay as they were");
         } else {
             assert_eq!(unknown.rw.as_deref(), case["rw_uri"].as_str(), "{case}");
             assert_eq!(unknown.ro.as_deref(), case["ro_uri"].as_str(), "{case}");
         }
         let allowed = case["allowed_in_immutable_directory"].as_bool().expect("a truth value");
-        assert_eq!(
-            cap.may_be_child(true).is_ok() && unknown.error.is_none(),
-            allowed,
-            "{case}"
-        );
+        assert_eq!(cap.may_be_child(true).is_ok() && unknown.error.is_none(), allowed, "{case}");
     }
 }
 
@@ -247,16 +217,8 @@ fn stored_slots_lose_the_prefix_their_place_implies() {
     for case in items(&load("caps.json")["strip_prefix_for_ro"]) {
         let deep = case["deep_immutable"].as_bool().expect("a truth value");
         let ro = Some(text(&case["ro_uri"]).to_string());
-        let cap = Cap::Unknown(tahoefs::cap::UnknownCap {
-            rw: None,
-            ro,
-            error: None,
-        });
-        assert_eq!(
-            cap.child_uris(deep),
-            (None, Some(text(&case["result"]).to_string())),
-            "{case}"
-        );
+        let cap = Cap::Unknown(tahoefs::cap::UnknownCap { rw: None, ro, error: None });
+        assert_eq!(cap.child_uris(deep), (None, Some(text(&case["result"]).to_string())), "{case}");
     }
 }
 
@@ -282,10 +244,7 @@ fn known_children_store_their_write_cap_and_their_read_cap() {
 
 #[test]
 fn a_write_cap_in_the_readonly_slot_is_honoured_and_can_be_diminished() {
-    let write = load("caps.json")["cases"][12]["string"]
-        .as_str()
-        .expect("a cap")
-        .to_string();
+    let write = load("caps.json")["cases"][12]["string"].as_str().expect("a cap").to_string();
     let cap = Cap::from_slots(None, Some(&write), false);
     assert_eq!(cap.to_uri(), write);
     assert!(!cap.is_readonly());
@@ -293,25 +252,17 @@ fn a_write_cap_in_the_readonly_slot_is_honoured_and_can_be_diminished() {
     assert!(cap.readonly().to_uri().starts_with("URI:SSK-RO:"));
     let unknown = Cap::from_slots(Some("lafs://w"), Some("lafs://r"), false);
     assert!(!unknown.is_readonly());
-    assert_eq!(
-        unknown.readonly().child_uris(false),
-        (None, Some("lafs://r".to_string()))
-    );
+    assert_eq!(unknown.readonly().child_uris(false), (None, Some("lafs://r".to_string())));
 }
 
 #[test]
 fn write_keys_make_the_caps_of_the_vectors() {
     for key in items(&load("sdmf.json")["keys"]) {
-        for (format, name, directory) in [
-            (MutableFormat::Sdmf, "sdmf", "dir2"),
-            (MutableFormat::Mdmf, "mdmf", "dir2_mdmf"),
-        ] {
+        for (format, name, directory) in
+            [(MutableFormat::Sdmf, "sdmf", "dir2"), (MutableFormat::Mdmf, "mdmf", "dir2_mdmf")]
+        {
             let write_key = WriteKey::new(hex_array(&key["writekey"]));
-            let cap = FileCap::Mutable(MutableCap::from_write_key(
-                format,
-                write_key,
-                hex_array(&key["fingerprint"]),
-            ));
+            let cap = FileCap::Mutable(MutableCap::from_write_key(format, write_key, hex_array(&key["fingerprint"])));
             assert_known(&Cap::File(cap.clone()), &key["caps"][name]);
             assert_eq!(Cap::Dir(cap).to_uri(), text(&key["caps"][directory]));
         }
@@ -345,13 +296,7 @@ fn nothing_secret_is_printed() {
         let bad = format!("{string}\n\n");
         if let Err(error) = Cap::parse(&bad) {
             let error = format!("{error} {error:?}");
-            assert!(
-                string
-                    .split(':')
-                    .skip(2)
-                    .all(|field| field.len() < 8 || !error.contains(field)),
-                "{error}"
-            );
+            assert!(string.split(':').skip(2).all(|field| field.len() < 8 || !error.contains(field)), "{error}");
         }
     }
 }
@@ -374,14 +319,8 @@ fn near_caps() -> impl Strategy<Value = String> {
         "imm.",
         "",
     ]);
-    let field = prop_oneof![
-        "[a-z2-7]{0,60}",
-        "[a-z2-7]{25}[aqiyemu4]",
-        "[a-z2-7]{51}[aq]",
-        "[0-9]{0,25}",
-        "\\PC{0,5}",
-        "\n?"
-    ];
+    let field =
+        prop_oneof!["[a-z2-7]{0,60}", "[a-z2-7]{25}[aqiyemu4]", "[a-z2-7]{51}[aq]", "[0-9]{0,25}", "\\PC{0,5}", "\n?"];
     (prefix, prop::collection::vec(field, 0..7)).prop_map(|(prefix, fields)| prefix.to_string() + &fields.join(":"))
 }
 

@@ -13,11 +13,7 @@ fn nodes_stand_as_the_reference_writes_them() {
         for (share, nodes) in by_share.as_object().unwrap() {
             let expected: Vec<usize> = items(nodes).iter().map(|node| number(node) as usize).collect();
             let (total, share) = (total.parse().unwrap(), share.parse().unwrap());
-            assert_eq!(
-                chain::immutable_order(total, share),
-                expected,
-                "share {share} of {total}"
-            );
+            assert_eq!(chain::immutable_order(total, share), expected, "share {share} of {total}");
             seen += 1;
         }
     }

@@ -36,12 +36,7 @@ fn cases() -> Vec<Case> {
 
 impl Case {
     fn layout(&self) -> Layout {
-        let Encoding {
-            share_data_size,
-            block_size,
-            num_segments,
-            ..
-        } = self.encoding;
+        let Encoding { share_data_size, block_size, num_segments, .. } = self.encoding;
         let ueb_len = self.ueb.len() as u64;
         match number(&self.json["layout_version"]) {
             1 => Layout::new(share_data_size, block_size, num_segments, self.total, ueb_len).unwrap(),
@@ -53,18 +48,11 @@ impl Case {
     }
 
     fn shares(&self) -> Vec<Vec<u8>> {
-        self.json["shares_b64"]
-            .as_array()
-            .map_or(Vec::new(), |shares| shares.iter().map(base64).collect())
+        self.json["shares_b64"].as_array().map_or(Vec::new(), |shares| shares.iter().map(base64).collect())
     }
 
     fn crypttext_tree(&self) -> HashTree {
-        let label = text(&self.json["plaintext"])
-            .strip_prefix("data('")
-            .unwrap()
-            .split('\'')
-            .next()
-            .unwrap();
+        let label = text(&self.json["plaintext"]).strip_prefix("data('").unwrap().split('\'').next().unwrap();
         let mut ciphertext = data(label, self.encoding.size as usize);
         AesCtr::new(&hex_array(&self.json["key"])).apply(&mut ciphertext);
         let segments = (0..self.encoding.num_segments).map(|i| self.encoding.segment_range(i).unwrap());
@@ -91,21 +79,12 @@ fn sizes_and_layouts_are_the_reference_s() {
         ] {
             assert_eq!(offset, number(&json["offsets"][key]), "{key}");
         }
-        assert_eq!(
-            layout.share_len(case.ueb.len() as u64),
-            Some(number(&json["share_length"]))
-        );
+        assert_eq!(layout.share_len(case.ueb.len() as u64), Some(number(&json["share_length"])));
         assert_eq!(Layout::parse(&layout.header()).unwrap(), layout);
 
         let ueb = Ueb::parse(&case.ueb).unwrap();
         let crypttext_hash = ueb.crypttext_hash.unwrap();
-        let again = Ueb::new(
-            encoding,
-            case.total,
-            crypttext_hash,
-            ueb.crypttext_root_hash,
-            ueb.share_root_hash,
-        );
+        let again = Ueb::new(encoding, case.total, crypttext_hash, ueb.crypttext_root_hash, ueb.share_root_hash);
         assert_eq!(again.pack(), case.ueb);
         assert_eq!(Ueb::packed_len(encoding, case.total), case.ueb.len() as u64);
         assert_eq!(ueb.encoding(encoding.size, case.needed).unwrap(), *encoding);
@@ -117,18 +96,12 @@ fn shares_verify_and_are_rebuilt_byte_for_byte() {
     let mut seen = 0;
     for case in cases() {
         let shares = case.shares();
-        let share_roots = |key: &str| {
-            case.json[key]
-                .as_array()
-                .map(|roots| roots.iter().map(hex_array).collect())
-        };
+        let share_roots = |key: &str| case.json[key].as_array().map(|roots| roots.iter().map(hex_array).collect());
         for (number, share) in shares.iter().enumerate() {
             let layout = Layout::parse(&share[..share.len().min(68)]).unwrap();
             assert_eq!(layout, case.layout());
 
-            let ueb_range = layout
-                .ueb_range(slice(share, &layout.ueb_len_field()).unwrap())
-                .unwrap();
+            let ueb_range = layout.ueb_range(slice(share, &layout.ueb_len_field()).unwrap()).unwrap();
             let packed = slice(share, &ueb_range).unwrap();
             assert_eq!(packed, case.ueb);
             let ueb = Ueb::parse(packed).unwrap();
@@ -156,10 +129,7 @@ fn shares_verify_and_are_rebuilt_byte_for_byte() {
             let crypttext_tree = case.crypttext_tree();
             assert_eq!(crypttext_tree.root(), ueb.crypttext_root_hash);
             for (node, hash) in crypttext_tree.nodes().iter().enumerate() {
-                assert_eq!(
-                    slice(share, &layout.crypttext_hash(node as u64).unwrap()).unwrap(),
-                    hash
-                );
+                assert_eq!(slice(share, &layout.crypttext_hash(node as u64).unwrap()).unwrap(), hash);
             }
 
             let share_tree = HashTree::new(share_roots("share_root_hashes").unwrap());

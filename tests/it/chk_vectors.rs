@@ -16,12 +16,7 @@ async fn caps_are_the_references() {
         let encoding = encoding(k, 1, n, number(&vector["segment_size"]));
         let grid = TestGrid::with_convergence(1, encoding, base64(&vector["convergence"]));
         let seed = base64(&vector["seed"]);
-        let plaintext: Vec<u8> = seed
-            .iter()
-            .copied()
-            .cycle()
-            .take(number(&vector["length"]) as usize)
-            .collect();
+        let plaintext: Vec<u8> = seed.iter().copied().cycle().take(number(&vector["length"]) as usize).collect();
         let uploaded = grid.try_upload(&plaintext).await.unwrap();
         assert_eq!(uploaded.cap.to_uri(), text(&vector["expected"]));
     }
@@ -55,28 +50,15 @@ async fn shares_are_the_references_byte_for_byte() {
         let grid = TestGrid::with_convergence(3, encoding, hex(&case["convergence"]));
         let (cap, uploaded) = grid.upload(&plaintext(case)).await;
         assert_eq!(uploaded.cap.to_uri(), text(&case["cap"]));
-        assert_eq!(
-            uploaded.results.verify_cap.as_ref().unwrap().to_uri(),
-            text(&case["verify_cap"])
-        );
+        assert_eq!(uploaded.results.verify_cap.as_ref().unwrap().to_uri(), text(&case["verify_cap"]));
         assert_eq!(uploaded.results.ueb.as_ref().unwrap().pack(), hex(&case["ueb_hex"]));
         let shares = grid.share_bytes(cap.storage_index());
         assert_eq!(shares.len(), n as usize);
-        assert!(
-            shares
-                .values()
-                .all(|share| share.len() as u64 == number(&case["share_length"]))
-        );
+        assert!(shares.values().all(|share| share.len() as u64 == number(&case["share_length"])));
         if let Some(expected) = case.get("sha256_of_all_shares_concatenated") {
-            assert_eq!(
-                Sha256::digest(shares.values().flatten().copied().collect::<Vec<u8>>())[..],
-                hex(expected)
-            );
+            assert_eq!(Sha256::digest(shares.values().flatten().copied().collect::<Vec<u8>>())[..], hex(expected));
         }
-        for (share, expected) in shares
-            .values()
-            .zip(case["share_sha256"].as_array().into_iter().flatten())
-        {
+        for (share, expected) in shares.values().zip(case["share_sha256"].as_array().into_iter().flatten()) {
             assert_eq!(Sha256::digest(share)[..], hex(expected));
             compared += 1;
         }
@@ -94,8 +76,7 @@ async fn the_references_shares_are_read() {
         let grid = TestGrid::new(4, encoding(1, 1, 1, 1 << 20));
         let cap = chk(&Cap::parse(text(&case["cap"])).unwrap());
         for (number, share) in shares.iter().enumerate() {
-            grid.put(number % 4, cap.storage_index(), number as u32, &base64(share))
-                .await;
+            grid.put(number % 4, cap.storage_index(), number as u32, &base64(share)).await;
         }
         assert_eq!(grid.download(&cap).await.unwrap(), plaintext(case), "{}", case["cap"]);
         read += 1;

@@ -20,9 +20,7 @@ fn text(bytes: &[u8]) -> String {
 
 impl Home {
     fn new() -> Home {
-        Home {
-            top: tempfile::tempdir().unwrap(),
-        }
+        Home { top: tempfile::tempdir().unwrap() }
     }
 
     /// With a node directory.
@@ -80,10 +78,7 @@ impl Home {
         let output = self.run(arguments, input);
         let line = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{line}");
-        assert!(
-            line.starts_with("tahoefs: ") && line.ends_with('\n') && line.matches('\n').count() == 1,
-            "{line}"
-        );
+        assert!(line.starts_with("tahoefs: ") && line.ends_with('\n') && line.matches('\n').count() == 1, "{line}");
         // A kind may be named, as in `malformed URI:DIR2: capability`, its body never.
         let bodies = line.split("URI:").skip(1).filter_map(|rest| rest.split_once(':'));
         assert!(bodies.into_iter().all(|(_, body)| body.starts_with(' ')), "{line}");
@@ -122,17 +117,10 @@ fn a_file_comes_back_as_it_was_put() {
     let file = home.write("some file", &data);
     let cap = home.ok([OsStr::new("put"), file.as_os_str()]);
     assert!(cap.starts_with("URI:CHK:") && cap.ends_with(":3:5:700001\n"), "{cap}");
-    assert_eq!(
-        home.ok_with(["put"], &data),
-        cap.as_bytes(),
-        "the same content has the same cap"
-    );
+    assert_eq!(home.ok_with(["put"], &data), cap.as_bytes(), "the same content has the same cap");
     assert_eq!(home.ok_with(["get", "-"], cap.as_bytes()), data);
 
-    assert_eq!(
-        home.ok([OsStr::new("put"), file.as_os_str(), OsStr::new("tahoe:new/dir/")]),
-        ""
-    );
+    assert_eq!(home.ok([OsStr::new("put"), file.as_os_str(), OsStr::new("tahoe:new/dir/")]), "");
     assert_eq!(home.ok(["ls", "tahoe:new/dir"]), "some file\n");
     home.ok(["get", "new/dir/some file", "back"]);
     assert_eq!(fs::read(home.path("back")).unwrap(), data);
@@ -158,20 +146,14 @@ fn a_listing_says_what_there_is() {
     home.ok_with(["put", "-", "tahoe:ü/chk"], &content(60));
     home.ok_with(["put", "--format", "sdmf", "-", "tahoe:ü/mutable"], b"x");
     let listing: serde_json::Value = serde_json::from_str(&home.ok(["ls", "--json", "tahoe:u\u{308}"])).unwrap();
-    assert_eq!(
-        (&listing["type"], &listing["writeable"]),
-        (&"directory".into(), &true.into())
-    );
+    assert_eq!((&listing["type"], &listing["writeable"]), (&"directory".into(), &true.into()));
     let rows: Vec<String> = listing["entries"]
         .as_array()
         .unwrap()
         .iter()
         .map(|r| {
             assert!(r["mtime"].as_f64().unwrap() > 1e9);
-            format!(
-                "{} {} {} {} {} {}",
-                r["name"], r["type"], r["format"], r["size"], r["mutable"], r["writeable"]
-            )
+            format!("{} {} {} {} {} {}", r["name"], r["type"], r["format"], r["size"], r["mutable"], r["writeable"])
         })
         .collect();
     assert_eq!(
@@ -184,16 +166,10 @@ fn a_listing_says_what_there_is() {
         ]
     );
     let long = home.ok(["ls", "-l", "tahoe:ü"]);
-    assert!(
-        long.starts_with("-r-           60 20") && long.contains("\ndrw "),
-        "{long}"
-    );
+    assert!(long.starts_with("-r-           60 20") && long.contains("\ndrw "), "{long}");
     let one = home.ok(["ls", "--json", "tahoe:ü/lit"]);
     let one: serde_json::Value = serde_json::from_str(&one).unwrap();
-    assert_eq!(
-        (&one["type"], &one["entries"][0]["name"]),
-        (&"file".into(), &"lit".into())
-    );
+    assert_eq!((&one["type"], &one["entries"][0]["name"]), (&"file".into(), &"lit".into()));
 }
 
 #[test]
@@ -217,12 +193,8 @@ fn mutable_files_are_overwritten_in_place() {
 fn a_mutable_file_takes_a_given_key() {
     let home = Home::initialised();
     let key = tahoefs::crypto::SigningKey::generate(&tahoefs::util::Rng::seeded(11));
-    let pem = |label: &str, der: &[u8]| {
-        format!(
-            "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
-            BASE64.encode(der)
-        )
-    };
+    let pem =
+        |label: &str, der: &[u8]| format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", BASE64.encode(der));
     home.write("pkcs8", pem("PRIVATE KEY", key.pkcs8_der()).as_bytes());
     // The PKCS#1 key is what the PKCS#8 wraps: 26 bytes of head before it.
     home.write("pkcs1", pem("RSA PRIVATE KEY", &key.pkcs8_der()[26..]).as_bytes());
@@ -243,14 +215,7 @@ fn a_mutable_file_takes_a_given_key() {
 #[test]
 fn init_makes_what_is_asked_for() {
     let home = Home::new();
-    let said = text(
-        &home
-            .run(
-                ["init", "--stores", "4", "--needed", "2", "--happy", "3", "--total", "8"],
-                b"",
-            )
-            .stderr,
-    );
+    let said = text(&home.run(["init", "--stores", "4", "--needed", "2", "--happy", "3", "--total", "8"], b"").stderr);
     assert!(said.contains("export-keys") && said.contains("no backup"), "{said}");
     let cfg = fs::read_to_string(home.path(".tahoefs/tahoe.cfg")).unwrap();
     for line in ["shares.needed = 2", "shares.happy = 3", "shares.total = 8"] {
@@ -259,14 +224,7 @@ fn init_makes_what_is_asked_for() {
     assert_eq!(home.ok(["store", "list"]).lines().count(), 4);
     home.fails(1, ["init"]);
     let mode = |name: &str| fs::metadata(home.path(name)).unwrap().permissions().mode() & 0o777;
-    assert_eq!(
-        (
-            mode(".tahoefs"),
-            mode(".tahoefs/private"),
-            mode(".tahoefs/private/secret")
-        ),
-        (0o700, 0o700, 0o600)
-    );
+    assert_eq!((mode(".tahoefs"), mode(".tahoefs/private"), mode(".tahoefs/private/secret")), (0o700, 0o700, 0o600));
     home.fails(2, ["-d", "other", "init", "--stores", "2", "--happy", "3"]);
     assert!(!home.path("other").exists());
     home.ok(["-q", "-d", "one", "init", "--stores", "1"]);
@@ -341,25 +299,19 @@ fn errors_have_their_exit_codes() {
         &["ls", "--cap-file", "nothing"],
         &["import-keys", "nothing"],
     ] {
-        let arguments = [
-            &[
-                "-d".as_ref(),
-                if arguments[0] == "import-keys" {
-                    OsStr::new("new")
-                } else {
-                    OsStr::new(".tahoefs")
-                },
-            ][..],
-            &arguments.iter().map(OsStr::new).collect::<Vec<_>>(),
-        ]
-        .concat();
+        let arguments =
+            [
+                &[
+                    "-d".as_ref(),
+                    if arguments[0] == "import-keys" { OsStr::new("new") } else { OsStr::new(".tahoefs") },
+                ][..],
+                &arguments.iter().map(OsStr::new).collect::<Vec<_>>(),
+            ]
+            .concat();
         home.fails(3, arguments);
     }
     home.ok(["put", "file", "tahoe:file"]);
-    assert!(
-        home.fails(3, ["ls", "tahoe:file/x"])
-            .contains("tahoe:file: is not a directory")
-    );
+    assert!(home.fails(3, ["ls", "tahoe:file/x"]).contains("tahoe:file: is not a directory"));
     home.fails(1, ["get", "tahoe:"]);
     home.fails_with(2, ["ls", "-"], b"what is this");
     home.fails_with(2, ["ls", "-"], b"URI:CHK:aaa:bbb:1:2:3");
@@ -372,10 +324,7 @@ fn read_caps_do_not_write() {
     home.ok_with(["put", "-", "tahoe:sub/x"], b"1");
     home.ok_with(["put", "--format=SDMF", "-", "tahoe:m"], b"1");
     let json: serde_json::Value = serde_json::from_str(&home.ok(["list-aliases", "--json"])).unwrap();
-    home.ok_with(
-        ["add-alias", "ro"],
-        json["tahoe"]["readonly"].as_str().unwrap().as_bytes(),
-    );
+    home.ok_with(["add-alias", "ro"], json["tahoe"]["readonly"].as_str().unwrap().as_bytes());
     assert_eq!(home.ok(["get", "ro:sub/x"]), "1");
     home.fails_with(5, ["put", "-", "ro:y"], b"2");
     home.fails_with(5, ["put", "-", "ro:m"], b"2");
@@ -392,20 +341,12 @@ fn too_few_shares_or_servers_are_said() {
     home.ok_with(["put", "-", "tahoe:file"], &data);
     let cap = text(&home.ok_with(["put"], &data));
     home.empty_stores(2);
-    assert_eq!(
-        home.ok_with(["get", "tahoe:file"], b""),
-        data,
-        "three of five stores suffice"
-    );
+    assert_eq!(home.ok_with(["get", "tahoe:file"], b""), data, "three of five stores suffice");
     home.empty_stores(3);
     home.write("cap", cap.as_bytes());
     home.fails(4, ["get", "--cap-file", "cap", "half"]);
     assert!(!home.path("half").exists());
-    assert!(
-        fs::read_dir(home.top.path())
-            .unwrap()
-            .all(|e| !e.unwrap().file_name().to_string_lossy().contains("part"))
-    );
+    assert!(fs::read_dir(home.top.path()).unwrap().all(|e| !e.unwrap().file_name().to_string_lossy().contains("part")));
     home.fails(4, ["ls"]);
 
     let away = Home::with_alias();
@@ -423,12 +364,7 @@ fn too_few_shares_or_servers_are_said() {
 fn capabilities_as_arguments_are_refused_unseen() {
     let home = Home::with_alias();
     let cap = text(&home.ok_with(["put"], &content(100)));
-    for arguments in [
-        ["get", cap.trim()],
-        ["ls", cap.trim()],
-        ["mount", cap.trim()],
-        ["--nonesuch", cap.trim()],
-    ] {
+    for arguments in [["get", cap.trim()], ["ls", cap.trim()], ["mount", cap.trim()], ["--nonesuch", cap.trim()]] {
         assert!(home.fails(2, arguments).contains("--cap-file"));
     }
 }
@@ -439,10 +375,7 @@ fn keys_bring_a_lost_node_directory_back() {
     let data = content(200_000);
     home.ok_with(["put", "-", "tahoe:kept"], &data);
     home.ok(["export-keys", "keys"]);
-    assert_eq!(
-        fs::metadata(home.path("keys")).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(fs::metadata(home.path("keys")).unwrap().permissions().mode() & 0o777, 0o600);
     home.fails(1, ["export-keys", "keys"]);
     fs::rename(home.path(".tahoefs/tahoefs/stores"), home.path("stores")).unwrap();
     fs::remove_dir_all(home.path(".tahoefs")).unwrap();
@@ -454,10 +387,7 @@ fn keys_bring_a_lost_node_directory_back() {
     }
     let output = home.run(&arguments, b"");
     let said = text(&output.stderr);
-    assert!(
-        output.status.success() && said.contains("`store-5` is missing"),
-        "{said}"
-    );
+    assert!(output.status.success() && said.contains("`store-5` is missing"), "{said}");
     assert_eq!(home.ok_with(["get", "tahoe:kept"], b""), data);
     home.fails(1, ["import-keys", "keys"]);
 }
@@ -497,13 +427,7 @@ fn a_mountpoint_that_cannot_be_is_refused() {
     let home = Home::with_alias();
     home.write("file", b"");
     fs::create_dir(home.path("mnt")).unwrap();
-    for place in [
-        ".tahoefs/mnt",
-        ".tahoefs/tahoefs/stores/store-1",
-        ".",
-        "file",
-        "no/such/parent",
-    ] {
+    for place in [".tahoefs/mnt", ".tahoefs/tahoefs/stores/store-1", ".", "file", "no/such/parent"] {
         home.fails(6, ["mount", place]);
     }
     assert!(home.fails(3, ["mount", "nonesuch:", "mnt"]).contains("nonesuch"));
@@ -534,9 +458,7 @@ fn put_makes_the_references_caps() {
             number(vector, "segment_size")
         );
         home.write(".tahoefs/tahoe.cfg", cfg.as_bytes());
-        let convergence = BASE64
-            .decode(vector["convergence"].as_str().unwrap().as_bytes())
-            .unwrap();
+        let convergence = BASE64.decode(vector["convergence"].as_str().unwrap().as_bytes()).unwrap();
         let convergence = format!("{}\n", tahoefs::util::base32::encode(&convergence));
         home.write(".tahoefs/private/convergence", convergence.as_bytes());
         let seed = BASE64.decode(vector["seed"].as_str().unwrap().as_bytes()).unwrap();
@@ -605,11 +527,7 @@ mod mounts {
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         until(|| fs::read(world.at("f")).is_err_and(|e| e.raw_os_error() == Some(libc::ENOTCONN)));
         let again = world.run(&[OsStr::new("mount"), world.mountpoint().as_os_str()]);
-        assert!(
-            again.status.code() == Some(6) && said(&again).contains("its process is gone"),
-            "{}",
-            said(&again)
-        );
+        assert!(again.status.code() == Some(6) && said(&again).contains("its process is gone"), "{}", said(&again));
         assert_eq!(unmount(&world, false).status.code(), Some(7));
         assert!(!world.is_mounted());
         world.mount(&[]);
@@ -621,10 +539,8 @@ mod mounts {
         let world = World::new();
         world.ok(&["init"]);
         let mountpoint = world.mountpoint();
-        let mut child = world
-            .command(&[OsStr::new("mount"), OsStr::new("-f"), mountpoint.as_os_str()])
-            .spawn()
-            .unwrap();
+        let mut child =
+            world.command(&[OsStr::new("mount"), OsStr::new("-f"), mountpoint.as_os_str()]).spawn().unwrap();
         until(|| world.is_mounted());
         assert_eq!(world.daemon(), child.id() as i32);
         fs::write(world.at("f"), "written last").unwrap();
@@ -644,11 +560,7 @@ mod mounts {
         let stays = unmount(&world, false);
         assert!(stays.status.code() == Some(4) && world.is_mounted(), "{}", said(&stays));
         let forced = unmount(&world, true);
-        assert!(
-            forced.status.code() == Some(7) && said(&forced).contains("1 file of"),
-            "{}",
-            said(&forced)
-        );
+        assert!(forced.status.code() == Some(7) && said(&forced).contains("1 file of"), "{}", said(&forced));
         assert!(!world.is_mounted());
         fs::rename(store.join("away"), store.join("storage")).unwrap();
         world.mount(&[]);
@@ -660,27 +572,11 @@ mod mounts {
         let world = World::mounted();
         let status: serde_json::Value = serde_json::from_str(&world.ok(&["status", "--json"])).unwrap();
         let mount = &status["mounts"][0];
-        assert_eq!(
-            mount["mountpoint"].as_str().unwrap(),
-            world.mountpoint().canonicalize().unwrap().to_str().unwrap()
-        );
-        assert_eq!(
-            (&mount["source"], &mount["read_only"]),
-            (&"tahoe:".into(), &false.into())
-        );
-        assert!(
-            mount["servers"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .all(|s| s["reachable"] == true)
-        );
+        assert_eq!(mount["mountpoint"].as_str().unwrap(), world.mountpoint().canonicalize().unwrap().to_str().unwrap());
+        assert_eq!((&mount["source"], &mount["read_only"]), (&"tahoe:".into(), &false.into()));
+        assert!(mount["servers"].as_array().unwrap().iter().all(|s| s["reachable"] == true));
         let busy = world.run(&["store", "add", "more"]);
-        assert!(
-            busy.status.code() == Some(1) && said(&busy).contains("in use"),
-            "{}",
-            said(&busy)
-        );
+        assert!(busy.status.code() == Some(1) && said(&busy).contains("in use"), "{}", said(&busy));
         fs::create_dir_all(world.at("a/b")).unwrap();
         world.ok(&[OsStr::new("flush"), world.at("a").as_os_str()]);
         assert_eq!(world.ok(&["ls", "tahoe:a"]), "b\n");
@@ -690,11 +586,7 @@ mod mounts {
         world.ok(&[OsStr::new("unmount"), sub.as_os_str()]);
         let none = world.run(&[OsStr::new("unmount"), other.as_os_str()]);
         assert_eq!(none.status.code(), Some(6), "{}", said(&none));
-        let inside = world.run(&[
-            OsStr::new("mount"),
-            OsStr::new("tahoe:other"),
-            world.at("a").as_os_str(),
-        ]);
+        let inside = world.run(&[OsStr::new("mount"), OsStr::new("tahoe:other"), world.at("a").as_os_str()]);
         assert!(inside.status.success(), "a mount in a mount: {}", said(&inside));
         world.ok(&[OsStr::new("unmount"), world.at("a").as_os_str()]);
     }

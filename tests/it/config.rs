@@ -32,17 +32,9 @@ json.dump(out, sys.stdout)
 
 /// What Python's `configparser` makes of each text; `None` without Python.
 fn python_reads(texts: &[String]) -> Option<serde_json::Value> {
-    let mut python = Command::new("python3")
-        .args(["-c", PYTHON])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .ok()?;
-    python
-        .stdin
-        .take()?
-        .write_all(&serde_json::to_vec(texts).unwrap())
-        .unwrap();
+    let mut python =
+        Command::new("python3").args(["-c", PYTHON]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().ok()?;
+    python.stdin.take()?.write_all(&serde_json::to_vec(texts).unwrap()).unwrap();
     let out = python.wait_with_output().unwrap();
     Some(serde_json::from_slice(&out.stdout).unwrap())
 }
@@ -105,10 +97,7 @@ fn tahoe_cfg_is_read_as_python_reads_it() {
         let ini = Ini::parse(text).unwrap_or_else(|e| panic!("line {}: {e}: {text:?}", e.line));
         for row in rows {
             let (section, option) = (row[0].as_str().unwrap(), row[1].as_str().unwrap());
-            let ours = ini
-                .get(section, option)
-                .ok()
-                .map(|v| v.expect("Python knows the option"));
+            let ours = ini.get(section, option).ok().map(|v| v.expect("Python knows the option"));
             assert_eq!(ours.as_deref(), row[2].as_str(), "[{section}] {option} in {text:?}");
             values += 1;
         }
@@ -130,28 +119,14 @@ fn initialised(path: PathBuf) -> NodeDir {
 fn init_makes_a_private_node_directory_once() {
     let top = tempfile::tempdir().unwrap();
     let dir = initialised(top.path().join("deep/node"));
-    for name in [
-        "",
-        "private",
-        "tahoefs",
-        "tahoefs/stores/store-1",
-        "tahoefs/stores/store-5",
-    ] {
+    for name in ["", "private", "tahoefs", "tahoefs/stores/store-1", "tahoefs/stores/store-5"] {
         assert_eq!(mode(&dir.path().join(name)), 0o700, "{name}");
     }
-    for name in [
-        "tahoe.cfg",
-        "private/secret",
-        "private/convergence",
-        "tahoefs/config.toml",
-    ] {
+    for name in ["tahoe.cfg", "private/secret", "private/convergence", "tahoefs/config.toml"] {
         assert_eq!(mode(&dir.path().join(name)), 0o600, "{name}");
     }
     let config = GridConfig::load(&dir).unwrap();
-    assert_eq!(
-        (config.shares.needed, config.shares.happy, config.shares.total),
-        (3, 5, 5)
-    );
+    assert_eq!((config.shares.needed, config.shares.happy, config.shares.total), (3, 5, 5));
     let stores = Stores::load(&dir).unwrap();
     assert_eq!(stores.entries.len(), 5);
     for entry in &stores.entries {
@@ -159,21 +134,14 @@ fn init_makes_a_private_node_directory_once() {
     }
     let again = config::init(&dir, &InitOptions::default(), &Rng::seeded(2));
     assert_eq!(again, Err(ConfigError::Exists(dir.path().to_owned())));
-    assert_eq!(
-        fs::read_dir(top.path().join("deep")).unwrap().count(),
-        1,
-        "nothing temporary is left"
-    );
+    assert_eq!(fs::read_dir(top.path().join("deep")).unwrap().count(), 1, "nothing temporary is left");
 }
 
 #[test]
 fn impossible_counts_make_nothing() {
     let top = tempfile::tempdir().unwrap();
     for (stores, needed, happy, total) in [(5, 6, 5, 5), (5, 3, 6, 6), (5, 0, 1, 1), (5, 3, 5, 300), (5, 3, 0, 5)] {
-        let options = InitOptions {
-            stores,
-            shares: config::ShareCounts { needed, happy, total },
-        };
+        let options = InitOptions { stores, shares: config::ShareCounts { needed, happy, total } };
         let made = config::init(&NodeDir::at(top.path().join("node")), &options, &Rng::seeded(1));
         assert!(matches!(made, Err(ConfigError::Invalid(_))), "{options:?}: {made:?}");
     }
@@ -187,10 +155,7 @@ fn stores_are_added_moved_and_missed() {
     let sixth = top.path().join("disk/sixth");
     let entry = config::add_store(&dir, &sixth, &Rng::seeded(9)).unwrap();
     assert_eq!((entry.name.as_str(), entry.directory(&dir)), ("store-6", sixth.clone()));
-    assert!(
-        config::add_store(&dir, &sixth, &Rng::seeded(9)).is_err(),
-        "it is in use already"
-    );
+    assert!(config::add_store(&dir, &sixth, &Rng::seeded(9)).is_err(), "it is in use already");
 
     let first = Stores::load(&dir).unwrap().entries[0].clone();
     fs::write(first.directory(&dir).join("storage/shares/x"), "y").unwrap();
@@ -198,10 +163,7 @@ fn stores_are_added_moved_and_missed() {
     assert_eq!(moved.server_id, first.server_id);
     assert!(!first.directory(&dir).exists());
     assert_eq!(fs::read(top.path().join("disk/first/storage/shares/x")).unwrap(), b"y");
-    assert!(
-        config::move_store(&dir, "store-2", &sixth).is_err(),
-        "something is there"
-    );
+    assert!(config::move_store(&dir, "store-2", &sixth).is_err(), "something is there");
     assert!(config::move_store(&dir, "nonesuch", &top.path().join("disk/n")).is_err());
     let stores = Stores::load(&dir).unwrap();
     for entry in &stores.entries {
@@ -209,10 +171,7 @@ fn stores_are_added_moved_and_missed() {
     }
     fs::remove_dir_all(&sixth).unwrap();
     assert!(stores.entries[5].verify_at(&sixth).unwrap_err().contains("missing"));
-    assert!(
-        stores.entries[0].verify_at(&stores.entries[1].directory(&dir)).is_err(),
-        "another store is there"
-    );
+    assert!(stores.entries[0].verify_at(&stores.entries[1].directory(&dir)).is_err(), "another store is there");
 }
 
 #[test]
@@ -223,10 +182,7 @@ fn exported_keys_bring_everything_back() {
     let file = top.path().join("keys");
     config::export_keys(&dir, &file, &Rng::seeded(3)).unwrap();
     assert_eq!(mode(&file), 0o600);
-    assert!(matches!(
-        config::export_keys(&dir, &file, &Rng::seeded(3)),
-        Err(ConfigError::Exists(_))
-    ));
+    assert!(matches!(config::export_keys(&dir, &file, &Rng::seeded(3)), Err(ConfigError::Exists(_))));
 
     let secrets = Secrets::load_or_create(&dir, &Rng::seeded(4)).unwrap();
     let before = Stores::load(&dir).unwrap();
@@ -244,10 +200,7 @@ fn exported_keys_bring_everything_back() {
     let after = Secrets::load_or_create(&again, &Rng::seeded(5)).unwrap();
     assert_eq!((after.lease, after.convergence), (secrets.lease, secrets.convergence));
     assert_eq!(Aliases::load(&again).unwrap().get("work"), Some("URI:DIR2:abc"));
-    assert_eq!(
-        GridConfig::load(&again).unwrap().shares,
-        GridConfig::load(&NodeDir::at(again.path())).unwrap().shares
-    );
+    assert_eq!(GridConfig::load(&again).unwrap().shares, GridConfig::load(&NodeDir::at(again.path())).unwrap().shares);
     for (old, new) in before.entries.iter().zip(&Stores::load(&again).unwrap().entries) {
         assert_eq!(
             (&old.server_id, &old.tub_id, &old.permutation_seed),

@@ -10,10 +10,7 @@ use crate::vectors::{hex, hex_array, items, load, number, text};
 
 /// The file after each step.
 fn files(container: &Value) -> Vec<Vec<u8>> {
-    items(&container["steps"])
-        .iter()
-        .map(|step| hex(&step["file_hex"]))
-        .collect()
+    items(&container["steps"]).iter().map(|step| hex(&step["file_hex"])).collect()
 }
 
 fn schema(container: &Value) -> Schema {
@@ -46,19 +43,14 @@ fn immutable_containers_grow_as_the_reference_s() {
     assert_eq!(items(&answers["immutable"]).len(), 2);
     for container in items(&answers["immutable"]) {
         let (schema, files) = (schema(container), files(container));
-        let header = ImmutableContainer {
-            schema,
-            ..ImmutableContainer::new(20)
-        };
+        let header = ImmutableContainer { schema, ..ImmutableContainer::new(20) };
         let mut file = header.to_bytes().to_vec();
         assert_eq!(file, files[0]);
         assert!(!is_mutable(&file));
 
         let with_lease = |file: &mut Vec<u8>, data_len: u64, lease: Lease| {
             let mut header = ImmutableContainer::parse(file).unwrap();
-            let records = header
-                .parse_leases(file.get(12 + data_len as usize..).unwrap_or_default())
-                .unwrap();
+            let records = header.parse_leases(file.get(12 + data_len as usize..).unwrap_or_default()).unwrap();
             let Some(LeaseWrite { index, record }) = lease::add_or_renew_immutable(&records, lease) else {
                 return false;
             };
@@ -75,19 +67,11 @@ fn immutable_containers_grow_as_the_reference_s() {
         put(&mut file, ImmutableContainer::DATA_OFFSET, b"hello");
         assert_eq!(file, files[3]);
 
-        let data_len = |file: &[u8]| {
-            ImmutableContainer::parse(file)
-                .unwrap()
-                .data_len(file.len() as u64)
-                .unwrap()
-        };
+        let data_len = |file: &[u8]| ImmutableContainer::parse(file).unwrap().data_len(file.len() as u64).unwrap();
         assert_eq!(data_len(&file), 20);
         assert!(with_lease(&mut file, 20, lease(&answers, 1, schema, 0, [0; 20])));
         assert_eq!(file, files[4]);
-        let until = |expiration| Lease {
-            expiration,
-            ..lease(&answers, 0, schema, 1, [0; 20])
-        };
+        let until = |expiration| Lease { expiration, ..lease(&answers, 0, schema, 1, [0; 20]) };
         assert!(with_lease(&mut file, 20, until(1_800_000_000)));
         assert_eq!(file, files[5]);
         assert!(!with_lease(&mut file, 20, until(1_600_000_000)));
@@ -114,20 +98,13 @@ fn put_leases(file: &mut Vec<u8>, leases: &[Lease]) {
     let (slots, extra) = leases.split_at(MutableContainer::SLOTS);
     header.slots = slots.to_vec().try_into().unwrap();
     put(file, 0, &header.to_bytes());
-    put(
-        file,
-        header.extra_offset,
-        &MutableContainer::extra_to_bytes(extra).unwrap(),
-    );
+    put(file, header.extra_offset, &MutableContainer::extra_to_bytes(extra).unwrap());
 }
 
 fn add_lease(file: &mut Vec<u8>, lease: Lease) {
     let mut all = leases(file);
     let write = lease::add_or_renew_mutable(&all, lease).unwrap();
-    let offset = MutableContainer::parse(file)
-        .unwrap()
-        .lease_offset(write.index)
-        .unwrap();
+    let offset = MutableContainer::parse(file).unwrap().lease_offset(write.index).unwrap();
     let record = write.record.to_mutable();
     if write.index == all.len() {
         all.push(write.record);
@@ -161,10 +138,7 @@ fn mutable_containers_grow_as_the_reference_s() {
         let (schema, files) = (schema(container), files(container));
         let node_id = hex_array(&container["nodeid"]);
         let enabler = WriteEnabler::new(hex_array(&container["write_enabler"]));
-        let header = MutableContainer {
-            schema,
-            ..MutableContainer::new(node_id, enabler.clone())
-        };
+        let header = MutableContainer { schema, ..MutableContainer::new(node_id, enabler.clone()) };
         let mut file = header.to_bytes();
         file.extend(MutableContainer::extra_to_bytes(&[]).unwrap());
         assert_eq!(file, files[0]);
@@ -191,20 +165,11 @@ fn mutable_containers_grow_as_the_reference_s() {
         assert_eq!(file, files[7], "{}", text(&container["steps"][7]["step"]));
         add_lease(&mut file, new_lease(6));
         assert_eq!(file, files[8]);
-        add_lease(
-            &mut file,
-            Lease {
-                expiration: 1_800_000_000,
-                ..new_lease(5)
-            },
-        );
+        add_lease(&mut file, Lease { expiration: 1_800_000_000, ..new_lease(5) });
         assert_eq!(file, files[9]);
 
         let header = MutableContainer::parse(&file).unwrap();
-        assert_eq!(
-            (header.schema, header.node_id, header.write_enabler),
-            (schema, node_id, enabler)
-        );
+        assert_eq!((header.schema, header.node_id, header.write_enabler), (schema, node_id, enabler));
         assert_eq!(header.data_len, number(&container["data_length"]));
     }
 }

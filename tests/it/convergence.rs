@@ -17,10 +17,7 @@ fn the_same_plaintext_has_the_references_key() {
         }
         let key = ReadKey::new(hash::truncated(hasher.finish()));
         assert_eq!(key.as_bytes(), &hex_array::<16>(&case["key"]));
-        assert_eq!(
-            secrets::immutable_storage_index(&key),
-            hex_array::<16>(&case["storage_index"])
-        );
+        assert_eq!(secrets::immutable_storage_index(&key), hex_array::<16>(&case["storage_index"]));
 
         let mut by_hand = TaggedHasher::new(&hex(&case["inner_tag"]));
         by_hand.update(&plaintext);

@@ -63,11 +63,7 @@ fn packs_as_the_reference_does() {
         let mut entries = Entries::default();
         for (name, child) in case["children_given"].as_object().unwrap() {
             let cap = Cap::parse(text(&child["cap"])).unwrap();
-            let child = Child {
-                cap,
-                metadata: metadata(&child["metadata"]),
-                packed: None,
-            };
+            let child = Child { cap, metadata: metadata(&child["metadata"]), packed: None };
             entries.shown.insert(normalize(name), child);
         }
         let access = access(case);
@@ -108,11 +104,7 @@ fn packs_unknown_children_as_the_reference_does() {
 fn encrypts_write_caps_as_the_reference_does() {
     for case in items(&load("dirnode.json")["rwcap_encryption"]) {
         let uri = text(&case["rw_uri"]);
-        let cap = if uri.is_empty() {
-            Cap::parse("URI:LIT:").unwrap()
-        } else {
-            Cap::parse(uri).unwrap()
-        };
+        let cap = if uri.is_empty() { Cap::parse("URI:LIT:").unwrap() } else { Cap::parse(uri).unwrap() };
         let packed = pack_entry("", &cap, &Metadata::default(), &access(case)).unwrap();
         let data = hex(&case["rwcapdata"]);
         assert!(packed.windows(data.len()).any(|window| window == data), "{uri}");
@@ -170,11 +162,7 @@ fn unpacks_as_the_reference_does() {
 #[test]
 fn link_times_are_kept_as_the_reference_does() {
     for case in items(&load("dirnode.json")["update_metadata"]) {
-        let old = if case["old"].is_null() {
-            Metadata::default()
-        } else {
-            metadata(&case["old"])
-        };
+        let old = if case["old"].is_null() { Metadata::default() } else { metadata(&case["old"]) };
         let given = (!case["given"].is_null()).then(|| metadata(&case["given"]));
         let updated = old.updated(given.as_ref(), case["now"].as_f64().unwrap());
         assert_eq!(updated, metadata(&case["result"]), "{case}");
@@ -188,18 +176,11 @@ fn lit(data: &str) -> Cap {
 }
 
 fn link(name: &str, cap: Cap) -> Edit {
-    Edit::Link {
-        name: name.into(),
-        cap,
-        metadata: None,
-        expect: Expect::Anything,
-    }
+    Edit::Link { name: name.into(), cap, metadata: None, expect: Expect::Anything }
 }
 
 async fn make(servers: &Servers, children: &[(Name, Cap, Metadata)]) -> DirNode {
-    DirNode::create(servers.client(3, 5), &cx(), key(0), MutableFormat::Sdmf, children)
-        .await
-        .unwrap()
+    DirNode::create(servers.client(3, 5), &cx(), key(0), MutableFormat::Sdmf, children).await.unwrap()
 }
 
 fn reopen(servers: &Servers, dir: &DirNode) -> DirNode {
@@ -216,10 +197,7 @@ async fn names(dir: &DirNode) -> Vec<String> {
 async fn a_directory_is_made_read_and_changed() {
     let servers = Servers::new(5);
     let dir = make(&servers, &[("b".into(), lit("bee"), Metadata::default())]).await;
-    let outcomes = dir
-        .modify(&cx(), &[link("a", lit("ay")), link("c", lit("sea"))])
-        .await
-        .unwrap();
+    let outcomes = dir.modify(&cx(), &[link("a", lit("ay")), link("c", lit("sea"))]).await.unwrap();
     assert!(outcomes.iter().all(|o| matches!(o, EditOutcome::Applied)));
     let cached = dir.snapshot(&cx(), Freshness::Cached).await.unwrap();
     let other = reopen(&servers, &dir);
@@ -246,71 +224,37 @@ fn given(text: &str) -> Metadata {
 }
 
 fn applied(outcomes: &[EditOutcome]) -> Vec<bool> {
-    outcomes
-        .iter()
-        .map(|outcome| matches!(outcome, EditOutcome::Applied))
-        .collect()
+    outcomes.iter().map(|outcome| matches!(outcome, EditOutcome::Applied)).collect()
 }
 
 #[tokio::test]
 async fn edits_hold_to_what_they_expect() {
     let servers = Servers::new(5);
-    let dir = make(
-        &servers,
-        &[
-            ("old".into(), lit("1"), given(r#"{"k": 1}"#)),
-            ("gone".into(), lit("2"), given("{}")),
-        ],
-    )
-    .await;
+    let dir =
+        make(&servers, &[("old".into(), lit("1"), given(r#"{"k": 1}"#)), ("gone".into(), lit("2"), given("{}"))]).await;
     let only = |caps: &[Option<Cap>]| Expect::OneOf(caps.to_vec());
     let edits = [
-        Edit::Link {
-            name: "old".into(),
-            cap: lit("new"),
-            metadata: None,
-            expect: only(&[Some(lit("1"))]),
-        },
-        Edit::Link {
-            name: "old".into(),
-            cap: lit("newer"),
-            metadata: None,
-            expect: only(&[Some(lit("1")), None]),
-        },
+        Edit::Link { name: "old".into(), cap: lit("new"), metadata: None, expect: only(&[Some(lit("1"))]) },
+        Edit::Link { name: "old".into(), cap: lit("newer"), metadata: None, expect: only(&[Some(lit("1")), None]) },
         Edit::Link {
             name: "fresh".into(),
             cap: lit("f"),
             metadata: Some(given(r#"{"a": 1.50}"#)),
             expect: only(&[None]),
         },
-        Edit::Unlink {
-            name: "gone".into(),
-            expect: only(&[Some(lit("other"))]),
-        },
-        Edit::Unlink {
-            name: "never".into(),
-            expect: only(&[Some(lit("other"))]),
-        },
+        Edit::Unlink { name: "gone".into(), expect: only(&[Some(lit("other"))]) },
+        Edit::Unlink { name: "never".into(), expect: only(&[Some(lit("other"))]) },
         Edit::Patch {
             name: "old".into(),
             keys: vec![("k".into(), None), ("l".into(), Some(2.into()))],
             expect: Expect::Anything,
         },
-        Edit::Patch {
-            name: "nobody".into(),
-            keys: vec![("k".into(), None)],
-            expect: Expect::Anything,
-        },
-        Edit::Unlink {
-            name: "gone".into(),
-            expect: Expect::Anything,
-        },
+        Edit::Patch { name: "nobody".into(), keys: vec![("k".into(), None)], expect: Expect::Anything },
+        Edit::Unlink { name: "gone".into(), expect: Expect::Anything },
     ];
     let outcomes = dir.modify(&cx(), &edits).await.unwrap();
     assert_eq!(applied(&outcomes), [true, false, true, false, true, true, false, true]);
-    let EditOutcome::Conflict { found: Some(found) } = &outcomes[1] else {
-        panic!()
-    };
+    let EditOutcome::Conflict { found: Some(found) } = &outcomes[1] else { panic!() };
     assert_eq!(found.cap, lit("new"));
     assert!(matches!(&outcomes[6], EditOutcome::Conflict { found: None }));
     let table = table(&reopen(&servers, &dir)).await;
@@ -328,37 +272,21 @@ async fn nothing_is_published_when_nothing_changes() {
     let dir = make(&servers, &[("a".into(), lit("1"), given(r#"{"k": 1}"#))]).await;
     let same = [
         link("a", lit("1")),
-        Edit::Link {
-            name: "a".into(),
-            cap: lit("1"),
-            metadata: Some(given(r#"{"k": 1}"#)),
-            expect: Expect::Anything,
-        },
+        Edit::Link { name: "a".into(), cap: lit("1"), metadata: Some(given(r#"{"k": 1}"#)), expect: Expect::Anything },
         Edit::Patch {
             name: "a".into(),
             keys: vec![("k".into(), Some(1.into())), ("l".into(), None)],
             expect: Expect::Anything,
         },
-        Edit::Unlink {
-            name: "b".into(),
-            expect: Expect::Anything,
-        },
-        Edit::Unlink {
-            name: "a".into(),
-            expect: Expect::OneOf(vec![None]),
-        },
+        Edit::Unlink { name: "b".into(), expect: Expect::Anything },
+        Edit::Unlink { name: "a".into(), expect: Expect::OneOf(vec![None]) },
     ];
     for dir in [&dir, &reopen(&servers, &dir)] {
         let outcomes = dir.modify(&cx(), &same).await.unwrap();
         assert_eq!(applied(&outcomes), [true, true, true, true, false]);
         assert_eq!(seqnum(&table(dir).await), 1);
     }
-    let link = Edit::Link {
-        name: "a".into(),
-        cap: lit("1"),
-        metadata: Some(given("{}")),
-        expect: Expect::Anything,
-    };
+    let link = Edit::Link { name: "a".into(), cap: lit("1"), metadata: Some(given("{}")), expect: Expect::Anything };
     dir.modify(&cx(), &[link]).await.unwrap();
     assert_eq!(seqnum(&table(&dir).await), 2);
 }
@@ -369,19 +297,12 @@ async fn link_times_follow_the_link() {
     let clock = Clock::held_at(1_000_500_000_000);
     let grid = servers.client_at(1, 3, clock.clone());
     let children = [("a".into(), lit("1"), given(r#"{"tahoe": {"linkcrtime": 7}, "x": 1}"#))];
-    let dir = DirNode::create(grid, &cx(), key(0), MutableFormat::Sdmf, &children)
-        .await
-        .unwrap();
+    let dir = DirNode::create(grid, &cx(), key(0), MutableFormat::Sdmf, &children).await.unwrap();
     clock.advance(std::time::Duration::from_secs(1));
-    dir.modify(&cx(), &[link("a", lit("2")), link("b", lit("2"))])
-        .await
-        .unwrap();
+    dir.modify(&cx(), &[link("a", lit("2")), link("b", lit("2"))]).await.unwrap();
     let table = table(&dir).await;
     let json = |name: &str| String::from_utf8(table.entries[name].metadata.to_json()).unwrap();
-    assert_eq!(
-        json("a"),
-        r#"{"x": 1, "tahoe": {"linkcrtime": 1000.5, "linkmotime": 1001.5}}"#
-    );
+    assert_eq!(json("a"), r#"{"x": 1, "tahoe": {"linkcrtime": 1000.5, "linkmotime": 1001.5}}"#);
     assert_eq!(json("b"), r#"{"tahoe": {"linkcrtime": 1001.5, "linkmotime": 1001.5}}"#);
 }
 
@@ -391,27 +312,16 @@ async fn a_link_that_says_no_write_keeps_the_read_cap_alone() {
     let dir = make(&servers, &[]).await;
     let child = dir.cap().clone();
     let no_write = Some(given(r#"{"no-write": true}"#));
-    let linked = Edit::Link {
-        name: "ro".into(),
-        cap: child.clone(),
-        metadata: no_write,
-        expect: Expect::Anything,
-    };
+    let linked = Edit::Link { name: "ro".into(), cap: child.clone(), metadata: no_write, expect: Expect::Anything };
     dir.modify(&cx(), &[linked, link("rw", child.clone())]).await.unwrap();
     let seen = table(&reopen(&servers, &dir)).await;
-    assert_eq!(
-        (&seen.entries["ro"].cap, &seen.entries["rw"].cap),
-        (&child.readonly(), &child)
-    );
+    assert_eq!((&seen.entries["ro"].cap, &seen.entries["rw"].cap), (&child.readonly(), &child));
     // Through the read cap nobody sees how to write.
     let file = MutableFile::new(servers.client(3, 5), dir.file().unwrap().cap().readonly());
     let reader = DirNode::mutable(Arc::new(file), dir.cap().readonly());
     assert!(!reader.is_writeable());
     assert_eq!(table(&reader).await.entries["rw"].cap, child.readonly());
-    assert!(matches!(
-        reader.modify(&cx(), &[link("x", lit("x"))]).await,
-        Err(NodeError::NotWriteable)
-    ));
+    assert!(matches!(reader.modify(&cx(), &[link("x", lit("x"))]).await, Err(NodeError::NotWriteable)));
 }
 
 /// Entries that are not shown to anybody survive every rewrite, and edits do not take their names for free.
@@ -437,48 +347,23 @@ async fn what_is_not_understood_is_never_lost() {
         entry("zz", b"URI:FUTURE:x", "{\"kept\" : [1 ,2]}"),
     ];
     let all = strange.concat();
-    dir.file()
-        .unwrap()
-        .modify(&cx(), |old| Ok(Some([old, &all].concat())))
-        .await
-        .unwrap();
+    dir.file().unwrap().modify(&cx(), |old| Ok(Some([old, &all].concat()))).await.unwrap();
     assert_eq!(names(&dir).await, ["m", "zz"]);
-    dir.modify(&cx(), &[link("a", lit("a")), link("n", lit("n")), link("m", lit("m2"))])
-        .await
-        .unwrap();
+    dir.modify(&cx(), &[link("a", lit("a")), link("n", lit("n")), link("m", lit("m2"))]).await.unwrap();
     let content = dir.file().unwrap().read_best(&cx()).await.unwrap().1;
     for entry in &strange {
-        assert!(
-            content.windows(entry.len()).any(|window| window == entry),
-            "{}",
-            entry.escape_ascii()
-        );
+        assert!(content.windows(entry.len()).any(|window| window == entry), "{}", entry.escape_ascii());
     }
     let expect = Expect::OneOf(vec![None]);
     let edits = [
-        Edit::Link {
-            name: "bad".into(),
-            cap: lit("mine"),
-            metadata: None,
-            expect: expect.clone(),
-        },
-        Edit::Unlink {
-            name: "imm".into(),
-            expect,
-        },
-        Edit::Patch {
-            name: "not text".into(),
-            keys: vec![("x".into(), Some(1.into()))],
-            expect: Expect::Anything,
-        },
+        Edit::Link { name: "bad".into(), cap: lit("mine"), metadata: None, expect: expect.clone() },
+        Edit::Unlink { name: "imm".into(), expect },
+        Edit::Patch { name: "not text".into(), keys: vec![("x".into(), Some(1.into()))], expect: Expect::Anything },
     ];
     let outcomes = dir.modify(&cx(), &edits).await.unwrap();
     assert_eq!(applied(&outcomes), [false; 3]);
     // Who insists gets it.
-    let unlink = Edit::Unlink {
-        name: "imm".into(),
-        expect: Expect::Anything,
-    };
+    let unlink = Edit::Unlink { name: "imm".into(), expect: Expect::Anything };
     dir.modify(&cx(), &[link("bad", lit("mine")), unlink]).await.unwrap();
     assert_eq!(names(&reopen(&servers, &dir)).await, ["a", "bad", "m", "n", "zz"]);
     let content = dir.file().unwrap().read_best(&cx()).await.unwrap().1;
@@ -500,14 +385,9 @@ async fn children_that_may_not_stand_there_are_refused() {
 async fn names_are_one_in_nfc() {
     let servers = Servers::new(3);
     let dir = make(&servers, &[("e\u{301}".into(), lit("1"), Metadata::default())]).await;
-    dir.modify(&cx(), &[link("\u{e9}", lit("2")), link("A\u{30a}", lit("3"))])
-        .await
-        .unwrap();
+    dir.modify(&cx(), &[link("\u{e9}", lit("2")), link("A\u{30a}", lit("3"))]).await.unwrap();
     assert_eq!(names(&reopen(&servers, &dir)).await, ["\u{c5}", "\u{e9}"]);
-    let gone = Edit::Unlink {
-        name: "\u{212b}".into(),
-        expect: Expect::Anything,
-    };
+    let gone = Edit::Unlink { name: "\u{212b}".into(), expect: Expect::Anything };
     dir.modify(&cx(), &[gone]).await.unwrap();
     assert_eq!(names(&dir).await, ["\u{e9}"]);
 }
@@ -521,20 +401,14 @@ impl Readable for InMemory {
     }
 
     async fn read(&self, _: &Cx, ranges: &[std::ops::Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
-        Ok(ranges
-            .iter()
-            .map(|r| self.0.slice(r.start as usize..r.end as usize))
-            .collect())
+        Ok(ranges.iter().map(|r| self.0.slice(r.start as usize..r.end as usize)).collect())
     }
 }
 
 #[tokio::test]
 async fn immutable_directories_are_read_alone() {
     let answers = load("dirnode.json");
-    let case = items(&answers["unpack"])
-        .iter()
-        .find(|case| case["name"] == "immutable directory")
-        .unwrap();
+    let case = items(&answers["unpack"]).iter().find(|case| case["name"] == "immutable directory").unwrap();
     let dir = DirNode::immutable(
         Arc::new(InMemory(hex(&case["packed_hex"]).into())),
         Cap::parse(text(&case["dir_cap"])).unwrap(),
@@ -546,10 +420,7 @@ async fn immutable_directories_are_read_alone() {
     assert!(table(&dir).await.version.is_empty());
     assert!(matches!(dir.modify(&cx(), &[]).await, Err(NodeError::NotWriteable)));
     let broken = DirNode::immutable(Arc::new(InMemory(Bytes::from_static(b"hello"))), lit("x"));
-    assert!(matches!(
-        broken.snapshot(&cx(), Freshness::Newest).await,
-        Err(NodeError::Corrupt(_))
-    ));
+    assert!(matches!(broken.snapshot(&cx(), Freshness::Newest).await, Err(NodeError::Corrupt(_))));
 }
 
 #[tokio::test]
@@ -563,14 +434,7 @@ async fn probing_tells_of_other_writers() {
     dir.modify(&cx(), &[link("x", lit("x"))]).await.unwrap();
     assert!(!dir.probe(&cx()).await.unwrap());
     assert!(other.probe(&cx()).await.unwrap());
-    assert!(
-        other
-            .snapshot(&cx(), Freshness::Cached)
-            .await
-            .unwrap()
-            .entries
-            .is_empty()
-    );
+    assert!(other.snapshot(&cx(), Freshness::Cached).await.unwrap().entries.is_empty());
     assert_eq!(names(&other).await, ["x"]);
 }
 
@@ -600,10 +464,7 @@ async fn writers_on_two_machines_lose_no_edit() {
     let servers = Arc::new(Servers::new(5));
     let dir = make(&servers, &[]).await;
     for (i, server) in servers.0.iter().enumerate() {
-        server.always(
-            Some(Method::ReadTestWrite),
-            Fault::Delay(std::time::Duration::from_millis(1 + i as u64 % 3)),
-        );
+        server.always(Some(Method::ReadTestWrite), Fault::Delay(std::time::Duration::from_millis(1 + i as u64 % 3)));
     }
     let writers = (0..3).map(|writer| {
         let dir = reopen(&servers, &dir);
@@ -629,20 +490,13 @@ async fn a_hundred_thousand_entries_are_slices_of_one_table() {
     let servers = Servers::new(3);
     let chk = "URI:CHK:xq2fz6hxfgzmwciixrgco6cjlu:cnento3kx5tux7m5adj7rdkjrvwxtcdten7yjapov5m76vtgx6mq:3:10:1234567";
     let chk = Cap::parse(chk).unwrap();
-    let children: Vec<_> = (0..100_000)
-        .map(|i| (format!("file {i}").into(), chk.clone(), Metadata::default()))
-        .collect();
-    let dir = DirNode::create(servers.client(1, 3), &cx(), key(0), MutableFormat::Sdmf, &children)
-        .await
-        .unwrap();
+    let children: Vec<_> =
+        (0..100_000).map(|i| (format!("file {i}").into(), chk.clone(), Metadata::default())).collect();
+    let dir = DirNode::create(servers.client(1, 3), &cx(), key(0), MutableFormat::Sdmf, &children).await.unwrap();
     dir.modify(&cx(), &[link("one more", lit("x"))]).await.unwrap();
     let table = table(&reopen(&servers, &dir)).await;
     assert_eq!(table.entries.len(), 100_001);
-    let slices: Vec<&Bytes> = table
-        .entries
-        .values()
-        .map(|child| child.packed.as_ref().unwrap())
-        .collect();
+    let slices: Vec<&Bytes> = table.entries.values().map(|child| child.packed.as_ref().unwrap()).collect();
     let lowest = slices.iter().map(|s| s.as_ptr() as usize).min().unwrap();
     let highest = slices.iter().map(|s| s.as_ptr() as usize + s.len()).max().unwrap();
     assert_eq!(highest - lowest, slices.iter().map(|s| s.len()).sum::<usize>());

@@ -18,21 +18,12 @@ pub struct Servers(pub Vec<Arc<FaultyServer<MemoryServer>>>);
 
 impl Servers {
     pub fn new(count: usize) -> Servers {
-        Servers(
-            (0..count)
-                .map(|_| Arc::new(FaultyServer::new(Arc::new(MemoryServer::new()))))
-                .collect(),
-        )
+        Servers((0..count).map(|_| Arc::new(FaultyServer::new(Arc::new(MemoryServer::new())))).collect())
     }
 
     /// The same servers as another client reaches them, with faults of its own.
     pub fn beside(&self) -> Servers {
-        Servers(
-            self.0
-                .iter()
-                .map(|server| Arc::new(FaultyServer::new(Arc::clone(server.inner()))))
-                .collect(),
-        )
+        Servers(self.0.iter().map(|server| Arc::new(FaultyServer::new(Arc::clone(server.inner())))).collect())
     }
 
     /// A client of these servers with an encoding of its own.
@@ -52,22 +43,9 @@ impl Servers {
             Arc::new(Server::new(info, Arc::clone(backend) as _))
         };
         let servers = self.0.iter().enumerate().map(server).collect();
-        let encoding = Encoding {
-            needed,
-            happy: 1,
-            total,
-            max_segment_size: 1 << 20,
-        };
+        let encoding = Encoding { needed, happy: 1, total, max_segment_size: 1 << 20 };
         let lease = LeaseSecret::new([7; 32]);
-        Arc::new(Grid::new(
-            servers,
-            encoding,
-            lease,
-            vec![1; 32],
-            clock,
-            Rng::os(),
-            Cpu::with_slots(2),
-        ))
+        Arc::new(Grid::new(servers, encoding, lease, vec![1; 32], clock, Rng::os(), Cpu::with_slots(2)))
     }
 
     /// Every share of `si`: server, number, bytes.
@@ -75,10 +53,7 @@ impl Servers {
         let of = |(i, server): (usize, &Arc<FaultyServer<MemoryServer>>)| {
             let memory = Arc::clone(server.inner());
             let numbers = memory.share_numbers(si);
-            numbers
-                .into_iter()
-                .map(move |n| (i, n, memory.share_data(si, n).unwrap().to_vec()))
-                .collect::<Vec<_>>()
+            numbers.into_iter().map(move |n| (i, n, memory.share_data(si, n).unwrap().to_vec())).collect::<Vec<_>>()
         };
         self.0.iter().enumerate().flat_map(of).collect()
     }
@@ -90,15 +65,9 @@ pub async fn put_share(servers: &Servers, server: usize, cap: &MutableCap, numbe
     let handle = &grid.servers()[server];
     let enabler = grid.write_enabler(cap.write_key().unwrap(), handle);
     let lease = grid.lease(cap.storage_index(), handle);
-    let write = TestWrite {
-        write: vec![(0, bytes.into())],
-        ..TestWrite::default()
-    };
+    let write = TestWrite { write: vec![(0, bytes.into())], ..TestWrite::default() };
     let shares = BTreeMap::from([(number, write)]);
-    let answer = handle
-        .read_test_write(&cx(), cap.storage_index(), &enabler, &lease, &shares, &[])
-        .await
-        .unwrap();
+    let answer = handle.read_test_write(&cx(), cap.storage_index(), &enabler, &lease, &shares, &[]).await.unwrap();
     assert!(answer.success);
 }
 

@@ -65,10 +65,7 @@ fn plain_and_tagged_hashes_are_the_references() {
     }
     for case in items(&known["tagged_hash"]) {
         let result = hex(&case["result"]);
-        assert_eq!(
-            tagged(text(&case["tag"]).as_bytes(), &hex(&case["value"]))[..result.len()],
-            result
-        );
+        assert_eq!(tagged(text(&case["tag"]).as_bytes(), &hex(&case["value"]))[..result.len()], result);
     }
     for case in items(&known["tagged_pair_hash"]) {
         let result = hex(&case["result"]);
@@ -88,11 +85,7 @@ fn every_hash_of_one_value_is_the_references() {
             assert_eq!(tagged(&hex(&case["tag"]), &value).to_vec(), result, "{function}");
             continue;
         }
-        assert_eq!(
-            tagged(text(&case["tag"]).as_bytes(), &value)[..result.len()],
-            result,
-            "{function}"
-        );
+        assert_eq!(tagged(text(&case["tag"]).as_bytes(), &value)[..result.len()], result, "{function}");
         if let Some(tag) = tag_of(function) {
             assert_eq!(tag.0, text(&case["tag"]));
             assert_eq!(hash::tagged(tag, &value)[..result.len()], result, "{function}");
@@ -113,11 +106,7 @@ fn every_hash_of_two_values_is_the_references() {
         let (first, second, result) = (hex(&case["first"]), hex(&case["second"]), hex(&case["result"]));
         let tag = tag_of(function).expect("a tag for each");
         assert_eq!(tag.0, text(&case["tag"]));
-        assert_eq!(
-            hash::tagged_pair(tag, &first, &second)[..result.len()],
-            result,
-            "{function}"
-        );
+        assert_eq!(hash::tagged_pair(tag, &first, &second)[..result.len()], result, "{function}");
         let made = match function {
             "mutable_rwcap_key_hash" => {
                 secrets::child_cap_key(&hex_array(&case["first"]), &WriteKey::new(hex_array(&case["second"])))

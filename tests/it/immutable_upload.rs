@@ -25,19 +25,11 @@ fn down() -> StorageError {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_boundary_comes_back() {
-    for (k, n, segment) in [
-        (1, 1, 60),
-        (1, 4, 64),
-        (3, 3, 60),
-        (3, 10, 60),
-        (5, 7, 100),
-        (100, 256, 1000),
-        (256, 256, 1 << 20),
-    ] {
+    for (k, n, segment) in
+        [(1, 1, 60), (1, 4, 64), (3, 3, 60), (3, 10, 60), (5, 7, 100), (100, 256, 1000), (256, 256, 1 << 20)]
+    {
         let grid = TestGrid::new(5, encoding(k, 1, n, segment));
-        for size in [
-            56, 57, 59, 60, 61, 63, 64, 65, 119, 120, 121, 127, 128, 129, 600, 1000, 1001, 4000,
-        ] {
+        for size in [56, 57, 59, 60, 61, 63, 64, 65, 119, 120, 121, 127, 128, 129, 600, 1000, 1001, 4000] {
             let content = data("boundary", size);
             let (cap, uploaded) = grid.upload(&content).await;
             assert_eq!(uploaded.results.pushed_shares, n as usize);
@@ -97,18 +89,12 @@ async fn results_tell_what_happened() {
     let grid = TestGrid::new(3, encoding(2, 3, 3, 1 << 20));
     let (cap, uploaded) = grid.upload(&[1; 1000]).await;
     let results = uploaded.results;
-    assert_eq!(
-        (results.file_size, results.pushed_shares, results.preexisting_shares),
-        (1000, 3, 0)
-    );
+    assert_eq!((results.file_size, results.pushed_shares, results.preexisting_shares), (1000, 3, 0));
     assert_eq!(results.share_map.len(), 3);
     for (share, stores) in grid.shares(cap.storage_index()) {
         let ids: BTreeSet<String> = stores.iter().map(|n| format!("v0-{n}")).collect();
         assert_eq!(results.share_map[&share], ids);
-        assert!(
-            ids.iter()
-                .all(|id| results.server_map[id].contains(&share) && results.nicknames.contains_key(id))
-        );
+        assert!(ids.iter().all(|id| results.server_map[id].contains(&share) && results.nicknames.contains_key(id)));
     }
     assert_eq!(results.ueb_hash, Some(cap.ueb_hash));
 }
@@ -121,22 +107,13 @@ async fn what_is_there_is_not_written_again() {
     let before = writes(&grid);
     let (again, uploaded) = grid.upload(&[2; 5000]).await;
     assert_eq!(again, cap);
-    assert_eq!(
-        (uploaded.results.pushed_shares, uploaded.results.preexisting_shares),
-        (0, 10)
-    );
+    assert_eq!((uploaded.results.pushed_shares, uploaded.results.preexisting_shares), (0, 10));
     assert_eq!((uploaded.results.happiness, writes(&grid)), (5, before));
-    assert!(
-        grid.stores.iter().all(|s| s.calls(Method::Allocate) == 2),
-        "leases are renewed"
-    );
+    assert!(grid.stores.iter().all(|s| s.calls(Method::Allocate) == 2), "leases are renewed");
 
     grid.retain(cap.storage_index(), |share| share != 4);
     let (_, uploaded) = grid.upload(&[2; 5000]).await;
-    assert_eq!(
-        (uploaded.results.pushed_shares, uploaded.results.preexisting_shares),
-        (1, 9)
-    );
+    assert_eq!((uploaded.results.pushed_shares, uploaded.results.preexisting_shares), (1, 9));
     assert_eq!(grid.shares(cap.storage_index()).len(), 10);
 }
 
@@ -146,10 +123,7 @@ async fn full_servers_count_for_what_they_hold() {
     let (cap, _) = grid.upload(&[3; 5000]).await;
     grid.stores.iter().for_each(|s| s.inner().set_capacity(Some(0)));
     let (again, uploaded) = grid.upload(&[3; 5000]).await;
-    assert_eq!(
-        (again, uploaded.results.pushed_shares, uploaded.results.happiness),
-        (cap, 0, 3)
-    );
+    assert_eq!((again, uploaded.results.pushed_shares, uploaded.results.happiness), (cap, 0, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,11 +131,9 @@ async fn too_few_servers_are_told_from_full_ones() {
     let grid = TestGrid::new(5, encoding(3, 5, 10, 1 << 20));
     grid.stores[1].set_down(true);
     match grid.try_upload(&[4; 5000]).await {
-        Err(NodeError::NotEnoughServers {
-            happiness: 4,
-            wanted: 5,
-            reason,
-        }) => assert!(reason.contains("store 1"), "{reason}"),
+        Err(NodeError::NotEnoughServers { happiness: 4, wanted: 5, reason }) => {
+            assert!(reason.contains("store 1"), "{reason}")
+        }
         other => panic!("{other:?}"),
     }
     grid.stores[1].clear();
@@ -169,10 +141,7 @@ async fn too_few_servers_are_told_from_full_ones() {
     assert_eq!(grid.try_upload(&[4; 5000]).await.unwrap_err(), NodeError::NoSpace);
     nothing_is_left(&grid).await;
     let grid = TestGrid::new(0, encoding(3, 1, 10, 1 << 20));
-    assert!(matches!(
-        grid.try_upload(&[4; 5000]).await,
-        Err(NodeError::NotEnoughServers { happiness: 0, .. })
-    ));
+    assert!(matches!(grid.try_upload(&[4; 5000]).await, Err(NodeError::NotEnoughServers { happiness: 0, .. })));
 }
 
 /// No share is visible and no upload goes on.
@@ -201,11 +170,7 @@ async fn a_server_with_room_for_some_shares_gets_some() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shares_move_on_when_an_allocation_fails() {
-    for fault in [
-        Fault::Fail(down()),
-        Fault::AppliedThenFail(down()),
-        Fault::Fail(StorageError::NoSpace),
-    ] {
+    for fault in [Fault::Fail(down()), Fault::AppliedThenFail(down()), Fault::Fail(StorageError::NoSpace)] {
         let grid = TestGrid::new(4, encoding(2, 3, 6, 1 << 20));
         grid.stores[3].always(Some(Method::Allocate), fault);
         let (cap, uploaded) = grid.upload(&data("moves on", 5_000)).await;
@@ -217,11 +182,7 @@ async fn shares_move_on_when_an_allocation_fails() {
                 break;
             }
         }
-        assert_eq!(
-            grid.uploads_in_progress(),
-            0,
-            "what the failing server did allocate was given up"
-        );
+        assert_eq!(grid.uploads_in_progress(), 0, "what the failing server did allocate was given up");
     }
 }
 
@@ -229,12 +190,7 @@ async fn shares_move_on_when_an_allocation_fails() {
 async fn a_server_lost_under_way_costs_its_shares() {
     let grid = TestGrid::new(5, encoding(2, 4, 5, 1 << 20));
     let content = data("lost under way", 6_000_000);
-    let rule = Rule {
-        method: Some(Method::WriteShare),
-        skip: 1,
-        times: None,
-        fault: Fault::Fail(down()),
-    };
+    let rule = Rule { method: Some(Method::WriteShare), skip: 1, times: None, fault: Fault::Fail(down()) };
     grid.stores[2].add(rule.clone());
     let (cap, uploaded) = grid.upload(&content).await;
     assert_eq!((uploaded.results.pushed_shares, uploaded.results.happiness), (4, 4));
@@ -245,11 +201,7 @@ async fn a_server_lost_under_way_costs_its_shares() {
     grid.stores[2].add(rule.clone());
     grid.stores[4].add(rule);
     match grid.try_upload(&content).await {
-        Err(NodeError::NotEnoughServers {
-            happiness: 3,
-            wanted: 4,
-            ..
-        }) => nothing_is_left(&grid).await,
+        Err(NodeError::NotEnoughServers { happiness: 3, wanted: 4, .. }) => nothing_is_left(&grid).await,
         other => panic!("{other:?}"),
     }
 }
@@ -258,12 +210,8 @@ async fn a_server_lost_under_way_costs_its_shares() {
 async fn servers_that_fail_at_the_end_leave_nothing_of_a_large_file() {
     let grid = TestGrid::new(4, encoding(2, 4, 4, 1 << 20));
     // Three full batches; the third fails, and so the last and smaller one is sent to nobody.
-    let rule = Rule {
-        method: Some(Method::WriteShare),
-        skip: 2,
-        times: None,
-        fault: Fault::Fail(StorageError::NoSpace),
-    };
+    let rule =
+        Rule { method: Some(Method::WriteShare), skip: 2, times: None, fault: Fault::Fail(StorageError::NoSpace) };
     grid.stores[0].add(rule);
     assert!(grid.try_upload(&data("at the end", 6_500_000)).await.is_err());
     nothing_is_left(&grid).await;
@@ -274,12 +222,7 @@ async fn lost_answers_and_passing_failures_do_no_harm() {
     for fault in [Fault::AppliedThenFail(down()), Fault::Fail(down())] {
         for skip in 0..3 {
             let grid = TestGrid::new(3, encoding(2, 3, 3, 1 << 20));
-            let rule = Rule {
-                method: Some(Method::WriteShare),
-                skip,
-                times: Some(1),
-                fault: fault.clone(),
-            };
+            let rule = Rule { method: Some(Method::WriteShare), skip, times: Some(1), fault: fault.clone() };
             grid.stores.iter().for_each(|s| s.add(rule.clone()));
             let content = data("lost answers", 5_000_000);
             let (cap, uploaded) = grid.upload(&content).await;
@@ -297,11 +240,7 @@ async fn hanging_servers_cost_their_limit() {
         let began = tokio::time::Instant::now();
         let (cap, uploaded) = grid.upload(&[6; 5000]).await;
         assert!(uploaded.results.happiness >= 4);
-        assert!(
-            began.elapsed() <= Duration::from_secs(31),
-            "{method:?} took {:?}",
-            began.elapsed()
-        );
+        assert!(began.elapsed() <= Duration::from_secs(31), "{method:?} took {:?}", began.elapsed());
         assert_eq!(grid.download(&cap).await.unwrap(), [6; 5000][..]);
     }
 }
@@ -309,13 +248,9 @@ async fn hanging_servers_cost_their_limit() {
 #[tokio::test(start_paused = true)]
 async fn a_deadline_ends_an_upload_and_nothing_stays() {
     let grid = TestGrid::new(3, encoding(2, 3, 3, 1 << 20));
-    grid.stores
-        .iter()
-        .for_each(|s| s.always(Some(Method::WriteShare), Fault::Hang));
+    grid.stores.iter().for_each(|s| s.always(Some(Method::WriteShare), Fault::Hang));
     let uploader = Uploader::new(Arc::clone(&grid.grid));
-    let outcome = uploader
-        .upload(&cx().with_timeout(Duration::from_secs(3)), source(&[7; 5000]))
-        .await;
+    let outcome = uploader.upload(&cx().with_timeout(Duration::from_secs(3)), source(&[7; 5000])).await;
     assert_eq!(outcome.unwrap_err(), NodeError::Stopped(Stopped::Deadline));
     nothing_is_left(&grid).await;
 }
@@ -358,24 +293,13 @@ async fn a_source_that_ends_early_aborts() {
     let grid = TestGrid::new(3, encoding(2, 3, 3, 1 << 20));
     let uploader = Uploader::new(Arc::clone(&grid.grid));
     for passes in [0, 1] {
-        let source = Shrinking {
-            claimed: 10_000_000,
-            passes,
-            read: AtomicU64::new(0),
-        };
+        let source = Shrinking { claimed: 10_000_000, passes, read: AtomicU64::new(0) };
         let outcome = uploader.upload(&cx(), Arc::new(source)).await;
         assert!(matches!(outcome, Err(NodeError::Source(_))), "{outcome:?}");
         nothing_is_left(&grid).await;
     }
-    let short = Shrinking {
-        claimed: 10,
-        passes: 0,
-        read: AtomicU64::new(0),
-    };
-    assert!(matches!(
-        uploader.upload(&cx(), Arc::new(short)).await,
-        Err(NodeError::Source(_))
-    ));
+    let short = Shrinking { claimed: 10, passes: 0, read: AtomicU64::new(0) };
+    assert!(matches!(uploader.upload(&cx(), Arc::new(short)).await, Err(NodeError::Source(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -404,10 +328,8 @@ async fn another_goes_on_when_the_one_who_uploads_gives_up() {
     let uploader = Uploader::new(Arc::clone(&grid.grid));
     let content = data("gives up", 30_000);
     let (hasty, patient) = (cx().with_timeout(Duration::from_secs(2)), cx());
-    let (one, two) = tokio::join!(
-        uploader.upload(&hasty, source(&content)),
-        uploader.upload(&patient, source(&content)),
-    );
+    let (one, two) =
+        tokio::join!(uploader.upload(&hasty, source(&content)), uploader.upload(&patient, source(&content)),);
     assert_eq!(one.unwrap_err(), NodeError::Stopped(Stopped::Deadline));
     assert_eq!(grid.download(&chk(&two.unwrap().cap)).await.unwrap(), content);
 }

@@ -33,12 +33,7 @@ fn a_tree_goes_to_the_reference_and_back_with_3_of_10() {
 /// A home with an embedded grid of five stores, not mounted.
 fn world(needed: u32, total: u32) -> World {
     let world = World::new();
-    let counts = [
-        ("--stores", STORES as u32),
-        ("--needed", needed),
-        ("--happy", STORES as u32),
-        ("--total", total),
-    ];
+    let counts = [("--stores", STORES as u32), ("--needed", needed), ("--happy", STORES as u32), ("--total", total)];
     let mut args = vec!["init".to_owned()];
     args.extend(counts.iter().flat_map(|(flag, n)| [(*flag).to_owned(), n.to_string()]));
     world.ok(&args);
@@ -48,12 +43,7 @@ fn world(needed: u32, total: u32) -> World {
 /// Reference servers on the stores themselves, and a client of theirs with the same encoding.
 fn serve(world: &World, needed: u32, total: u32) -> Grid {
     let servers = (0..STORES).map(|n| ServerSpec::InPlace(world.store(n))).collect();
-    Grid::start(GridSpec {
-        servers,
-        needed,
-        happy: STORES as u32,
-        total,
-    })
+    Grid::start(GridSpec { servers, needed, happy: STORES as u32, total })
 }
 
 /// The cap of `tahoe:`.
@@ -65,9 +55,7 @@ fn root_cap(world: &World) -> String {
 
 /// `n` bytes that no other `seed` gives.
 fn bytes(n: usize, seed: usize) -> Vec<u8> {
-    (0..n)
-        .map(|i| (i * 131 + i / 251 + seed * 17) as u8 ^ (seed as u8).wrapping_mul((i >> 3) as u8))
-        .collect()
+    (0..n).map(|i| (i * 131 + i / 251 + seed * 17) as u8 ^ (seed as u8).wrapping_mul((i >> 3) as u8)).collect()
 }
 
 fn set_time(path: &Path, secs: u64, nanos: u32) {
@@ -194,15 +182,7 @@ fn change_by_reference(grid: &Grid, root: &str, before: Tree) -> Tree {
     let mounter = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
     let fresh = |path: &str, mode: u32, size, digest: String| {
         let linked = after[path].linked();
-        Seen {
-            mode,
-            uid: mounter.0,
-            gid: mounter.1,
-            size,
-            mtime: linked,
-            ctime: linked,
-            digest,
-        }
+        Seen { mode, uid: mounter.0, gid: mounter.1, size, mtime: linked, ctime: linked, digest }
     };
     expected.insert("made".into(), fresh("made", libc::S_IFDIR | 0o755, 4096, String::new()));
     for (path, content) in &contents {
@@ -236,12 +216,6 @@ fn change_by_mount(world: &World) {
         fs::set_permissions(world.at(from), Permissions::from_mode(0o604)).unwrap();
         set_time(&world.at(from), 1_000_000_000, 1);
         fs::rename(world.at(from), world.at(to)).unwrap();
-        assert_eq!(
-            seen(&world.at(to)).mtime,
-            Timestamp {
-                secs: 1_000_000_000,
-                nanos: 1
-            }
-        );
+        assert_eq!(seen(&world.at(to)).mtime, Timestamp { secs: 1_000_000_000, nanos: 1 });
     }
 }

@@ -15,10 +15,7 @@ fn lease_secrets_are_the_references() {
         let made = LeaseSecrets::derive(&LeaseSecret::new(secret), &index, &tub);
         assert_eq!(made.renew.as_bytes(), &hex_array::<32>(&case["bucket_renewal"]));
         assert_eq!(made.cancel.as_bytes(), &hex_array::<32>(&case["bucket_cancel"]));
-        assert_eq!(
-            format!("{made:?}"),
-            "LeaseSecrets { renew: LeaseSecret(…), cancel: LeaseSecret(…) }"
-        );
+        assert_eq!(format!("{made:?}"), "LeaseSecrets { renew: LeaseSecret(…), cancel: LeaseSecret(…) }");
     }
 }
 

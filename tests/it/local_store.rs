@@ -35,10 +35,7 @@ pub async fn fresh() -> (TempDir, LocalServer) {
 }
 
 async fn open(top: &TempDir, clock: Clock) -> LocalServer {
-    let options = LocalOptions {
-        clock,
-        ..LocalOptions::default()
-    };
+    let options = LocalOptions { clock, ..LocalOptions::default() };
     LocalServer::open(&top.path().join("store"), options).await.unwrap()
 }
 
@@ -80,8 +77,7 @@ fn tree(dir: &Path) -> BTreeSet<String> {
 /// Makes a file look as if nobody had written to it for a while.
 fn make_idle(path: &Path) {
     let file = File::options().write(true).open(path).unwrap();
-    file.set_modified(file.metadata().unwrap().modified().unwrap() - IDLE)
-        .unwrap();
+    file.set_modified(file.metadata().unwrap().modified().unwrap() - IDLE).unwrap();
 }
 
 fn vectors() -> Value {
@@ -105,23 +101,14 @@ async fn a_share_lies_where_the_reference_puts_it() {
     let si = StorageIndex(hex(&case["storage_index"]).try_into().unwrap());
     let wanted = hex(&case["share_0_file_hex"]);
     let one = |name: &str| LeaseSecret::new(hex(&case[name]).try_into().unwrap());
-    let lease = LeaseSecrets {
-        renew: one("renew"),
-        cancel: one("cancel"),
-    };
+    let lease = LeaseSecrets { renew: one("renew"), cancel: one("cancel") };
     let size = wanted.len() as u64 - 12 - 72;
-    let answer = server
-        .allocate(&cx(), si, &numbers(&[0, 5]), size, &secret(1), &lease)
-        .await
-        .unwrap();
+    let answer = server.allocate(&cx(), si, &numbers(&[0, 5]), size, &secret(1), &lease).await.unwrap();
     assert_eq!(answer.allocated, numbers(&[0, 5]));
     assert!(!bucket(&top, si).join("0").exists());
     let data = Bytes::copy_from_slice(&wanted[12..wanted.len() - 72]);
     assert!(server.write_share(&cx(), si, 0, &secret(1), 0, data).await.unwrap());
-    assert_eq!(
-        HEX.encode(&fs::read(bucket(&top, si).join("0")).unwrap()),
-        HEX.encode(&wanted)
-    );
+    assert_eq!(HEX.encode(&fs::read(bucket(&top, si).join("0")).unwrap()), HEX.encode(&wanted));
 
     let reference: BTreeSet<String> = case["tree_after_closing_share_0"]
         .as_array()
@@ -152,42 +139,23 @@ async fn leases_are_written_and_renewed_on_disk() {
     rtw(&server, slot, &[(3, write(0, b"data"))]).await.unwrap();
     let immutable = || {
         let bytes = fs::read(bucket(&top, fixed).join("3")).unwrap();
-        ImmutableContainer::parse(&bytes)
-            .unwrap()
-            .parse_leases(&bytes[12 + 1000..])
-            .unwrap()
+        ImmutableContainer::parse(&bytes).unwrap().parse_leases(&bytes[12 + 1000..]).unwrap()
     };
     let mutable = || {
         let bytes = fs::read(bucket(&top, slot).join("3")).unwrap();
         let header = MutableContainer::parse(&bytes).unwrap();
         let extra = MutableContainer::parse_extra(&bytes[header.extra_offset as usize..]).unwrap();
-        header
-            .slots
-            .into_iter()
-            .filter(|l| l.owner != 0)
-            .chain(extra)
-            .collect::<Vec<Lease>>()
+        header.slots.into_iter().filter(|l| l.owner != 0).chain(extra).collect::<Vec<Lease>>()
     };
-    let ends = |leases: Vec<Lease>| {
-        leases
-            .iter()
-            .map(|l| i64::from(l.expiration) - NOW)
-            .collect::<Vec<i64>>()
-    };
+    let ends = |leases: Vec<Lease>| leases.iter().map(|l| i64::from(l.expiration) - NOW).collect::<Vec<i64>>();
     const MONTH: i64 = 31 * 86400;
     assert_eq!((ends(immutable()), ends(mutable())), (vec![MONTH], vec![MONTH]));
     assert_eq!(mutable()[0].node_id, server.identity().tub_id());
 
     clock.advance(Duration::from_secs(100));
-    server
-        .allocate(&cx(), fixed, &numbers(&[3, 4]), 1000, &secret(7), &lease(7))
-        .await
-        .unwrap();
+    server.allocate(&cx(), fixed, &numbers(&[3, 4]), 1000, &secret(7), &lease(7)).await.unwrap();
     server.add_lease(&cx(), slot, &lease(1)).await.unwrap();
-    assert_eq!(
-        (ends(immutable()), ends(mutable())),
-        (vec![MONTH + 100], vec![MONTH + 100])
-    );
+    assert_eq!((ends(immutable()), ends(mutable())), (vec![MONTH + 100], vec![MONTH + 100]));
     for n in 20..26 {
         server.add_lease(&cx(), fixed, &lease(n)).await.unwrap();
         server.add_lease(&cx(), slot, &lease(n)).await.unwrap();
@@ -195,10 +163,7 @@ async fn leases_are_written_and_renewed_on_disk() {
     assert_eq!((immutable().len(), mutable().len()), (7, 7));
     clock.advance(Duration::from_secs(100));
     rtw(&server, slot, &[(3, write(4, &[7; 200]))]).await.unwrap();
-    assert_eq!(
-        ends(mutable()),
-        [MONTH + 200].into_iter().chain([MONTH + 100; 6]).collect::<Vec<i64>>()
-    );
+    assert_eq!(ends(mutable()), [MONTH + 200].into_iter().chain([MONTH + 100; 6]).collect::<Vec<i64>>());
     assert_eq!(get(&server, ShareKind::Immutable, fixed, 3).await, pattern(1000, 0));
     assert_eq!(get(&server, ShareKind::Mutable, slot, 3).await.len(), 204);
 }
@@ -214,61 +179,32 @@ async fn containers_of_the_first_version_are_read_and_stay_so() {
         let steps = case["steps"].as_array().unwrap();
         fs::write(&file, hex(&steps[steps.len() - 1]["file_hex"])).unwrap();
         let read = [ReadRange { offset: 0, length: 100 }];
-        let before = server
-            .read_share(&cx(), ShareKind::Mutable, si, 0, &read)
-            .await
-            .unwrap()
-            .remove(0);
+        let before = server.read_share(&cx(), ShareKind::Mutable, si, 0, &read).await.unwrap().remove(0);
         assert_eq!(before.len() as u64, case["data_length"].as_u64().unwrap());
         let enabler = WriteEnabler::new(hex(&case["write_enabler"]).try_into().unwrap());
         for (at, text, cut) in [(3, "patch", None), (0, "whole", Some(5)), (100, "far away", None)] {
             let patch = TestWrite {
                 write: vec![(at, Bytes::from_static(text.as_bytes()))],
                 new_length: cut,
-                test: vec![TestVector {
-                    offset: 500,
-                    size: 1,
-                    specimen: Bytes::new(),
-                }],
+                test: vec![TestVector { offset: 500, size: 1, specimen: Bytes::new() }],
             };
             let all = BTreeMap::from([(0, patch)]);
-            assert!(
-                server
-                    .read_test_write(&cx(), si, &enabler, &lease(1), &all, &[])
-                    .await
-                    .unwrap()
-                    .success
-            );
+            assert!(server.read_test_write(&cx(), si, &enabler, &lease(1), &all, &[]).await.unwrap().success);
         }
         let after = get(&server, ShareKind::Mutable, si, 0).await;
-        assert_eq!(
-            (&after[..5], &after[5..100], &after[100..]),
-            (&b"whole"[..], &[0u8; 95][..], &b"far away"[..])
-        );
+        assert_eq!((&after[..5], &after[5..100], &after[100..]), (&b"whole"[..], &[0u8; 95][..], &b"far away"[..]));
         let bytes = fs::read(&file).unwrap();
         let header = MutableContainer::parse(&bytes).unwrap();
         assert_eq!(header.schema.number() as usize, version + 1);
-        assert_eq!(
-            header.node_id.to_vec(),
-            hex(&case["nodeid"]),
-            "whoever recorded the enabler"
-        );
-        assert_eq!(
-            MutableContainer::parse_extra(&bytes[header.extra_offset as usize..])
-                .unwrap()
-                .len(),
-            3
-        );
+        assert_eq!(header.node_id.to_vec(), hex(&case["nodeid"]), "whoever recorded the enabler");
+        assert_eq!(MutableContainer::parse_extra(&bytes[header.extra_offset as usize..]).unwrap().len(), 3);
     }
     for (version, si) in [(0, si(3)), (1, si(4))] {
         let case = &vectors["immutable"][version];
         fs::create_dir_all(bucket(&top, si)).unwrap();
         fs::write(bucket(&top, si).join("7"), hex(&case["steps"][6]["file_hex"])).unwrap();
         server.add_lease(&cx(), si, &lease(9)).await.unwrap();
-        assert_eq!(
-            get(&server, ShareKind::Immutable, si, 7).await,
-            hex(&case["read_0_100"])
-        );
+        assert_eq!(get(&server, ShareKind::Immutable, si, 7).await, hex(&case["read_0_100"]));
         let bytes = fs::read(bucket(&top, si).join("7")).unwrap();
         let header = ImmutableContainer::parse(&bytes).unwrap();
         assert_eq!((header.schema.number() as usize, header.lease_count), (version + 1, 3));
@@ -304,12 +240,7 @@ async fn an_idle_upload_is_given_up_while_the_store_is_open() {
     let data = pattern(40, 0);
     let begin = |si| {
         let server = &server;
-        async move {
-            server
-                .allocate(&cx(), si, &numbers(&[0]), 40, &secret(1), &lease(1))
-                .await
-                .unwrap()
-        }
+        async move { server.allocate(&cx(), si, &numbers(&[0]), 40, &secret(1), &lease(1)).await.unwrap() }
     };
     begin(si(1)).await;
     clock.advance(IDLE / 2);
@@ -318,15 +249,8 @@ async fn an_idle_upload_is_given_up_while_the_store_is_open() {
     begin(si(3)).await;
     let first = server.write_share(&cx(), si(1), 0, &secret(1), 0, data.clone()).await;
     assert_eq!(first, Err(StorageError::NotInProgress));
-    assert!(
-        server
-            .write_share(&cx(), si(2), 0, &secret(1), 0, data.clone())
-            .await
-            .unwrap()
-    );
-    let left = tree(&shares(&top).join("incoming"))
-        .into_iter()
-        .filter(|n| !n.ends_with('/'));
+    assert!(server.write_share(&cx(), si(2), 0, &secret(1), 0, data.clone()).await.unwrap());
+    let left = tree(&shares(&top).join("incoming")).into_iter().filter(|n| !n.ends_with('/'));
     assert_eq!(left.count(), 1, "the third upload");
 
     // Another process, or a reference node that starts, may have emptied the directory under an upload.
@@ -341,28 +265,14 @@ async fn a_lost_allocation_can_be_asked_for_again() {
     let (_top, server) = fresh().await;
     let data = pattern(40, 0);
     for _ in 0..2 {
-        let answer = server
-            .allocate(&cx(), si(1), &numbers(&[0]), 40, &secret(1), &lease(1))
-            .await
-            .unwrap();
+        let answer = server.allocate(&cx(), si(1), &numbers(&[0]), 40, &secret(1), &lease(1)).await.unwrap();
         assert_eq!(answer.allocated, numbers(&[0]));
-        let done = server
-            .write_share(&cx(), si(1), 0, &secret(1), 0, data.slice(..20))
-            .await
-            .unwrap();
+        let done = server.write_share(&cx(), si(1), 0, &secret(1), 0, data.slice(..20)).await.unwrap();
         assert!(!done);
     }
-    let other = server
-        .allocate(&cx(), si(1), &numbers(&[0]), 41, &secret(1), &lease(1))
-        .await
-        .unwrap();
+    let other = server.allocate(&cx(), si(1), &numbers(&[0]), 41, &secret(1), &lease(1)).await.unwrap();
     assert_eq!(other.allocated, numbers(&[]));
-    assert!(
-        server
-            .write_share(&cx(), si(1), 0, &secret(1), 20, data.slice(20..))
-            .await
-            .unwrap()
-    );
+    assert!(server.write_share(&cx(), si(1), 0, &secret(1), 20, data.slice(20..)).await.unwrap());
     assert_eq!(get(&server, ShareKind::Immutable, si(1), 0).await, data);
 }
 
@@ -376,20 +286,13 @@ async fn two_openers_race_without_loss() {
     for round in 0..20 {
         let si = si(round);
         let contents = [pattern(100_000, 1), pattern(100_000, 2)];
-        let uploads = both
-            .iter()
-            .zip(&contents)
-            .enumerate()
-            .map(|(i, (server, data))| async move {
-                let mine = secret(i as u8);
-                let answer = server
-                    .allocate(&cx(), si, &numbers(&[0]), 100_000, &mine, &lease(1))
-                    .await
-                    .unwrap();
-                if answer.already_have.is_empty() {
-                    assert!(server.write_share(&cx(), si, 0, &mine, 0, data.clone()).await.unwrap());
-                }
-            });
+        let uploads = both.iter().zip(&contents).enumerate().map(|(i, (server, data))| async move {
+            let mine = secret(i as u8);
+            let answer = server.allocate(&cx(), si, &numbers(&[0]), 100_000, &mine, &lease(1)).await.unwrap();
+            if answer.already_have.is_empty() {
+                assert!(server.write_share(&cx(), si, 0, &mine, 0, data.clone()).await.unwrap());
+            }
+        });
         join_all(uploads).await;
         assert!(contents.contains(&get(&first, ShareKind::Immutable, si, 0).await));
     }
@@ -403,11 +306,7 @@ async fn two_openers_race_without_loss() {
         while won < 25 {
             let seen = get(both[i], ShareKind::Mutable, slot, 0).await;
             let next = TestWrite {
-                test: vec![TestVector {
-                    offset: 0,
-                    size: 1,
-                    specimen: seen.clone(),
-                }],
+                test: vec![TestVector { offset: 0, size: 1, specimen: seen.clone() }],
                 write: vec![(0, Bytes::from(vec![seen[0] + 1]))],
                 new_length: None,
             };
@@ -419,24 +318,14 @@ async fn two_openers_race_without_loss() {
 
     // A slot that is deleted and made again by turns: never an error, always one writer's content.
     let slot = si(101);
-    let deletion = TestWrite {
-        new_length: Some(0),
-        ..TestWrite::default()
-    };
+    let deletion = TestWrite { new_length: Some(0), ..TestWrite::default() };
     let writers = [0, 1, 0, 1].map(|i| {
         let deletion = deletion.clone();
         async move {
             for round in 0..50 {
-                let step = if round % 2 == 0 {
-                    write(0, b"some text")
-                } else {
-                    deletion.clone()
-                };
+                let step = if round % 2 == 0 { write(0, b"some text") } else { deletion.clone() };
                 assert!(rtw(both[i], slot, &[(0, step)]).await.unwrap().success);
-                match both[i]
-                    .read_share(&cx(), ShareKind::Mutable, slot, 0, &[range(0, 100)])
-                    .await
-                {
+                match both[i].read_share(&cx(), ShareKind::Mutable, slot, 0, &[range(0, 100)]).await {
                     Ok(read) => assert_eq!(read, ["some text"]),
                     Err(e) => assert_eq!(e, StorageError::NoSuchShare),
                 }
@@ -450,18 +339,12 @@ async fn two_openers_race_without_loss() {
 async fn the_old_version_is_whole_until_the_new_one_is() {
     let (top, server) = fresh().await;
     let (slot, file) = (si(1), bucket(&top, si(1)).join("0"));
-    let write = |at: u64, data: Bytes| TestWrite {
-        write: vec![(at, data)],
-        ..TestWrite::default()
-    };
+    let write = |at: u64, data: Bytes| TestWrite { write: vec![(at, data)], ..TestWrite::default() };
     let inode = || fs::metadata(&file).unwrap().ino();
     rtw(&server, slot, &[(0, write(0, pattern(5000, 1)))]).await.unwrap();
 
     // Small shares, and replaced ones of any size: a new file takes the name.
-    for (step, whole) in [
-        (write(100, pattern(50, 2)), false),
-        (write(0, pattern(3 << 20, 3)), true),
-    ] {
+    for (step, whole) in [(write(100, pattern(50, 2)), false), (write(0, pattern(3 << 20, 3)), true)] {
         let (old, before) = (File::open(&file).unwrap(), inode());
         let mut content = vec![0; 468 + 5000];
         old.read_exact_at(&mut content, 0).unwrap();
@@ -473,9 +356,7 @@ async fn the_old_version_is_whole_until_the_new_one_is() {
     }
     // A part of a large one: in place.
     let before = inode();
-    rtw(&server, slot, &[(0, write(1 << 20, pattern(1000, 9)))])
-        .await
-        .unwrap();
+    rtw(&server, slot, &[(0, write(1 << 20, pattern(1000, 9)))]).await.unwrap();
     assert_eq!(inode(), before);
     let mut wanted = pattern(3 << 20, 3).to_vec();
     wanted[1 << 20..(1 << 20) + 1000].copy_from_slice(&pattern(1000, 9));
@@ -489,22 +370,13 @@ async fn a_full_store_says_so_and_still_serves() {
     put(&server, si(1), 0, &pattern(100, 0)).await;
     rtw(&server, si(2), &[(0, write(0, b"data"))]).await.unwrap();
     drop(server);
-    let options = LocalOptions {
-        reserved_space: u64::MAX,
-        ..LocalOptions::default()
-    };
+    let options = LocalOptions { reserved_space: u64::MAX, ..LocalOptions::default() };
     let server = LocalServer::open(&top.path().join("store"), options).await.unwrap();
     let status = server.status(&cx()).await.unwrap();
     assert_eq!((status.available_space, status.maximum_immutable_share_size), (0, 0));
-    let answer = server
-        .allocate(&cx(), si(1), &numbers(&[1]), 10, &secret(1), &lease(7))
-        .await
-        .unwrap();
+    let answer = server.allocate(&cx(), si(1), &numbers(&[1]), 10, &secret(1), &lease(7)).await.unwrap();
     assert_eq!((answer.already_have, answer.allocated), (numbers(&[0]), numbers(&[])));
-    assert_eq!(
-        server.add_lease(&cx(), si(1), &lease(8)).await,
-        Err(StorageError::NoSpace)
-    );
+    assert_eq!(server.add_lease(&cx(), si(1), &lease(8)).await, Err(StorageError::NoSpace));
     assert_eq!(server.add_lease(&cx(), si(1), &lease(7)).await, Ok(()));
     assert_eq!(get(&server, ShareKind::Immutable, si(1), 0).await, pattern(100, 0));
     assert!(rtw(&server, si(2), &[(0, write(0, b"more"))]).await.unwrap().success);
@@ -515,20 +387,11 @@ async fn space_that_is_promised_is_not_promised_again() {
     let (_top, server) = fresh().await;
     let free = server.status(&cx()).await.unwrap().available_space;
     let most = free / 3 * 2;
-    let first = server
-        .allocate(&cx(), si(1), &numbers(&[0, 1]), most, &secret(1), &lease(1))
-        .await
-        .unwrap();
-    let second = server
-        .allocate(&cx(), si(2), &numbers(&[0]), most, &secret(1), &lease(1))
-        .await
-        .unwrap();
+    let first = server.allocate(&cx(), si(1), &numbers(&[0, 1]), most, &secret(1), &lease(1)).await.unwrap();
+    let second = server.allocate(&cx(), si(2), &numbers(&[0]), most, &secret(1), &lease(1)).await.unwrap();
     assert_eq!((first.allocated, second.allocated), (numbers(&[0]), numbers(&[])));
     server.abort_share(&cx(), si(1), 0, &secret(1)).await.unwrap();
-    let third = server
-        .allocate(&cx(), si(2), &numbers(&[0]), most, &secret(1), &lease(1))
-        .await
-        .unwrap();
+    let third = server.allocate(&cx(), si(2), &numbers(&[0]), most, &secret(1), &lease(1)).await.unwrap();
     assert_eq!(third.allocated, numbers(&[0]));
 }
 
@@ -536,10 +399,7 @@ async fn space_that_is_promised_is_not_promised_again() {
 async fn a_store_that_vanished_is_unreachable_and_stays_away() {
     let (top, server) = fresh().await;
     put(&server, si(1), 0, &pattern(100, 0)).await;
-    server
-        .allocate(&cx(), si(3), &numbers(&[0]), 10, &secret(1), &lease(1))
-        .await
-        .unwrap();
+    server.allocate(&cx(), si(3), &numbers(&[0]), 10, &secret(1), &lease(1)).await.unwrap();
     let (here, away) = (top.path().join("store"), top.path().join("elsewhere"));
     fs::rename(&here, &away).unwrap();
     for empty_mountpoint in [false, true] {
@@ -549,21 +409,9 @@ async fn a_store_that_vanished_is_unreachable_and_stays_away() {
         let cx = cx();
         unreachable(server.status(&cx).await);
         unreachable(server.list_shares(&cx, ShareKind::Immutable, si(1)).await);
-        unreachable(
-            server
-                .read_share(&cx, ShareKind::Immutable, si(1), 0, &[range(0, 1)])
-                .await,
-        );
-        unreachable(
-            server
-                .read_share(&cx, ShareKind::Mutable, si(2), 0, &[range(0, 1)])
-                .await,
-        );
-        unreachable(
-            server
-                .allocate(&cx, si(1), &numbers(&[1]), 10, &secret(1), &lease(1))
-                .await,
-        );
+        unreachable(server.read_share(&cx, ShareKind::Immutable, si(1), 0, &[range(0, 1)]).await);
+        unreachable(server.read_share(&cx, ShareKind::Mutable, si(2), 0, &[range(0, 1)]).await);
+        unreachable(server.allocate(&cx, si(1), &numbers(&[1]), 10, &secret(1), &lease(1)).await);
         unreachable(server.write_share(&cx, si(3), 0, &secret(1), 0, pattern(10, 0)).await);
         unreachable(rtw(&server, si(2), &[(0, write(0, b"x"))]).await);
         unreachable(server.add_lease(&cx, si(1), &lease(1)).await);
@@ -576,22 +424,12 @@ async fn a_store_that_vanished_is_unreachable_and_stays_away() {
     fs::remove_dir(&here).unwrap();
     fs::rename(&away, &here).unwrap();
     assert_eq!(get(&server, ShareKind::Immutable, si(1), 0).await, pattern(100, 0));
-    assert!(
-        server
-            .write_share(&cx(), si(3), 0, &secret(1), 0, pattern(10, 0))
-            .await
-            .unwrap()
-    );
+    assert!(server.write_share(&cx(), si(3), 0, &secret(1), 0, pattern(10, 0)).await.unwrap());
 }
 
 #[test]
 fn a_store_without_permission_is_unreachable() {
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-    };
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (top, server) = runtime().block_on(async {
         let (top, server) = fresh().await;
         put(&server, si(1), 0, &pattern(100, 0)).await;
@@ -606,16 +444,8 @@ fn a_store_without_permission_is_unreachable() {
         runtime().block_on(async {
             let cx = cx();
             unreachable(server.list_shares(&cx, ShareKind::Immutable, si(1)).await);
-            unreachable(
-                server
-                    .read_share(&cx, ShareKind::Immutable, si(1), 0, &[range(0, 1)])
-                    .await,
-            );
-            unreachable(
-                server
-                    .allocate(&cx, si(5), &numbers(&[1]), 10, &secret(1), &lease(1))
-                    .await,
-            );
+            unreachable(server.read_share(&cx, ShareKind::Immutable, si(1), 0, &[range(0, 1)]).await);
+            unreachable(server.allocate(&cx, si(5), &numbers(&[1]), 10, &secret(1), &lease(1)).await);
             unreachable(rtw(&server, si(2), &[(0, write(0, b"x"))]).await);
             unreachable(rtw(&server, si(6), &[(0, write(0, b"x"))]).await);
         });
@@ -635,11 +465,7 @@ async fn damaged_files_are_errors_and_never_more() {
     for (si, kind) in [(fixed, ShareKind::Immutable), (slot, ShareKind::Mutable)] {
         let file = bucket(&top, si).join("0");
         let good = fs::read(&file).unwrap();
-        for bad in [
-            &good[..40],
-            &good[..5],
-            b"complete garbage, but long enough to hold a header".as_slice(),
-        ] {
+        for bad in [&good[..40], &good[..5], b"complete garbage, but long enough to hold a header".as_slice()] {
             fs::write(&file, bad).unwrap();
             let read = server.read_share(&cx(), kind, si, 0, &[range(0, u64::MAX)]).await;
             assert!(read.is_err() || read.is_ok_and(|r| r[0].len() < good.len()));
@@ -660,17 +486,9 @@ async fn damaged_files_are_errors_and_never_more() {
     for name in ["07", "x", "-1", "4294967296", "1.tmp"] {
         fs::write(odd.join(name), b"not a share").unwrap();
     }
-    assert_eq!(
-        server.list_shares(&cx(), ShareKind::Immutable, si(3)).await.unwrap(),
-        numbers(&[4, 5])
-    );
+    assert_eq!(server.list_shares(&cx(), ShareKind::Immutable, si(3)).await.unwrap(), numbers(&[4, 5]));
     for n in [4, 5] {
-        assert!(
-            server
-                .read_share(&cx(), ShareKind::Immutable, si(3), n, &[range(0, 1)])
-                .await
-                .is_err()
-        );
+        assert!(server.read_share(&cx(), ShareKind::Immutable, si(3), n, &[range(0, 1)]).await.is_err());
     }
 }
 
@@ -695,19 +513,13 @@ async fn advice_is_filed_as_the_reference_files_it() {
     let (top, server, _) = fresh_at_now().await;
     put(&server, si(1), 7, &pattern(100, 0)).await;
     for _ in 0..2 {
-        server
-            .advise_corrupt(&cx(), ShareKind::Immutable, si(1), 7, "block hash mismatch")
-            .await
-            .unwrap();
+        server.advise_corrupt(&cx(), ShareKind::Immutable, si(1), 7, "block hash mismatch").await.unwrap();
     }
     let dir = top.path().join("store/storage/corruption-advisories");
     let name = |micros: &str| format!("2023-11-14T221320.{micros}--{}-7", si(1));
     assert_eq!(tree(&dir), [name("000000"), name("000001")].into_iter().collect());
     let text = fs::read_to_string(dir.join(name("000000"))).unwrap();
-    let head = format!(
-        "report: Share Corruption\ntype: immutable\nstorage_index: {}\nshare_number: 7\n",
-        si(1)
-    );
+    let head = format!("report: Share Corruption\ntype: immutable\nstorage_index: {}\nshare_number: 7\n", si(1));
     assert_eq!(text, head + "\nblock hash mismatch\n\n");
 }
 
@@ -718,10 +530,7 @@ async fn a_store_is_made_once_and_keeps_its_identity() {
     assert_eq!(server.dir(), dir);
     assert_eq!(server.device(), fs::metadata(top.path()).unwrap().dev());
     assert_eq!(*server.identity(), Identity::load(&dir).unwrap());
-    assert_eq!(
-        LocalServer::create(&dir, &Rng::os()),
-        Err(IdentityError::Exists(dir.clone()))
-    );
+    assert_eq!(LocalServer::create(&dir, &Rng::os()), Err(IdentityError::Exists(dir.clone())));
 
     // The seed of a store does not change with its first share, also where a node never wrote it down.
     fs::remove_file(dir.join("permutation-seed")).unwrap();

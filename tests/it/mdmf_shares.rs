@@ -11,9 +11,7 @@ use crate::mutable_vectors::{cases, check_blocks};
 use crate::vectors::{base64, data, hex, hex_array, items, load, number};
 
 fn check_offsets(version: &Version, expected: &Value) {
-    let Offsets::Mdmf(found) = &version.offsets else {
-        panic!("an MDMF share has MDMF offsets")
-    };
+    let Offsets::Mdmf(found) = &version.offsets else { panic!("an MDMF share has MDMF offsets") };
     for (found, key) in [
         (found.encrypted_private_key, "enc_privkey"),
         (found.share_hash_chain, "share_hash_chain"),

@@ -7,18 +7,11 @@ use tahoefs::merkle::{BadHashes, HashTree, IncompleteTree, node_count};
 use crate::vectors::{data, hex_array, items, load, number};
 
 fn leaves(count: usize) -> Vec<Hash> {
-    (0..count)
-        .map(|i| data(&format!("leaf-{i}"), 32).try_into().expect("32 bytes"))
-        .collect()
+    (0..count).map(|i| data(&format!("leaf-{i}"), 32).try_into().expect("32 bytes")).collect()
 }
 
 fn numbers(value: &serde_json::Value) -> Vec<usize> {
-    value
-        .as_array()
-        .expect("an array")
-        .iter()
-        .map(|n| number(n) as usize)
-        .collect()
+    value.as_array().expect("an array").iter().map(|n| number(n) as usize).collect()
 }
 
 #[test]
@@ -30,10 +23,7 @@ fn trees_are_the_references() {
         assert_eq!(tree.root(), hex_array(&known["root"]));
         assert_eq!(tree.nodes().len() as u64, number(&known["total_nodes"]));
         assert_eq!(node_count(count) as u64, number(&known["total_nodes"]));
-        assert_eq!(
-            IncompleteTree::new(count).first_leaf() as u64,
-            number(&known["first_leaf_num"])
-        );
+        assert_eq!(IncompleteTree::new(count).first_leaf() as u64, number(&known["first_leaf_num"]));
         if let Some(nodes) = known.get("nodes") {
             let nodes: Vec<Hash> = items(nodes).iter().map(hex_array).collect();
             assert_eq!(tree.nodes(), nodes);
@@ -45,10 +35,7 @@ fn trees_are_the_references() {
             let mut incomplete = IncompleteTree::new(count);
             assert_eq!(incomplete.needed_for(leaf, true), numbers(&needed["with_leaf_sorted"]));
             incomplete.set_root(tree.root());
-            assert_eq!(
-                incomplete.needed_for(leaf, false),
-                numbers(&needed["without_leaf_sorted"])
-            );
+            assert_eq!(incomplete.needed_for(leaf, false), numbers(&needed["without_leaf_sorted"]));
         }
     }
 }
@@ -81,10 +68,7 @@ fn empty_leaves_and_pairs_are_the_references() {
     }
     assert_eq!(seen, 4, "all but number 1, which pads no tree");
     let pair = &known["pair_hash"];
-    assert_eq!(
-        HashTree::new(vec![hex_array(&pair["a"]), hex_array(&pair["b"])]).root(),
-        hex_array(&pair["result"])
-    );
+    assert_eq!(HashTree::new(vec![hex_array(&pair["a"]), hex_array(&pair["b"])]).root(), hex_array(&pair["result"]));
 }
 
 #[test]
@@ -104,32 +88,17 @@ fn a_refused_batch_leaves_nothing_behind() {
     let whole = HashTree::new(leaves(5));
     let mut tree = IncompleteTree::new(5);
     tree.set_root(whole.root());
-    let chain = |leaf| {
-        whole
-            .needed_for(leaf, false)
-            .into_iter()
-            .map(|n| (n, whole.get(n).expect("a node")))
-    };
+    let chain = |leaf| whole.needed_for(leaf, false).into_iter().map(|n| (n, whole.get(n).expect("a node")));
     let good = leaves(5);
     assert_eq!(tree.add([], [(3, good[3])]), Err(BadHashes::Unproven(10)));
-    assert!(matches!(
-        tree.add(chain(3), [(3, good[2])]),
-        Err(BadHashes::Mismatch(_))
-    ));
+    assert!(matches!(tree.add(chain(3), [(3, good[2])]), Err(BadHashes::Mismatch(_))));
     assert_eq!(tree.needed_for(3, false), whole.needed_for(3, false));
     assert_eq!(tree.leaf(3), None);
-    assert_eq!(
-        tree.add(chain(3), [(3, good[3]), (4, [0; 32])]),
-        Err(BadHashes::Unproven(11))
-    );
+    assert_eq!(tree.add(chain(3), [(3, good[3]), (4, [0; 32])]), Err(BadHashes::Unproven(11)));
     assert_eq!(tree.leaf(3), None);
     assert_eq!(tree.add(chain(3), [(3, good[3])]), Ok(()));
     assert_eq!(tree.leaf(3), Some(good[3]));
-    assert_eq!(
-        tree.needed_for(2, true),
-        Vec::<usize>::new(),
-        "its sibling's proof gave it away"
-    );
+    assert_eq!(tree.needed_for(2, true), Vec::<usize>::new(), "its sibling's proof gave it away");
     assert_eq!(tree.needed_for(0, true), vec![7, 8]);
     assert_eq!(tree.add([(9, [1; 32])], []), Err(BadHashes::Mismatch(9)));
     assert_eq!(tree.add([(15, good[0])], []), Err(BadHashes::Outside(15)));
@@ -159,26 +128,12 @@ fn an_honest_parent_covers_for_no_child() {
 
 #[test]
 fn hostile_counts_take_no_memory() {
-    for count in [
-        usize::MAX,
-        usize::MAX - 1,
-        usize::MAX / 2,
-        1 << 62,
-        (1 << 62) + 1,
-        1 << 63,
-    ] {
+    for count in [usize::MAX, usize::MAX - 1, usize::MAX / 2, 1 << 62, (1 << 62) + 1, 1 << 63] {
         let mut tree = IncompleteTree::new(count);
         tree.set_root([0; 32]);
         assert!(tree.needed_for(0, true).len() <= 64);
         assert!(tree.needed_for(usize::MAX, true).len() <= 64);
-        for at in [
-            0,
-            1,
-            usize::MAX,
-            tree.node_count(),
-            tree.node_count() - 1,
-            tree.first_leaf(),
-        ] {
+        for at in [0, 1, usize::MAX, tree.node_count(), tree.node_count() - 1, tree.first_leaf()] {
             assert!(tree.add([(at, [1; 32])], []).is_err());
             assert!(tree.add([], [(at, [1; 32])]).is_err());
             assert_eq!(tree.leaf(at), None);

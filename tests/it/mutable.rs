@@ -15,9 +15,7 @@ use crate::vectors::load;
 
 async fn create(servers: &Servers, content: &'static [u8]) -> MutableFile {
     let grid = servers.client(3, 5);
-    MutableFile::create(grid, &cx(), key(0), MutableFormat::Sdmf, Bytes::from_static(content))
-        .await
-        .unwrap()
+    MutableFile::create(grid, &cx(), key(0), MutableFormat::Sdmf, Bytes::from_static(content)).await.unwrap()
 }
 
 /// The same file, opened by a client that knows nothing of it.
@@ -39,11 +37,7 @@ async fn a_new_file_reads_back_and_grows() {
     let file = create(&servers, b"one").await;
     assert_eq!(content(&reopen(&servers, &file)).await, b"one");
     for (i, server) in servers.0.iter().enumerate() {
-        assert_eq!(
-            server.inner().share_numbers(file.cap().storage_index()).len(),
-            1,
-            "server {i}"
-        );
+        assert_eq!(server.inner().share_numbers(file.cap().storage_index()).len(), 1, "server {i}");
     }
     file.modify(&cx(), append(b" two")).await.unwrap();
     let other = reopen(&servers, &file);
@@ -60,18 +54,10 @@ async fn the_next_change_costs_one_round() {
     let servers = Servers::new(5);
     let file = create(&servers, b"").await;
     let calls = |method| servers.0.iter().map(|s| s.calls(method)).sum::<u64>();
-    let before = (
-        calls(Method::ListShares),
-        calls(Method::ReadShare),
-        calls(Method::ReadTestWrite),
-    );
+    let before = (calls(Method::ListShares), calls(Method::ReadShare), calls(Method::ReadTestWrite));
     file.modify(&cx(), append(b"x")).await.unwrap();
     file.modify(&cx(), append(b"y")).await.unwrap();
-    let after = (
-        calls(Method::ListShares),
-        calls(Method::ReadShare),
-        calls(Method::ReadTestWrite),
-    );
+    let after = (calls(Method::ListShares), calls(Method::ReadShare), calls(Method::ReadTestWrite));
     assert_eq!((after.0 - before.0, after.1 - before.1, after.2 - before.2), (0, 0, 10));
 }
 
@@ -87,9 +73,7 @@ async fn ranges_are_read_and_patched() {
     other.overwrite(&cx(), Bytes::from_static(b"new")).await.unwrap();
     assert_eq!(content(&file).await, b"new");
     assert!(matches!(
-        MutableFile::new(servers.client(3, 5), file.cap().readonly())
-            .overwrite(&cx(), Bytes::new())
-            .await,
+        MutableFile::new(servers.client(3, 5), file.cap().readonly()).overwrite(&cx(), Bytes::new()).await,
         Err(NodeError::NotWriteable)
     ));
 }
@@ -101,28 +85,15 @@ async fn two_writers_lose_nothing() {
     let second = Arc::new(reopen(&servers, &first));
     let writer = |file: Arc<MutableFile>, mark: u8| async move {
         for _ in 0..6 {
-            file.modify(&cx(), |old: &[u8]| Ok(Some([old, &[mark]].concat())))
-                .await
-                .unwrap();
+            file.modify(&cx(), |old: &[u8]| Ok(Some([old, &[mark]].concat()))).await.unwrap();
         }
     };
-    let (a, b) = tokio::join!(
-        tokio::spawn(writer(Arc::clone(&first), b'a')),
-        tokio::spawn(writer(second, b'b'))
-    );
+    let (a, b) = tokio::join!(tokio::spawn(writer(Arc::clone(&first), b'a')), tokio::spawn(writer(second, b'b')));
     a.and(b).unwrap();
     let mut all = content(&reopen(&servers, &first)).await;
     all.sort_unstable();
-    assert!(
-        all.iter().filter(|b| **b == b'a').count() >= 6,
-        "{}",
-        all.escape_ascii()
-    );
-    assert!(
-        all.iter().filter(|b| **b == b'b').count() >= 6,
-        "{}",
-        all.escape_ascii()
-    );
+    assert!(all.iter().filter(|b| **b == b'a').count() >= 6, "{}", all.escape_ascii());
+    assert!(all.iter().filter(|b| **b == b'b').count() >= 6, "{}", all.escape_ascii());
 }
 
 /// The reference's shares, as many as the vectors hold of each file, on ten servers.
@@ -141,13 +112,7 @@ async fn read_vectors(file: &str, format: MutableFormat) -> usize {
             let best = file.read_best(&cx()).await;
             if case.shares.len() < needed {
                 let needed = if case.shares.is_empty() { 3 } else { needed };
-                assert_eq!(
-                    best.err(),
-                    Some(NodeError::NotEnoughShares {
-                        found: case.shares.len(),
-                        needed
-                    })
-                );
+                assert_eq!(best.err(), Some(NodeError::NotEnoughShares { found: case.shares.len(), needed }));
                 continue;
             }
             let (version, content) = best.unwrap_or_else(|e| panic!("{}: {e}", case.json["length"]));
@@ -160,22 +125,12 @@ async fn read_vectors(file: &str, format: MutableFormat) -> usize {
         if case.shares.len() >= needed {
             let file = MutableFile::new(servers.client(3, 10), cap.readonly());
             let size = expected.len() as u64;
-            let ranges = [
-                0..size,
-                0..1,
-                size / 3..size / 2,
-                126..131,
-                size.saturating_sub(1)..size + 9,
-                size + 1..size + 2,
-            ];
+            let ranges =
+                [0..size, 0..1, size / 3..size / 2, 126..131, size.saturating_sub(1)..size + 9, size + 1..size + 2];
             let read = file.read(&cx(), &ranges).await.unwrap();
             for (range, bytes) in ranges.iter().zip(read) {
                 let start = range.start.min(size) as usize;
-                assert_eq!(
-                    bytes,
-                    expected[start..range.end.clamp(start as u64, size) as usize],
-                    "{range:?} of {size}"
-                );
+                assert_eq!(bytes, expected[start..range.end.clamp(start as u64, size) as usize], "{range:?} of {size}");
             }
         }
     }
@@ -197,30 +152,16 @@ async fn mdmf_is_not_written_yet() {
     let servers = Servers::new(3);
     let made = MutableFile::create(servers.client(1, 3), &cx(), key(0), MutableFormat::Mdmf, Bytes::new()).await;
     assert!(matches!(made.err(), Some(NodeError::WrongKind(_))));
-    assert!(
-        servers
-            .0
-            .iter()
-            .all(|server| server.inner().storage_indexes().is_empty())
-    );
+    assert!(servers.0.iter().all(|server| server.inner().storage_indexes().is_empty()));
 }
 
 #[tokio::test]
 async fn what_the_servers_hold_verifies() {
-    for (needed, total, length) in [
-        (1, 1, 0),
-        (3, 10, 0),
-        (3, 10, 1),
-        (2, 3, 100_000),
-        (7, 9, 70),
-        (4, 4, 13),
-    ] {
+    for (needed, total, length) in [(1, 1, 0), (3, 10, 0), (3, 10, 1), (2, 3, 100_000), (7, 9, 70), (4, 4, 13)] {
         let servers = Servers::new(4);
         let content: Vec<u8> = (0..length).map(|i| (i * 7 % 251) as u8).collect();
         let grid = servers.client(needed, total);
-        let file = MutableFile::create(grid, &cx(), key(1), MutableFormat::Sdmf, content.clone().into())
-            .await
-            .unwrap();
+        let file = MutableFile::create(grid, &cx(), key(1), MutableFormat::Sdmf, content.clone().into()).await.unwrap();
         let shares = servers.shares(file.cap().storage_index());
         assert_eq!(shares.len(), usize::from(total));
         // Spread as evenly as can be.
@@ -233,10 +174,7 @@ async fn what_the_servers_hold_verifies() {
             assert_eq!(version.end(), bytes.len() as u64);
             check_blocks(&version, *number, bytes, &file.cap().read_key().unwrap(), &content);
         }
-        let (_, read) = MutableFile::new(servers.client(3, 10), file.cap().readonly())
-            .read_best(&cx())
-            .await
-            .unwrap();
+        let (_, read) = MutableFile::new(servers.client(3, 10), file.cap().readonly()).read_best(&cx()).await.unwrap();
         assert_eq!(read, content);
     }
 }
@@ -247,11 +185,7 @@ async fn a_shorter_version_leaves_the_rest_behind() {
     let file = create(&servers, &[b'x'; 5000]).await;
     file.overwrite(&cx(), Bytes::from_static(b"short")).await.unwrap();
     let shares = servers.shares(file.cap().storage_index());
-    assert!(
-        shares
-            .iter()
-            .all(|(_, _, bytes)| bytes.len() as u64 > Version::parse(bytes).unwrap().end())
-    );
+    assert!(shares.iter().all(|(_, _, bytes)| bytes.len() as u64 > Version::parse(bytes).unwrap().end()));
     assert_eq!(content(&reopen(&servers, &file)).await, b"short");
 }
 
@@ -271,17 +205,10 @@ async fn probing_tells_of_newer_versions() {
 #[tokio::test]
 async fn large_contents_come_back() {
     let servers = Servers::new(5);
-    let content: Bytes = (0..9_000_001u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
-        .collect();
+    let content: Bytes = (0..9_000_001u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let grid = servers.client(3, 5);
-    let file = MutableFile::create(grid, &cx(), key(0), MutableFormat::Sdmf, content.clone())
-        .await
-        .unwrap();
+    let file = MutableFile::create(grid, &cx(), key(0), MutableFormat::Sdmf, content.clone()).await.unwrap();
     assert!(reopen(&servers, &file).read_best(&cx()).await.unwrap().1 == content);
-    let part = reopen(&servers, &file)
-        .read(&cx(), std::slice::from_ref(&(4_000_000..4_000_010)))
-        .await
-        .unwrap();
+    let part = reopen(&servers, &file).read(&cx(), std::slice::from_ref(&(4_000_000..4_000_010))).await.unwrap();
     assert_eq!(part[0], content[4_000_000..4_000_010]);
 }

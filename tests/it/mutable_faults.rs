@@ -18,9 +18,7 @@ const CONTENT: &[u8] = b"what a file holds, long enough that three shares differ
 
 async fn create(servers: &Servers, needed: u16, total: u16) -> MutableFile {
     let grid = servers.client(needed, total);
-    MutableFile::create(grid, &cx(), key(0), MutableFormat::Sdmf, Bytes::from_static(CONTENT))
-        .await
-        .unwrap()
+    MutableFile::create(grid, &cx(), key(0), MutableFormat::Sdmf, Bytes::from_static(CONTENT)).await.unwrap()
 }
 
 /// The same file, opened by a client that knows nothing of it.
@@ -29,18 +27,12 @@ fn reopen(servers: &Servers, file: &MutableFile) -> MutableFile {
 }
 
 async fn content(servers: &Servers, file: &MutableFile) -> Result<Vec<u8>, NodeError> {
-    reopen(servers, file)
-        .read_best(&cx())
-        .await
-        .map(|(_, content)| content.to_vec())
+    reopen(servers, file).read_best(&cx()).await.map(|(_, content)| content.to_vec())
 }
 
 fn seqnums(servers: &Servers, file: &MutableFile) -> Vec<u64> {
     let shares = servers.shares(file.cap().storage_index());
-    shares
-        .iter()
-        .map(|(_, _, bytes)| Version::parse(bytes).unwrap().header.seqnum)
-        .collect()
+    shares.iter().map(|(_, _, bytes)| Version::parse(bytes).unwrap().header.seqnum).collect()
 }
 
 fn becomes(what: &'static [u8]) -> impl FnMut(&[u8]) -> Result<Option<Vec<u8>>, NodeError> + Send {
@@ -91,22 +83,15 @@ async fn corrupt_shares_are_told_replaced_and_overwritten() {
         for server in &servers.0 {
             for number in server.inner().share_numbers(si).into_iter().filter(|n| *n < 2) {
                 hurt += usize::from(server.inner().edit_share(si, number, |bytes| {
-                    bytes[region.start as usize..region.end as usize]
-                        .iter_mut()
-                        .for_each(|b| *b ^= 0x41);
+                    bytes[region.start as usize..region.end as usize].iter_mut().for_each(|b| *b ^= 0x41);
                 }));
             }
         }
         assert_eq!(hurt, 2);
-        let (version, bytes) = file
-            .read_best(&cx())
-            .await
-            .unwrap_or_else(|e| panic!("{region:?}: {e}"));
+        let (version, bytes) = file.read_best(&cx()).await.unwrap_or_else(|e| panic!("{region:?}: {e}"));
         assert_eq!(bytes, CONTENT, "{region:?}");
         // A change to what is there already heals nothing; a real one overwrites what was corrupt.
-        file.modify(&cx(), |old| Ok(Some([old, b"!"].concat())))
-            .await
-            .unwrap_or_else(|e| panic!("{region:?}: {e}"));
+        file.modify(&cx(), |old| Ok(Some([old, b"!"].concat()))).await.unwrap_or_else(|e| panic!("{region:?}: {e}"));
         file.modify(&cx(), becomes(CONTENT)).await.unwrap();
         assert_eq!(seqnums(&servers, &file), [version.header.seqnum + 2; 5], "{region:?}");
         for (_, number, bytes) in servers.shares(si) {
@@ -124,14 +109,9 @@ async fn one_corrupt_share_too_many_is_an_error() {
     let si = file.cap().storage_index();
     for (server, number, bytes) in servers.shares(si).into_iter().take(3) {
         let data = Version::parse(&bytes).unwrap().share_data().start as usize;
-        servers.0[server]
-            .inner()
-            .edit_share(si, number, |bytes| bytes[data] ^= 1);
+        servers.0[server].inner().edit_share(si, number, |bytes| bytes[data] ^= 1);
     }
-    assert_eq!(
-        content(&servers, &file).await,
-        Err(NodeError::NotEnoughShares { found: 2, needed: 3 })
-    );
+    assert_eq!(content(&servers, &file).await, Err(NodeError::NotEnoughShares { found: 2, needed: 3 }));
 }
 
 #[tokio::test]
@@ -159,11 +139,7 @@ async fn a_server_that_was_away_does_not_bring_the_past_back() {
     assert_eq!(content(&servers, &file).await.unwrap(), b"second");
     // The next writer overwrites what is old too.
     reopen(&servers, &file).modify(&cx(), becomes(b"third")).await.unwrap();
-    assert!(
-        seqnums(&servers, &file).iter().all(|seqnum| *seqnum == 3),
-        "{:?}",
-        seqnums(&servers, &file)
-    );
+    assert!(seqnums(&servers, &file).iter().all(|seqnum| *seqnum == 3), "{:?}", seqnums(&servers, &file));
     assert_eq!(content(&servers, &file).await.unwrap(), b"third");
 }
 
@@ -195,18 +171,12 @@ async fn a_minority_of_servers_is_not_written_to_from_memory() {
         (0..5).for_each(|server| servers.0[server].set_down(which.contains(&server)));
     };
     down(&[3, 4]);
-    reopen(&servers, &cut_off)
-        .modify(&cx(), becomes(b"third"))
-        .await
-        .unwrap();
+    reopen(&servers, &cut_off).modify(&cx(), becomes(b"third")).await.unwrap();
     down(&[0, 1, 2]);
     assert!(cut_off.modify(&cx(), becomes(b"rival")).await.is_err());
     down(&[]);
     assert_eq!(content(&servers, &cut_off).await.unwrap(), b"third");
-    cut_off
-        .modify(&cx(), |old| Ok(Some([old, b"!"].concat())))
-        .await
-        .unwrap();
+    cut_off.modify(&cx(), |old| Ok(Some([old, b"!"].concat()))).await.unwrap();
     assert_eq!(content(&servers, &cut_off).await.unwrap(), b"third!");
 }
 
@@ -215,24 +185,13 @@ async fn a_publish_that_reaches_too_few_says_why() {
     let servers = Servers::new(5);
     let file = create(&servers, 3, 5).await;
     for server in &servers.0[..3] {
-        server.next(
-            Some(Method::ReadTestWrite),
-            1,
-            Fault::Fail(StorageError::Io("disk on fire".into())),
-        );
+        server.next(Some(Method::ReadTestWrite), 1, Fault::Fail(StorageError::Io("disk on fire".into())));
     }
     for server in &servers.0[3..] {
         server.next(Some(Method::ReadTestWrite), 1, Fault::Fail(StorageError::NoSpace));
     }
     let error = file.modify(&cx(), becomes(b"lost")).await.unwrap_err();
-    let NodeError::NotEnoughServers {
-        happiness: 0,
-        wanted: 3,
-        reason,
-    } = &error
-    else {
-        panic!("{error}")
-    };
+    let NodeError::NotEnoughServers { happiness: 0, wanted: 3, reason } = &error else { panic!("{error}") };
     assert!(reason.contains("disk on fire"), "{reason}");
     assert_eq!(content(&servers, &file).await.unwrap(), CONTENT);
     for server in &servers.0 {
@@ -297,9 +256,7 @@ async fn shares_that_hang_are_replaced_by_others() {
     let grid = servers.client(3, 5);
     // Too large for the first bytes of a share to hold all of it.
     let large = Bytes::from(CONTENT.repeat(3000));
-    let file = MutableFile::create(grid, &cx(), key(0), MutableFormat::Sdmf, large.clone())
-        .await
-        .unwrap();
+    let file = MutableFile::create(grid, &cx(), key(0), MutableFormat::Sdmf, large.clone()).await.unwrap();
     for server in &servers.0[..2] {
         server.add(tahoefs::storage::fault::Rule {
             method: Some(Method::ReadShare),
@@ -321,14 +278,8 @@ async fn a_deadline_ends_everything() {
         server.always(None, Fault::Hang);
     }
     let cx = cx().with_timeout(Duration::from_millis(50));
-    assert!(matches!(
-        reopen(&servers, &file).read_best(&cx).await,
-        Err(NodeError::Stopped(_))
-    ));
-    assert!(matches!(
-        file.modify(&cx, becomes(b"x")).await,
-        Err(NodeError::Stopped(_))
-    ));
+    assert!(matches!(reopen(&servers, &file).read_best(&cx).await, Err(NodeError::Stopped(_))));
+    assert!(matches!(file.modify(&cx, becomes(b"x")).await, Err(NodeError::Stopped(_))));
 }
 
 #[tokio::test]
@@ -339,19 +290,14 @@ async fn an_unrecoverable_newer_version_is_stepped_over() {
     let old = servers.shares(si);
     file.modify(&cx(), becomes(b"second")).await.unwrap();
     for (server, number, bytes) in &old[..3] {
-        servers.0[*server]
-            .inner()
-            .edit_share(si, *number, |share| share.clone_from(bytes));
+        servers.0[*server].inner().edit_share(si, *number, |share| share.clone_from(bytes));
     }
     let (version, bytes) = reopen(&servers, &file).read_best(&cx()).await.unwrap();
     assert_eq!((version.header.seqnum, &bytes[..]), (1, CONTENT));
     assert!(!reopen(&servers, &file).newer_than(&cx(), Some(&version)).await.unwrap());
     let writer = reopen(&servers, &file);
     assert_eq!(writer.servermap(&cx(), Mode::Check).await.unwrap().highest_seqnum(), 2);
-    writer
-        .modify(&cx(), |old| Ok(Some([old, b"!"].concat())))
-        .await
-        .unwrap();
+    writer.modify(&cx(), |old| Ok(Some([old, b"!"].concat()))).await.unwrap();
     assert_eq!(seqnums(&servers, &file), [3; 5]);
     assert_eq!(content(&servers, &file).await.unwrap(), [CONTENT, b"!"].concat());
 }
@@ -364,9 +310,7 @@ async fn of_equal_versions_the_greater_root_hash_is_best() {
     let first = servers.shares(si);
     let restore = |shares: &[(usize, u32, Vec<u8>)]| {
         for (server, number, bytes) in shares {
-            servers.0[*server]
-                .inner()
-                .edit_share(si, *number, |share| share.clone_from(bytes));
+            servers.0[*server].inner().edit_share(si, *number, |share| share.clone_from(bytes));
         }
     };
     reopen(&servers, &file).modify(&cx(), becomes(b"left")).await.unwrap();
@@ -378,10 +322,7 @@ async fn of_equal_versions_the_greater_root_hash_is_best() {
     let root = |shares: &[(usize, u32, Vec<u8>)]| Version::parse(&shares[0].2).unwrap().header.root_hash;
     let best: &[u8] = if root(&left) > root(&right) { b"left" } else { b"right" };
     assert_eq!(content(&servers, &file).await.unwrap(), best);
-    reopen(&servers, &file)
-        .modify(&cx(), |old| Ok(Some([old, b"!"].concat())))
-        .await
-        .unwrap();
+    reopen(&servers, &file).modify(&cx(), |old| Ok(Some([old, b"!"].concat()))).await.unwrap();
     assert_eq!(seqnums(&servers, &file), [3; 10]);
 }
 
@@ -410,10 +351,7 @@ async fn numbers_beyond_n_count_for_nothing() {
     for (server, number, _) in servers.shares(si).into_iter().filter(|(_, number, _)| *number < 3) {
         servers.0[server].inner().remove_share(si, number);
     }
-    assert_eq!(
-        content(&servers, &file).await,
-        Err(NodeError::NotEnoughShares { found: 2, needed: 3 })
-    );
+    assert_eq!(content(&servers, &file).await, Err(NodeError::NotEnoughShares { found: 2, needed: 3 }));
 }
 
 #[tokio::test]
@@ -423,14 +361,9 @@ async fn one_share_under_many_numbers_is_still_one() {
     let si = file.cap().storage_index();
     let shares = servers.shares(si);
     for (server, number, _) in &shares {
-        servers.0[*server]
-            .inner()
-            .edit_share(si, *number, |share| share.clone_from(&shares[0].2));
+        servers.0[*server].inner().edit_share(si, *number, |share| share.clone_from(&shares[0].2));
     }
-    assert_eq!(
-        content(&servers, &file).await,
-        Err(NodeError::NotEnoughShares { found: 1, needed: 3 })
-    );
+    assert_eq!(content(&servers, &file).await, Err(NodeError::NotEnoughShares { found: 1, needed: 3 }));
 }
 
 /// Headers that the file's own writer signed, but whose numbers would take all memory.
@@ -442,26 +375,10 @@ async fn monstrous_headers_are_refused() {
     let si = file.cap().storage_index();
     let (server, number, good) = servers.shares(si).remove(0);
     let share = SdmfShare::parse(&good).unwrap();
-    for (segment_size, data_length) in [
-        (1 << 60, 1 << 60),
-        (1, 1 << 40),
-        (0, 5),
-        (1 << 31, 1 << 31),
-        (1 << 40, 3),
-    ] {
-        let header = MutableHeader {
-            segment_size,
-            data_length,
-            ..share.header.clone()
-        };
+    for (segment_size, data_length) in [(1 << 60, 1 << 60), (1, 1 << 40), (0, 5), (1 << 31, 1 << 31), (1 << 40, 3)] {
+        let header = MutableHeader { segment_size, data_length, ..share.header.clone() };
         let signature = signing.sign(&tahoefs::util::Rng::os(), &header.signed_prefix());
-        let bytes = SdmfShare {
-            header,
-            signature: &signature,
-            ..share.clone()
-        }
-        .build()
-        .unwrap();
+        let bytes = SdmfShare { header, signature: &signature, ..share.clone() }.build().unwrap();
         servers.0[server].inner().edit_share(si, number, |share| *share = bytes);
         assert!(content(&servers, &file).await.is_err(), "{segment_size} {data_length}");
         assert!(reopen(&servers, &file).size(&cx()).await.is_err());
@@ -477,9 +394,8 @@ async fn an_empty_slot_is_filled() {
     let cap = tahoefs::cap::MutableCap::from_write_key(MutableFormat::Sdmf, write, fingerprint);
     put_share(&servers, 0, &cap, 0, Vec::new()).await;
     let grid = servers.client(1, 3);
-    let file = MutableFile::create(grid, &cx(), signing, MutableFormat::Sdmf, Bytes::from_static(CONTENT))
-        .await
-        .unwrap();
+    let file =
+        MutableFile::create(grid, &cx(), signing, MutableFormat::Sdmf, Bytes::from_static(CONTENT)).await.unwrap();
     file.overwrite(&cx(), Bytes::from_static(b"new")).await.unwrap();
     assert_eq!(content(&servers, &file).await.unwrap(), b"new");
 }
@@ -488,14 +404,9 @@ async fn an_empty_slot_is_filled() {
 async fn many_writers_at_once_lose_nothing() {
     let servers = Arc::new(Servers::new(5));
     let grid = servers.client(3, 5);
-    let file = MutableFile::create(grid, &cx(), key(0), MutableFormat::Sdmf, Bytes::new())
-        .await
-        .unwrap();
+    let file = MutableFile::create(grid, &cx(), key(0), MutableFormat::Sdmf, Bytes::new()).await.unwrap();
     for (i, server) in servers.0.iter().enumerate() {
-        server.always(
-            Some(Method::ReadTestWrite),
-            Fault::Delay(Duration::from_millis(i as u64)),
-        );
+        server.always(Some(Method::ReadTestWrite), Fault::Delay(Duration::from_millis(i as u64)));
     }
     // Four writers over five servers: often nobody's version gets k shares.
     let writers = (b'a'..b'e').map(|mark| {
@@ -549,12 +460,6 @@ async fn writers_who_split_the_servers_lose_nothing() {
     });
     futures::future::join_all(writers).await;
     let content = content(&servers, &file).await.unwrap();
-    let marks = content
-        .strip_prefix(CONTENT)
-        .expect("what was there before is there still");
-    assert!(
-        b"024".iter().all(|mark| marks.contains(mark)),
-        "{}",
-        marks.escape_ascii()
-    );
+    let marks = content.strip_prefix(CONTENT).expect("what was there before is there still");
+    assert!(b"024".iter().all(|mark| marks.contains(mark)), "{}", marks.escape_ascii());
 }

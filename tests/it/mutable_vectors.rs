@@ -31,10 +31,7 @@ pub fn cases(answers: &Value) -> Vec<Case> {
             write_key: WriteKey::new(hex_array(&key["writekey"])),
             read_key: ReadKey::new(hex_array(&key["readkey"])),
             fingerprint: hex_array(&key["fingerprint"]),
-            shares: shares
-                .iter()
-                .map(|(number, bytes)| (number.parse().unwrap(), base64(bytes)))
-                .collect(),
+            shares: shares.iter().map(|(number, bytes)| (number.parse().unwrap(), base64(bytes))).collect(),
         }
     };
     items(&answers["cases"]).iter().map(case).collect()
@@ -42,12 +39,7 @@ pub fn cases(answers: &Value) -> Vec<Case> {
 
 impl Case {
     pub fn content(&self) -> Vec<u8> {
-        let label = text(&self.json["content"])
-            .strip_prefix("data('")
-            .unwrap()
-            .split('\'')
-            .next()
-            .unwrap();
+        let label = text(&self.json["content"]).strip_prefix("data('").unwrap().split('\'').next().unwrap();
         data(label, number(&self.json["length"]) as usize)
     }
 
@@ -74,11 +66,7 @@ impl Case {
         let entries = slice(share, &version.share_hash_chain()).unwrap();
         let entries = chain::decode(entries, u32::from(version.header.total)).unwrap();
         let pairs = expected["share_hash_chain"].as_array().unwrap();
-        assert!(
-            entries.into_iter().eq(pairs
-                .iter()
-                .map(|pair| (number(&pair[0]) as usize, hex_array(&pair[1]))))
-        );
+        assert!(entries.into_iter().eq(pairs.iter().map(|pair| (number(&pair[0]) as usize, hex_array(&pair[1])))));
     }
 
     /// The keys and the signature in a share are good.
@@ -104,19 +92,11 @@ pub fn check_blocks(version: &Version, number: u32, share: &[u8], read_key: &Rea
         .collect();
     assert_eq!(blocks.concat(), slice(share, &version.share_data()).unwrap());
     let block_tree = HashTree::new(blocks.iter().map(|block| tagged(Tag::BLOCK, block)).collect());
-    assert_eq!(
-        decode_hashes(slice(share, &version.block_hash_tree()).unwrap()).unwrap(),
-        block_tree.nodes()
-    );
+    assert_eq!(decode_hashes(slice(share, &version.block_hash_tree()).unwrap()).unwrap(), block_tree.nodes());
 
     let total = u32::from(version.header.total);
     let entries = chain::decode(slice(share, &version.share_hash_chain()).unwrap(), total).unwrap();
-    assert!(
-        entries
-            .iter()
-            .map(|(node, _)| *node)
-            .eq(chain::mutable_order(total, number))
-    );
+    assert!(entries.iter().map(|(node, _)| *node).eq(chain::mutable_order(total, number)));
     let mut share_tree = IncompleteTree::new(total as usize);
     share_tree.set_root(version.header.root_hash);
     share_tree.add(entries, [(number as usize, block_tree.root())]).unwrap();
@@ -140,15 +120,11 @@ fn check_primary(
 ) {
     let (salt, block) = match version.header.iv {
         Some(iv) => (iv, bytes),
-        None => tahoefs::share::mdmf::split_block(bytes)
-            .map(|(salt, block)| (*salt, block))
-            .unwrap(),
+        None => tahoefs::share::mdmf::split_block(bytes).map(|(salt, block)| (*salt, block)).unwrap(),
     };
     let block_len = encoding.block_len(segment).unwrap() as usize;
     assert_eq!(block.len(), block_len);
-    let mut ciphertext = slice(content, &encoding.segment_range(segment).unwrap())
-        .unwrap()
-        .to_vec();
+    let mut ciphertext = slice(content, &encoding.segment_range(segment).unwrap()).unwrap().to_vec();
     AesCtr::new(data_key(&salt, read_key).as_bytes()).apply(&mut ciphertext);
     ciphertext.resize(block_len * encoding.needed as usize, 0);
     assert_eq!(ciphertext[number as usize * block_len..][..block_len], *block);

@@ -18,14 +18,8 @@ fn known_keys_keep_their_bytes_and_yield_their_secrets() {
         assert_eq!(write_key.as_bytes().to_vec(), hex(&key["writekey"]));
         let read_key = secrets::read_key(&write_key);
         assert_eq!(read_key.as_bytes().to_vec(), hex(&key["readkey"]));
-        assert_eq!(
-            secrets::mutable_storage_index(&read_key).to_vec(),
-            hex(&key["storage_index"])
-        );
-        assert_eq!(
-            secrets::fingerprint(signing.spki_der()).to_vec(),
-            hex(&key["fingerprint"])
-        );
+        assert_eq!(secrets::mutable_storage_index(&read_key).to_vec(), hex(&key["storage_index"]));
+        assert_eq!(secrets::fingerprint(signing.spki_der()).to_vec(), hex(&key["fingerprint"]));
     }
 }
 
@@ -50,13 +44,7 @@ fn signatures_verify_under_their_key_and_message_alone() {
     let mut bent = first.clone();
     bent[100] ^= 1;
     assert!(!verify.verify(b"prefix", &bent));
-    for bad in [
-        &first[..255],
-        &[first.as_slice(), &[0]].concat(),
-        &[],
-        &[0xff; 256],
-        &[0; 256],
-    ] {
+    for bad in [&first[..255], &[first.as_slice(), &[0]].concat(), &[], &[0xff; 256], &[0; 256]] {
         assert!(!verify.verify(b"prefix", bad));
     }
 }
@@ -81,11 +69,7 @@ fn fresh_keys_have_the_forms_the_reference_writes() {
     let rng = Rng::os();
     let key = SigningKey::generate(&rng);
     assert_eq!(key.spki_der().len(), 294);
-    assert!(
-        (1214..=1222).contains(&key.pkcs8_der().len()),
-        "{}",
-        key.pkcs8_der().len()
-    );
+    assert!((1214..=1222).contains(&key.pkcs8_der().len()), "{}", key.pkcs8_der().len());
     let again = SigningKey::from_pkcs8_der(key.pkcs8_der()).expect("loads its own form");
     assert_eq!(again.spki_der(), key.spki_der());
     let verify = VerifyKey::from_spki_der(again.spki_der()).expect("a public key");

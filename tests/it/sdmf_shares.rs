@@ -17,10 +17,7 @@ fn shares_verify_and_are_rebuilt_byte_for_byte() {
             let version = Version::parse(&bytes[..123]).unwrap();
             assert_eq!(version.header.format(), MutableFormat::Sdmf);
             case.check_header(&version.header);
-            assert_eq!(
-                version.header.iv,
-                Some(hex_array(&case.json["header_of_share_0"]["iv"]))
-            );
+            assert_eq!(version.header.iv, Some(hex_array(&case.json["header_of_share_0"]["iv"])));
             let k = u32::from(version.header.needed);
             let encoding = Encoding::new(content.len() as u64, k, u64::MAX - 255).unwrap();
             assert_eq!(version.header.encoding().unwrap(), encoding);
@@ -35,10 +32,7 @@ fn shares_verify_and_are_rebuilt_byte_for_byte() {
                 let stale = number(&case.json["bytes_after_EOF_in_share_0"]);
                 assert_eq!(bytes.len() as u64 - version.end(), stale);
             }
-            assert_eq!(
-                Sha256::digest(bytes).to_vec(),
-                hex(&case.json["share_sha256"][number_of_share.to_string()])
-            );
+            assert_eq!(Sha256::digest(bytes).to_vec(), hex(&case.json["share_sha256"][number_of_share.to_string()]));
             case.check_keys(&version, bytes);
             check_blocks(&version, *number_of_share, bytes, &case.read_key, &content);
             seen += 1;
@@ -53,15 +47,8 @@ fn offsets_are_the_reference_s() {
         let expected = &case["header_of_share_0"];
         let (offsets, lengths) = (&expected["offsets"], &expected["field_lengths"]);
         let zeros = |key| vec![0; number(&lengths[key]) as usize];
-        let parts = [
-            "pubkey",
-            "signature",
-            "share_hash_chain",
-            "block_hash_tree",
-            "share_data",
-            "enc_privkey",
-        ]
-        .map(zeros);
+        let parts =
+            ["pubkey", "signature", "share_hash_chain", "block_hash_tree", "share_data", "enc_privkey"].map(zeros);
         let header = MutableHeader {
             seqnum: number(&expected["seqnum"]),
             root_hash: hex_array(&expected["root_hash"]),
@@ -81,9 +68,7 @@ fn offsets_are_the_reference_s() {
             block: &parts[4],
             encrypted_private_key: &parts[5],
         };
-        let Offsets::Sdmf(found) = share.version().offsets else {
-            panic!("an SDMF share has SDMF offsets")
-        };
+        let Offsets::Sdmf(found) = share.version().offsets else { panic!("an SDMF share has SDMF offsets") };
         for (found, key) in [
             (found.signature, "signature"),
             (found.share_hash_chain, "share_hash_chain"),
@@ -94,18 +79,8 @@ fn offsets_are_the_reference_s() {
         ] {
             assert_eq!(found, number(&offsets[key]), "{key}");
         }
-        let without_iv = MutableHeader {
-            iv: None,
-            ..share.header.clone()
-        };
-        assert!(
-            SdmfShare {
-                header: without_iv,
-                ..share
-            }
-            .build()
-            .is_err()
-        );
+        let without_iv = MutableHeader { iv: None, ..share.header.clone() };
+        assert!(SdmfShare { header: without_iv, ..share }.build().is_err());
     }
 }
 

@@ -62,10 +62,7 @@ impl Grid {
     /// When that does not happen within a minute and a half; the nodes' last words are in the message.
     pub fn start(spec: GridSpec) -> Grid {
         let tahoe = tahoe_command();
-        let temp = tempfile::Builder::new()
-            .prefix("grid-")
-            .tempdir()
-            .expect("a temporary directory");
+        let temp = tempfile::Builder::new().prefix("grid-").tempdir().expect("a temporary directory");
         let deadline = Instant::now() + START_LIMIT;
         let web_port = free_port();
         let new_node = |name: &str, args: &[String]| Node::create(&tahoe, name, temp.path(), args);
@@ -77,11 +74,8 @@ impl Grid {
             args.push("--webport=none".into());
             server_args.push(args);
         }
-        let mut servers: Vec<Node> = server_args
-            .iter()
-            .enumerate()
-            .map(|(i, args)| new_node(&format!("server{i}"), args))
-            .collect();
+        let mut servers: Vec<Node> =
+            server_args.iter().enumerate().map(|(i, args)| new_node(&format!("server{i}"), args)).collect();
         let mut client = new_node(
             "client",
             &[
@@ -120,48 +114,33 @@ impl Grid {
             fs::write(node.dir.join("private/introducers.yaml"), &introducers).expect("introducers.yaml");
             node.run();
         }
-        let grid = Grid {
-            introducer,
-            servers,
-            client,
-            web: Web::new(web_port),
-            _temp: temp,
-        };
+        let grid = Grid { introducer, servers, client, web: Web::new(web_port), _temp: temp };
         grid.wait_connected(grid.servers.len(), deadline);
         grid
     }
 
     fn nodes(&self) -> Vec<&Node> {
-        [&self.introducer, &self.client]
-            .into_iter()
-            .chain(&self.servers)
-            .collect()
+        [&self.introducer, &self.client].into_iter().chain(&self.servers).collect()
     }
 
     fn wait_connected(&self, count: usize, deadline: Instant) {
         let cache = self.client.dir.join("private/introducer_default_cache.yaml");
-        wait_until(
-            deadline,
-            &self.nodes(),
-            "the client is connected to all servers",
-            || {
-                let Some(status) = self.web.try_get("/?t=json") else {
-                    return false;
-                };
-                let Ok(status) = serde_json::from_slice::<Value>(&status) else {
-                    return false;
-                };
-                let servers = status["servers"].as_array().map_or(&[][..], Vec::as_slice);
-                // Over HTTP it says "connected", over Foolscap "Connected to ...".
-                let is_connected = |server: &&Value| {
-                    let status = server["connection_status"].as_str().unwrap_or_default();
-                    status.to_ascii_lowercase().starts_with("connected")
-                };
-                servers.iter().filter(is_connected).count() == count
-                    && fs::read_to_string(&cache)
-                        .is_ok_and(|text| text.matches("anonymous-storage-NURLs").count() >= count)
-            },
-        );
+        wait_until(deadline, &self.nodes(), "the client is connected to all servers", || {
+            let Some(status) = self.web.try_get("/?t=json") else {
+                return false;
+            };
+            let Ok(status) = serde_json::from_slice::<Value>(&status) else {
+                return false;
+            };
+            let servers = status["servers"].as_array().map_or(&[][..], Vec::as_slice);
+            // Over HTTP it says "connected", over Foolscap "Connected to ...".
+            let is_connected = |server: &&Value| {
+                let status = server["connection_status"].as_str().unwrap_or_default();
+                status.to_ascii_lowercase().starts_with("connected")
+            };
+            servers.iter().filter(is_connected).count() == count
+                && fs::read_to_string(&cache).is_ok_and(|text| text.matches("anonymous-storage-NURLs").count() >= count)
+        });
     }
 
     /// The client's node directory; `private/introducer_default_cache.yaml` in it names all servers.
@@ -272,25 +251,18 @@ impl Grid {
     /// Gives the child `from` of the directory `cap` the name `to`.
     pub fn rename(&self, cap: &str, from: &str, to: &str) {
         let (from, to) = (quoted(from), quoted(to));
-        self.web
-            .post(&format!("{}?t=rename&from_name={from}&to_name={to}", uri(cap, "")), b"");
+        self.web.post(&format!("{}?t=rename&from_name={from}&to_name={to}", uri(cap, "")), b"");
     }
 
     /// Moves the child `from` of the directory `cap` into the directory `to_dir`, under the name `to`.
     pub fn relink(&self, cap: &str, from: &str, to_dir: &str, to: &str) {
-        let query = format!(
-            "from_name={}&to_dir={}&to_name={}",
-            quoted(from),
-            quoted(to_dir),
-            quoted(to)
-        );
+        let query = format!("from_name={}&to_dir={}&to_name={}", quoted(from), quoted(to_dir), quoted(to));
         self.web.post(&format!("{}?t=relink&{query}", uri(cap, "")), b"");
     }
 
     /// Links `child` into the directory `cap` under `name`, in the place of what is there.
     pub fn link(&self, cap: &str, name: &str, child: &str) {
-        self.web
-            .put(&format!("{}?t=uri&replace=true", uri(cap, name)), child.as_bytes());
+        self.web.put(&format!("{}?t=uri&replace=true", uri(cap, name)), child.as_bytes());
     }
 
     /// Removes `path` below the directory `cap`.
@@ -309,10 +281,7 @@ fn uri(cap: &str, path: &str) -> String {
 }
 
 fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes)
-        .expect("the web API answers in UTF-8")
-        .trim_end()
-        .to_owned()
+    String::from_utf8(bytes).expect("the web API answers in UTF-8").trim_end().to_owned()
 }
 
 fn json(bytes: &[u8]) -> Value {
@@ -333,31 +302,15 @@ impl Node {
     fn create(tahoe: &Path, name: &str, temp: &Path, args: &[String]) -> Node {
         let dir = temp.join(name);
         let log = temp.join(format!("{name}.log"));
-        let mut node = Node {
-            name: name.to_owned(),
-            dir,
-            tahoe: tahoe.to_owned(),
-            log,
-            child: None,
-        };
+        let mut node = Node { name: name.to_owned(), dir, tahoe: tahoe.to_owned(), log, child: None };
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         node.spawn(&args);
         node
     }
 
     fn finish_create(&mut self) {
-        let status = self
-            .child
-            .take()
-            .expect("being created")
-            .wait()
-            .expect("a child of ours");
-        assert!(
-            status.success(),
-            "tahoe could not create {}:\n{}",
-            self.name,
-            self.last_words()
-        );
+        let status = self.child.take().expect("being created").wait().expect("a child of ours");
+        assert!(status.success(), "tahoe could not create {}:\n{}", self.name, self.last_words());
     }
 
     fn run(&mut self) {
@@ -366,11 +319,7 @@ impl Node {
 
     /// Starts `tahoe ARGS DIR`. It stays in the test's process group, so that whoever kills the test kills it too.
     fn spawn(&mut self, args: &[&str]) {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .expect("a log file");
+        let log = fs::File::options().create(true).append(true).open(&self.log).expect("a log file");
         let child = Command::new(&self.tahoe)
             .args(args)
             .arg(&self.dir)
@@ -389,13 +338,7 @@ impl Node {
         assert!(old.lines().any(is_key), "tahoe.cfg has no {key}");
         let new: String = old
             .lines()
-            .map(|line| {
-                if is_key(line) {
-                    format!("{key} = {value}\n")
-                } else {
-                    format!("{line}\n")
-                }
-            })
+            .map(|line| if is_key(line) { format!("{key} = {value}\n") } else { format!("{line}\n") })
             .collect();
         fs::write(&file, new).expect("tahoe.cfg");
     }
@@ -425,15 +368,9 @@ impl Node {
     }
 
     fn last_words(&self) -> String {
-        let text = fs::read(&self.log)
-            .map(|log| String::from_utf8_lossy(&log).into_owned())
-            .unwrap_or_default();
+        let text = fs::read(&self.log).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        format!(
-            "--- {} ---\n{}\n",
-            self.name,
-            lines[lines.len().saturating_sub(30)..].join("\n")
-        )
+        format!("--- {} ---\n{}\n", self.name, lines[lines.len().saturating_sub(30)..].join("\n"))
     }
 }
 
@@ -464,9 +401,7 @@ fn tahoe_command() -> PathBuf {
     let is_set = |path: &PathBuf| path.is_absolute();
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(is_set);
     let cache = cache.or_else(|| std::env::home_dir().filter(is_set).map(|home| home.join(".cache")));
-    let installed = cache
-        .map(|cache| cache.join("tahoefs-tests/venv/bin/tahoe"))
-        .filter(|path| path.exists());
+    let installed = cache.map(|cache| cache.join("tahoefs-tests/venv/bin/tahoe")).filter(|path| path.exists());
     installed.expect("the reference implementation is not installed: call tests/run once, or set TAHOEFS_TEST_TAHOE")
 }
 
@@ -494,12 +429,7 @@ fn free_port() -> u16 {
 /// Copies what is in `from` into `to`, which may exist; `to` keeps what `from` does not have.
 fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a directory to copy to");
-    let output = Command::new("cp")
-        .arg("-a")
-        .arg(from.join("."))
-        .arg(to)
-        .output()
-        .expect("cp starts");
+    let output = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).output().expect("cp starts");
     text_of(&output, "cp");
 }
 
@@ -511,12 +441,7 @@ fn text_of(output: &Output, what: &str) -> String {
 
 #[test]
 fn a_grid_serves_files_and_directories() {
-    let mut grid = Grid::start(GridSpec {
-        servers: fresh(5),
-        needed: 3,
-        happy: 5,
-        total: 5,
-    });
+    let mut grid = Grid::start(GridSpec { servers: fresh(5), needed: 3, happy: 5, total: 5 });
     let cache = fs::read_to_string(grid.client_dir().join("private/introducer_default_cache.yaml")).unwrap();
     for i in 0..5 {
         let id = fs::read_to_string(grid.server_dir(i).join("node.pubkey")).unwrap();
@@ -550,12 +475,7 @@ fn a_grid_serves_files_and_directories() {
 
 #[test]
 fn a_grid_takes_stores_over() {
-    let mut first = Grid::start(GridSpec {
-        servers: fresh(2),
-        needed: 1,
-        happy: 2,
-        total: 2,
-    });
+    let mut first = Grid::start(GridSpec { servers: fresh(2), needed: 1, happy: 2, total: 2 });
     let root = first.mkdir("MDMF");
     first.put_at(&root, "name", b"one version");
     first.stop();
@@ -563,25 +483,13 @@ fn a_grid_takes_stores_over() {
     let moved = tempfile::tempdir().unwrap();
     let moved = moved.path().join("store");
     copy_tree(first.server_dir(1), &moved);
-    let servers = vec![
-        ServerSpec::CopyOf(first.server_dir(0).to_owned()),
-        ServerSpec::InPlace(moved.clone()),
-    ];
-    let second = Grid::start(GridSpec {
-        servers,
-        needed: 1,
-        happy: 2,
-        total: 2,
-    });
+    let servers = vec![ServerSpec::CopyOf(first.server_dir(0).to_owned()), ServerSpec::InPlace(moved.clone())];
+    let second = Grid::start(GridSpec { servers, needed: 1, happy: 2, total: 2 });
     assert_eq!(second.server_dir(1), moved);
     for i in 0..2 {
         for id in ["my_nodeid", "node.pubkey", "private/node.pem"] {
             let (before, after) = (first.server_dir(i).join(id), second.server_dir(i).join(id));
-            assert_eq!(
-                fs::read(before).unwrap(),
-                fs::read(after).unwrap(),
-                "{id} of server {i} stays"
-            );
+            assert_eq!(fs::read(before).unwrap(), fs::read(after).unwrap(), "{id} of server {i} stays");
         }
     }
     // A write enabler hashes the server's tub id: only the same identity can change what the first grid wrote.

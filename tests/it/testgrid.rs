@@ -33,13 +33,9 @@ impl TestGrid {
     }
 
     pub fn with_convergence(servers: usize, encoding: Encoding, convergence: Vec<u8>) -> TestGrid {
-        let stores: Vec<Arc<Store>> = (0..servers)
-            .map(|_| Arc::new(FaultyServer::new(Arc::new(MemoryServer::new()))))
-            .collect();
-        TestGrid {
-            grid: grid_over(&stores, encoding, convergence),
-            stores,
-        }
+        let stores: Vec<Arc<Store>> =
+            (0..servers).map(|_| Arc::new(FaultyServer::new(Arc::new(MemoryServer::new())))).collect();
+        TestGrid { grid: grid_over(&stores, encoding, convergence), stores }
     }
 
     pub async fn try_upload(&self, data: &[u8]) -> Result<Uploaded, NodeError> {
@@ -90,9 +86,7 @@ impl TestGrid {
     pub fn retain(&self, si: StorageIndex, mut keep: impl FnMut(u32) -> bool) {
         for (share, stores) in self.shares(si) {
             if !keep(share) {
-                stores
-                    .into_iter()
-                    .for_each(|store| assert!(self.stores[store].inner().remove_share(si, share)));
+                stores.into_iter().for_each(|store| assert!(self.stores[store].inner().remove_share(si, share)));
             }
         }
     }
@@ -122,44 +116,20 @@ fn grid_over(stores: &[Arc<Store>], encoding: Encoding, convergence: Vec<u8>) ->
     };
     let servers = stores.iter().enumerate().map(server).collect();
     let (clock, rng) = (Clock::system(), Rng::seeded(1));
-    Arc::new(Grid::new(
-        servers,
-        encoding,
-        LeaseSecret::new([7; 32]),
-        convergence,
-        clock,
-        rng,
-        Cpu::per_core(),
-    ))
+    Arc::new(Grid::new(servers, encoding, LeaseSecret::new([7; 32]), convergence, clock, rng, Cpu::per_core()))
 }
 
 /// Puts a whole share into a server.
 pub async fn put(server: &dyn StorageServer, si: StorageIndex, share: u32, data: &[u8]) {
     let secret = UploadSecret([9; 20]);
-    let lease = LeaseSecrets {
-        renew: LeaseSecret::new([1; 32]),
-        cancel: LeaseSecret::new([2; 32]),
-    };
-    server
-        .allocate(&cx(), si, &BTreeSet::from([share]), data.len() as u64, &secret, &lease)
-        .await
-        .unwrap();
-    assert!(
-        server
-            .write_share(&cx(), si, share, &secret, 0, Bytes::copy_from_slice(data))
-            .await
-            .unwrap()
-    );
+    let lease = LeaseSecrets { renew: LeaseSecret::new([1; 32]), cancel: LeaseSecret::new([2; 32]) };
+    server.allocate(&cx(), si, &BTreeSet::from([share]), data.len() as u64, &secret, &lease).await.unwrap();
+    assert!(server.write_share(&cx(), si, share, &secret, 0, Bytes::copy_from_slice(data)).await.unwrap());
 }
 
 /// k-of-N with a happiness and a segment size.
 pub fn encoding(needed: u16, happy: u16, total: u16, max_segment_size: u64) -> Encoding {
-    Encoding {
-        needed,
-        happy,
-        total,
-        max_segment_size,
-    }
+    Encoding { needed, happy, total, max_segment_size }
 }
 
 /// A context without limits in time.

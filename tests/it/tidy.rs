@@ -18,10 +18,8 @@ const ROOMS: &[&str] = &[
 ];
 
 /// Stricter than the table: what a room may not import although it stands lower.
-const NEVER: &[(&str, &[&str])] = &[
-    ("fs", &["grid", "storage", "immutable", "mutable"]),
-    ("codec", &["cap", "crypto", "util"]),
-];
+const NEVER: &[(&str, &[&str])] =
+    &[("fs", &["grid", "storage", "immutable", "mutable"]), ("codec", &["cap", "crypto", "util"])];
 
 /// Where `unsafe` may stand: the kernels and the FUSE glue.
 const UNSAFE_ROOMS: &[&str] = &["codec", "crypto", "fuse"];
@@ -48,17 +46,10 @@ fn the_tree_is_tidy() {
     assert!(sources > 2, "found only {sources} source files");
     for (file, _) in UNSAFE_FILES {
         if !root.join(file).exists() {
-            complaints.push(format!(
-                "{file}: is gone; take it off the list of files with unsafe code"
-            ));
+            complaints.push(format!("{file}: is gone; take it off the list of files with unsafe code"));
         }
     }
-    assert!(
-        complaints.is_empty(),
-        "{} complaints:\n{}",
-        complaints.len(),
-        complaints.join("\n")
-    );
+    assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
 }
 
 /// Every file of the checkout, relative to `root`, but for what the build makes.
@@ -170,10 +161,7 @@ fn reaches(row: &str, from: &str, to: &str) -> bool {
 /// The rooms that a file names, with the lines: through `crate::`, through enough `super::`, or, in the binary,
 /// through the library's name.
 fn imports_of<'a>(path: &str, tokens: &[Token<'a>]) -> Vec<(usize, &'a str)> {
-    let inside = path
-        .trim_start_matches("src/")
-        .trim_end_matches(".rs")
-        .trim_end_matches("/mod");
+    let inside = path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
     let file_depth = inside.split('/').filter(|part| !["lib", "main"].contains(part)).count();
     let text = |i: usize| tokens.get(i).map_or("", |t| t.text);
     let is_path = |i: usize| text(i) == ":" && text(i + 1) == ":";
@@ -269,9 +257,7 @@ fn tokens_of(text: &str) -> Vec<Token<'_>> {
     let mut line = 1;
     while let Some(first) = text[at..].chars().next() {
         let rest = &text[at..];
-        let word = rest
-            .find(|c: char| !(c.is_alphanumeric() || c == '_'))
-            .unwrap_or(rest.len());
+        let word = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
         let (length, is_code) = if rest.starts_with("//") {
             (rest.find('\n').unwrap_or(rest.len()), false)
         } else if rest.starts_with("/*") {
@@ -288,10 +274,7 @@ fn tokens_of(text: &str) -> Vec<Token<'_>> {
             (first.len_utf8(), !first.is_whitespace())
         };
         if is_code {
-            tokens.push(Token {
-                line,
-                text: &rest[..length],
-            });
+            tokens.push(Token { line, text: &rest[..length] });
         }
         line += rest[..length].matches('\n').count();
         at += length;
@@ -357,54 +340,22 @@ fn char_literal(rest: &str) -> usize {
 fn the_rules_catch_what_breaks_them() {
     let bad = [
         ("src/fs/ops.rs", "use crate::grid::Grid;", "fs imports grid"),
-        (
-            "src/fs/ops.rs",
-            "use crate::{util::Cx, storage::{self, Server}};",
-            "fs imports storage",
-        ),
+        ("src/fs/ops.rs", "use crate::{util::Cx, storage::{self, Server}};", "fs imports storage"),
         ("src/fs/ops.rs", "fn f() -> crate::fuse::Error {}", "fs imports fuse"),
         ("src/fs/mod.rs", "use super::mutable::File;", "fs imports mutable"),
-        (
-            "src/fs/ops.rs",
-            "mod tests { use super::super::super::client::X; }",
-            "fs imports client",
-        ),
-        (
-            "src/util/a.rs",
-            "#[cfg(test)] mod tests { use crate::crypto::Tag; }",
-            "util imports crypto",
-        ),
+        ("src/fs/ops.rs", "mod tests { use super::super::super::client::X; }", "fs imports client"),
+        ("src/util/a.rs", "#[cfg(test)] mod tests { use crate::crypto::Tag; }", "util imports crypto"),
         ("src/codec/mod.rs", "use crate::util::Cpu;", "codec imports util"),
-        (
-            "src/journal/mod.rs",
-            "pub(crate) use crate::writeback::X;",
-            "journal imports writeback",
-        ),
-        (
-            "src/dirnode/mod.rs",
-            "use crate::journal::X;",
-            "dirnode imports journal",
-        ),
+        ("src/journal/mod.rs", "pub(crate) use crate::writeback::X;", "journal imports writeback"),
+        ("src/dirnode/mod.rs", "use crate::journal::X;", "dirnode imports journal"),
         ("src/check/mod.rs", "use crate::client::X;", "check imports client"),
         ("src/control/mod.rs", "use crate::cli::X;", "control imports cli"),
         ("src/cellar/mod.rs", "use crate::util::X;", "cellar is no room"),
-        (
-            "src/cli/mod.rs",
-            "crate::cellar::x()",
-            "imports cellar, which is no room",
-        ),
+        ("src/cli/mod.rs", "crate::cellar::x()", "imports cellar, which is no room"),
         ("src/fs/mod.rs", "use fuser::Errno;", "fuser outside"),
         ("src/fs/mod.rs", "fn f() { unsafe { g() } }", "unsafe code"),
-        (
-            "src/fs/mod.rs",
-            "fn f() { let c = '\"'; todo!(\"later\") }",
-            "has a todo!",
-        ),
-        (
-            "tests/it/x.rs",
-            "fn f() { r#\"a \"quoted\" word\"#; dbg!(1) }",
-            "has a dbg!",
-        ),
+        ("src/fs/mod.rs", "fn f() { let c = '\"'; todo!(\"later\") }", "has a todo!"),
+        ("tests/it/x.rs", "fn f() { r#\"a \"quoted\" word\"#; dbg!(1) }", "has a dbg!"),
         ("src/fs/mod.rs", "fn f() { let gr\u{f6}\u{df}e = 1; }", "in its code"),
         ("src/fs/mod.rs", "fn f() {} ", "white space"),
         ("README.md", "a\tb", "tab"),
@@ -414,36 +365,18 @@ fn the_rules_catch_what_breaks_them() {
     ];
     for (path, text, expected) in bad {
         let found = complaints_about(path, text);
-        assert!(
-            found.len() == 1 && found[0].contains(expected),
-            "{path}: {text}\nyields {found:?}"
-        );
+        assert!(found.len() == 1 && found[0].contains(expected), "{path}: {text}\nyields {found:?}");
     }
     let long = "// a line\n".repeat(LONGEST + 1);
     assert_eq!(complaints_about("src/fs/mod.rs", &long).len(), 1);
 
     let good = [
-        (
-            "src/fs/ops.rs",
-            "use crate::fs::X; use crate::{writeback, node::Table}; use super::handles;",
-        ),
-        (
-            "src/share/mod.rs",
-            "mod immutable; mod tests { use super::immutable::Layout; use super::super::merkle; }",
-        ),
-        (
-            "src/share/lease.rs",
-            "use super::immutable::Layout; // not crate::fs::X\n/* crate::fuse /* */ dbg!() */",
-        ),
-        (
-            "src/cli/mod.rs",
-            "use crate::control; use crate::fuse::mount; struct A<'a>(&'a str); const X: char = '\\'';",
-        ),
+        ("src/fs/ops.rs", "use crate::fs::X; use crate::{writeback, node::Table}; use super::handles;"),
+        ("src/share/mod.rs", "mod immutable; mod tests { use super::immutable::Layout; use super::super::merkle; }"),
+        ("src/share/lease.rs", "use super::immutable::Layout; // not crate::fs::X\n/* crate::fuse /* */ dbg!() */"),
+        ("src/cli/mod.rs", "use crate::control; use crate::fuse::mount; struct A<'a>(&'a str); const X: char = '\\'';"),
         ("src/main.rs", "fn main() { tahoefs::cli::run() }"),
-        (
-            "src/cap/mod.rs",
-            "use crate::util::base32; const S: &str = \"crate::fs::X todo!() gr\u{f6}\u{df}e\";",
-        ),
+        ("src/cap/mod.rs", "use crate::util::base32; const S: &str = \"crate::fs::X todo!() gr\u{f6}\u{df}e\";"),
         ("src/fuse/glue.rs", "use fuser::Session; fn f() { unsafe { g() } }"),
         ("docs/X.md", concat!("client/", "worker.rs and target", "/work.rs")),
         ("tests/data/x.json", "{ \t "),

@@ -9,24 +9,13 @@ fn fields_are_packed_sorted_by_key() {
     for example in items(&load("caps.json")["ueb_packing_example"]) {
         let mut fields: Vec<(&str, Vec<u8>)> = Vec::new();
         for (key, value) in example["dict"].as_object().unwrap() {
-            fields.push((
-                key,
-                if value.is_number() {
-                    value.to_string().into_bytes()
-                } else {
-                    hex(value)
-                },
-            ));
+            fields.push((key, if value.is_number() { value.to_string().into_bytes() } else { hex(value) }));
         }
         fields.sort();
         let packed = ueb::pack_fields(fields.iter().map(|(key, value)| (*key, value.as_slice())));
         assert_eq!(packed, hex(&example["packed"]));
         let split = ueb::split_fields(&packed).unwrap();
-        assert!(
-            split
-                .into_iter()
-                .eq(fields.iter().map(|(key, value)| (*key, value.as_slice())))
-        );
+        assert!(split.into_iter().eq(fields.iter().map(|(key, value)| (*key, value.as_slice()))));
     }
 }
 
@@ -37,10 +26,7 @@ fn blocks_of_the_reference_parse_and_pack_again() {
         let ueb = Ueb::parse(&bytes).unwrap();
         assert_eq!(ueb.codec_name.as_deref(), expected["codec_name"].as_str());
         assert_eq!(ueb.codec_params.unwrap().to_string(), text(&expected["codec_params"]));
-        assert_eq!(
-            ueb.tail_codec_params.unwrap().to_string(),
-            text(&expected["tail_codec_params"])
-        );
+        assert_eq!(ueb.tail_codec_params.unwrap().to_string(), text(&expected["tail_codec_params"]));
         assert_eq!(ueb.crypttext_hash, Some(hex_array(&expected["crypttext_hash"])));
         assert_eq!(ueb.crypttext_root_hash, hex_array(&expected["crypttext_root_hash"]));
         assert_eq!(ueb.share_root_hash, hex_array(&expected["share_root_hash"]));

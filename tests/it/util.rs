@@ -22,11 +22,7 @@ async fn work_that_ends_in_time_gives_its_answer() {
     let cx = cx().with_timeout(seconds(30)).with_patience(seconds(5));
     assert_eq!(cx.run(async { sleep(seconds(4)).await }).await, Ok(()));
     assert_eq!(cx.remaining(), Some(seconds(26)));
-    assert_eq!(
-        self::cx().run(sleep(seconds(1_000_000))).await,
-        Ok(()),
-        "no limit where none was set"
-    );
+    assert_eq!(self::cx().run(sleep(seconds(1_000_000))).await, Ok(()), "no limit where none was set");
 }
 
 #[tokio::test(start_paused = true)]
@@ -92,11 +88,7 @@ async fn another_operations_progress_counts_for_nobody_else() {
             clone.acknowledge();
         }
     };
-    assert_eq!(
-        still.run(helped).await,
-        Ok(()),
-        "a derived context counts for its parent"
-    );
+    assert_eq!(still.run(helped).await, Ok(()), "a derived context counts for its parent");
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,11 +97,7 @@ async fn cancellation_reaches_children_and_not_parents() {
     let child = parent.child();
     child.cancel();
     assert!(child.is_cancelled() && !parent.is_cancelled());
-    assert_eq!(
-        child.run(async { 1 }).await,
-        Err(Stopped::Cancelled),
-        "cancelled before it began"
-    );
+    assert_eq!(child.run(async { 1 }).await, Err(Stopped::Cancelled), "cancelled before it began");
     let other = parent.child();
     let late = async {
         sleep(seconds(5)).await;
@@ -220,19 +208,12 @@ fn clocks_and_randomness_can_be_held() {
     let clock = Clock::held_at(5_500_000_000);
     let same = clock.clone();
     same.advance(seconds(2));
-    assert_eq!(
-        (clock.now_nanos(), clock.now_secs(), clock.now_float()),
-        (7_500_000_000, 7, 7.5)
-    );
+    assert_eq!((clock.now_nanos(), clock.now_secs(), clock.now_float()), (7_500_000_000, 7, 7.5));
     assert!(Clock::system().now_secs() > 1_600_000_000);
     assert_eq!(Rng::seeded(1).bytes::<40>(), Rng::seeded(1).bytes::<40>());
     assert_ne!(Rng::seeded(1).bytes::<40>(), Rng::seeded(2).bytes::<40>());
     let rng = Rng::seeded(1);
-    assert_ne!(
-        rng.bytes::<32>(),
-        rng.clone().bytes::<32>(),
-        "a clone goes on in the same stream"
-    );
+    assert_ne!(rng.bytes::<32>(), rng.clone().bytes::<32>(), "a clone goes on in the same stream");
     assert_ne!(Rng::os().bytes::<32>(), Rng::os().bytes::<32>());
 }
 

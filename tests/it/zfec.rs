@@ -17,17 +17,13 @@ fn size(value: &Value) -> usize {
 
 /// All N blocks of the k primary ones.
 fn encode(needed: usize, total: usize, primary: &[&[u8]]) -> Vec<Vec<u8>> {
-    let parity = Codec::get(needed, total)
-        .expect("valid parameters")
-        .encode_parity(primary);
+    let parity = Codec::get(needed, total).expect("valid parameters").encode_parity(primary);
     primary.iter().map(|block| block.to_vec()).chain(parity).collect()
 }
 
 /// Row j holds the factors of the primary blocks in block j: what the unit vectors encode to.
 fn matrix(needed: usize, total: usize) -> Vec<Vec<u8>> {
-    let identity: Vec<Vec<u8>> = (0..needed)
-        .map(|i| (0..needed).map(|j| u8::from(i == j)).collect())
-        .collect();
+    let identity: Vec<Vec<u8>> = (0..needed).map(|i| (0..needed).map(|j| u8::from(i == j)).collect()).collect();
     encode(needed, total, &identity.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
 
@@ -41,11 +37,7 @@ fn matrices_are_those_of_zfec() {
     for case in items(&vectors["cases"]) {
         let (needed, total) = (size(&case["k"]), size(&case["n"]));
         let rows = matrix(needed, total);
-        assert_eq!(
-            sha256(&rows.concat()),
-            hex(&case["matrix_sha256"]),
-            "{needed}-of-{total}"
-        );
+        assert_eq!(sha256(&rows.concat()), hex(&case["matrix_sha256"]), "{needed}-of-{total}");
         for (name, from) in [("matrix_rows", 0), ("matrix_rows_from_k", needed)] {
             if let Some(expected) = case.get(name) {
                 let expected: Vec<&str> = items(expected).iter().map(text).collect();
@@ -62,11 +54,7 @@ fn blocks_are_those_of_zfec_and_decode_again() {
     for case in items(&load("zfec.json")["cases"]) {
         let (needed, total, block_size) = (size(&case["k"]), size(&case["n"]), size(&case["block_size"]));
         let segment = data(&format!("zfec-{needed}-{total}-{block_size}"), needed * block_size);
-        assert_eq!(
-            sha256(&segment),
-            hex(&case["input_sha256"]),
-            "the input of {needed}-of-{total}"
-        );
+        assert_eq!(sha256(&segment), hex(&case["input_sha256"]), "the input of {needed}-of-{total}");
         if let Some(input) = case.get("input_hex") {
             assert_eq!(segment, hex(input));
         }
@@ -80,11 +68,7 @@ fn blocks_are_those_of_zfec_and_decode_again() {
         for subset in items(&case["decode"]) {
             let shares: Vec<usize> = items(&subset["share_numbers_in_call_order"]).iter().map(size).collect();
             let given: Vec<(usize, &[u8])> = shares.iter().map(|&i| (i, blocks[i].as_slice())).collect();
-            assert_eq!(
-                codec.decode_segment(&given).as_ref(),
-                Ok(&segment),
-                "{needed}-of-{total} from {shares:?}"
-            );
+            assert_eq!(codec.decode_segment(&given).as_ref(), Ok(&segment), "{needed}-of-{total} from {shares:?}");
             assert_eq!(codec.decode(&given).expect("k blocks"), blocks[..needed]);
         }
     }

@@ -20,12 +20,7 @@ pub(super) struct NibbleTables {
 
 /// [`NibbleTables`] by factor.
 static TABLES: [NibbleTables; 256] = {
-    let mut all = [const {
-        NibbleTables {
-            low: [0; 16],
-            high: [0; 16],
-        }
-    }; 256];
+    let mut all = [const { NibbleTables { low: [0; 16], high: [0; 16] } }; 256];
     let mut factor = 0;
     while factor < 256 {
         let mut nibble = 0;

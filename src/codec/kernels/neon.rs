@@ -15,10 +15,7 @@ pub fn neon<const ADD: bool>(tables: &NibbleTables, input: &[u8], out: &mut [u8]
     for (input, out) in inputs.iter().zip(outs) {
         // SAFETY: `input` is 16 bytes long, and the load asks for no alignment.
         let bytes = unsafe { vld1q_u8(input.as_ptr()) };
-        let mut product = veorq_u8(
-            vqtbl1q_u8(low, vandq_u8(bytes, mask)),
-            vqtbl1q_u8(high, vshrq_n_u8::<4>(bytes)),
-        );
+        let mut product = veorq_u8(vqtbl1q_u8(low, vandq_u8(bytes, mask)), vqtbl1q_u8(high, vshrq_n_u8::<4>(bytes)));
         if ADD {
             // SAFETY: `out` is 16 bytes long, and the load asks for no alignment.
             product = veorq_u8(product, unsafe { vld1q_u8(out.as_ptr()) });

@@ -8,12 +8,8 @@ use super::{NibbleTables, portable};
 #[target_feature(enable = "avx2")]
 pub fn avx2<const ADD: bool>(tables: &NibbleTables, input: &[u8], out: &mut [u8]) {
     // SAFETY: each table is 16 bytes long, and the load asks for no alignment.
-    let (low, high) = unsafe {
-        (
-            _mm_loadu_si128(tables.low.as_ptr().cast()),
-            _mm_loadu_si128(tables.high.as_ptr().cast()),
-        )
-    };
+    let (low, high) =
+        unsafe { (_mm_loadu_si128(tables.low.as_ptr().cast()), _mm_loadu_si128(tables.high.as_ptr().cast())) };
     let (low, high) = (_mm256_broadcastsi128_si256(low), _mm256_broadcastsi128_si256(high));
     let mask = _mm256_set1_epi8(15);
     let (inputs, input_rest) = input.as_chunks::<32>();
@@ -39,12 +35,8 @@ pub fn avx2<const ADD: bool>(tables: &NibbleTables, input: &[u8], out: &mut [u8]
 #[target_feature(enable = "ssse3")]
 pub fn ssse3<const ADD: bool>(tables: &NibbleTables, input: &[u8], out: &mut [u8]) {
     // SAFETY: each table is 16 bytes long, and the load asks for no alignment.
-    let (low, high) = unsafe {
-        (
-            _mm_loadu_si128(tables.low.as_ptr().cast()),
-            _mm_loadu_si128(tables.high.as_ptr().cast()),
-        )
-    };
+    let (low, high) =
+        unsafe { (_mm_loadu_si128(tables.low.as_ptr().cast()), _mm_loadu_si128(tables.high.as_ptr().cast())) };
     let mask = _mm_set1_epi8(15);
     let (inputs, input_rest) = input.as_chunks::<16>();
     let (outs, out_rest) = out.as_chunks_mut::<16>();

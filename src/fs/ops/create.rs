@@ -27,17 +27,7 @@ impl Filesystem {
         open: OpenMode,
     ) -> Result<(Attr, Handle), FsError> {
         let file = FileObject::new(self.staging.create(None)?, None);
-        let attr = self
-            .add(
-                parent,
-                name,
-                FileType::File,
-                mode,
-                0,
-                caller,
-                Kind::Staged(Arc::clone(&file)),
-            )
-            .await?;
+        let attr = self.add(parent, name, FileType::File, mode, 0, caller, Kind::Staged(Arc::clone(&file))).await?;
         let mut state = self.lock();
         let inode = state.inodes.get_mut(attr.ino).ok_or(FsError::Stale)?;
         inode.handles += 1;
@@ -45,12 +35,7 @@ impl Filesystem {
         if let Some(file) = &writer {
             file.open_writer();
         }
-        let handle = state.handles.add(Open::File {
-            ino: attr.ino,
-            mode: open,
-            stored: None,
-            writer,
-        });
+        let handle = state.handles.add(Open::File { ino: attr.ino, mode: open, stored: None, writer });
         Ok((attr, handle))
     }
 
@@ -87,14 +72,10 @@ impl Filesystem {
             return Err(FsError::Invalid);
         }
         let empty = Cap::File(FileCap::Lit(LitCap { data: Vec::new() }));
-        self.add(parent, name, kind, mode, rdev, caller, Kind::Stored(empty))
-            .await
+        self.add(parent, name, kind, mode, rdev, caller, Kind::Stored(empty)).await
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the parts of a new inode, from four operations"
-    )]
+    #[allow(clippy::too_many_arguments, reason = "the parts of a new inode, from four operations")]
     async fn add(
         &self,
         parent: Ino,
@@ -117,17 +98,9 @@ impl Filesystem {
             if above.unlinked {
                 return Err(FsError::NotFound);
             }
-            let inherited = above
-                .attributes
-                .mode
-                .filter(|m| m & SET_GID != 0)
-                .map(|_| above.attributes.gid);
+            let inherited = above.attributes.mode.filter(|m| m & SET_GID != 0).map(|_| above.attributes.gid);
             let mut attributes = Attributes::new(file_type);
-            let set_gid = if inherited.is_some() && file_type == FileType::Directory {
-                SET_GID
-            } else {
-                0
-            };
+            let set_gid = if inherited.is_some() && file_type == FileType::Directory { SET_GID } else { 0 };
             attributes.mode = Some(mode & 0o7777 | set_gid);
             attributes.uid = Some(caller.uid);
             attributes.gid = inherited.unwrap_or(Some(caller.gid));

@@ -32,12 +32,7 @@ impl Filesystem {
             if let Some(file) = &writer {
                 file.open_writer();
             }
-            state.handles.add(Open::File {
-                ino,
-                mode,
-                stored,
-                writer,
-            })
+            state.handles.add(Open::File { ino, mode, stored, writer })
         };
         if let (true, Some(file)) = (mode.truncate, staged) {
             let cut = file.truncate(0).await;
@@ -57,10 +52,7 @@ impl Filesystem {
             let Some(Open::File { stored, .. }) = state.handles.get(handle) else {
                 return Err(FsError::BadHandle);
             };
-            (
-                state.inodes.get(ino).ok_or(FsError::Stale)?.kind.clone(),
-                stored.clone(),
-            )
+            (state.inodes.get(ino).ok_or(FsError::Stale)?.kind.clone(), stored.clone())
         };
         let cx = self.cx();
         let range = offset..offset.saturating_add(length.into());
@@ -162,10 +154,7 @@ impl Filesystem {
             Kind::Staged(file) => return Ok(Arc::clone(file)),
             Kind::Stored(cap) => cap.clone(),
         };
-        let size = cap
-            .size()
-            .filter(|_| inode.attributes.kind == FileType::File)
-            .ok_or(FsError::Unsupported)?;
+        let size = cap.size().filter(|_| inode.attributes.kind == FileType::File).ok_or(FsError::Unsupported)?;
         let staged = self.staging.create(Some((self.factory.readable(&cap)?, size)))?;
         let file = FileObject::new(staged, Some(cap));
         inode.kind = Kind::Staged(Arc::clone(&file));

@@ -79,12 +79,7 @@ impl Filesystem {
         let children = self.writeback.list(dir);
         let state = self.lock();
         let parent = state.inodes.get(ino).ok_or(FsError::Stale)?.parent;
-        let special = |name: &[u8], ino| Listed {
-            name: name.to_vec(),
-            ino,
-            kind: FileType::Directory,
-            edge: None,
-        };
+        let special = |name: &[u8], ino| Listed { name: name.to_vec(), ino, kind: FileType::Directory, edge: None };
         let mut listing = vec![special(b".", ino), special(b"..", parent)];
         listing.extend(children.into_iter().map(|(edge, entry)| Listed {
             name: shown(&edge, entry.attributes.name.as_deref()).into_owned(),

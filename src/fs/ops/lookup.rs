@@ -93,9 +93,7 @@ impl Filesystem {
             return Ok(None);
         }
         let odd = self.writeback.list(dir).into_iter().filter(|(edge, _)| is_odd(edge));
-        Ok(odd
-            .into_iter()
-            .find(|(edge, entry)| *shown(edge, entry.attributes.name.as_deref()) == *name))
+        Ok(odd.into_iter().find(|(edge, entry)| *shown(edge, entry.attributes.name.as_deref()) == *name))
     }
 
     /// The inode of an entry, made or brought up to date.

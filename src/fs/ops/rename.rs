@@ -51,11 +51,7 @@ impl Filesystem {
         }
         let is_directory = entry.attributes.kind == FileType::Directory;
         let ino = self.bind(&mut state, parent, &from, &entry)?;
-        if is_directory
-            && state
-                .inodes
-                .ancestors(new_parent)
-                .any(|above| above.parent == parent && above.name == from)
+        if is_directory && state.inodes.ancestors(new_parent).any(|above| above.parent == parent && above.name == from)
         {
             return Err(FsError::Invalid);
         }
@@ -82,11 +78,7 @@ impl Filesystem {
         inode.attributes.ctime = Some(now);
         inode.attributes.name = given;
         let entry = inode.entry();
-        self.writeback.submit(Change::Rename {
-            from: (from_dir, from),
-            to: (to_dir, to),
-            entry,
-        });
+        self.writeback.submit(Change::Rename { from: (from_dir, from), to: (to_dir, to), entry });
         state.inodes.release(ino);
         self.touch_directory(&mut state, parent);
         if new_parent != parent {

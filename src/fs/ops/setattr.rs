@@ -47,11 +47,7 @@ impl Filesystem {
             let state = self.lock();
             let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
             if inode.unlinked {
-                return if self.options.read_only {
-                    Err(FsError::ReadOnly)
-                } else {
-                    Ok(())
-                };
+                return if self.options.read_only { Err(FsError::ReadOnly) } else { Ok(()) };
             }
             state.inodes.directory(inode.parent)?
         };

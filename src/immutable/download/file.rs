@@ -62,13 +62,7 @@ impl File {
             shares: IncompleteTree::new(cap.total as usize),
         };
         let storage_index = cap.storage_index();
-        File {
-            grid,
-            cap,
-            storage_index,
-            known: Mutex::new(known),
-            finder: Finder::default(),
-        }
+        File { grid, cap, storage_index, known: Mutex::new(known), finder: Finder::default() }
     }
 
     pub fn known(&self) -> MutexGuard<'_, Known> {
@@ -85,11 +79,7 @@ impl File {
     /// # Errors
     /// [`NodeError::TooLarge`] when one segment would take more than half of the memory budget and more than 64 MiB.
     pub fn learn(&self, cx: &Cx, encoding: Encoding, ueb: &Ueb) -> Result<(), NodeError> {
-        let segment = if encoding.num_segments > 1 {
-            encoding.segment_size
-        } else {
-            encoding.tail_padded
-        };
+        let segment = if encoding.num_segments > 1 { encoding.segment_size } else { encoding.tail_padded };
         if segment > ALWAYS_READ.max(cx.memory_budget() / 2) {
             return Err(NodeError::TooLarge);
         }
@@ -108,14 +98,9 @@ impl File {
     pub async fn fetch(self: Arc<Self>, cx: Cx, offset: u64) -> Result<(u64, Bytes), NodeError> {
         let (needed, total) = (self.cap.needed as usize, self.cap.total as usize);
         if needed == 0 || needed > total || total > MAX_SHARES {
-            return Err(NodeError::WrongKind(
-                "one of a file that can be decoded: its k and N are impossible",
-            ));
+            return Err(NodeError::WrongKind("one of a file that can be decoded: its k and N are impossible"));
         }
-        let guess = self
-            .encoding()
-            .map_or(DEFAULT_MAX_SEGMENT_SIZE, |e| e.segment_size)
-            .min(self.cap.size);
+        let guess = self.encoding().map_or(DEFAULT_MAX_SEGMENT_SIZE, |e| e.segment_size).min(self.cap.size);
         let _memory = cx.memory(guess.saturating_mul(2)).await;
         if self.finder.is_exhausted() && self.usable(None).len() < self.cap.needed as usize {
             self.finder.restart().await;
@@ -137,24 +122,14 @@ impl File {
 
     /// Numbers of the shares found that may yield a block.
     fn usable(&self, segment: Option<u64>) -> BTreeSet<ShareNumber> {
-        self.finder
-            .shares()
-            .iter()
-            .filter(|s| s.is_usable(segment))
-            .map(|s| s.number)
-            .collect()
+        self.finder.shares().iter().filter(|s| s.is_usable(segment)).map(|s| s.number).collect()
     }
 
     /// Decodes, verifies and decrypts.
     async fn assemble(&self, segment: u64, blocks: BTreeMap<ShareNumber, Bytes>) -> Result<(u64, Bytes), NodeError> {
         let (encoding, expected) = {
             let known = self.known();
-            (
-                known.encoding,
-                known
-                    .crypttext
-                    .leaf(usize::try_from(segment).map_err(|_| NodeError::TooLarge)?),
-            )
+            (known.encoding, known.crypttext.leaf(usize::try_from(segment).map_err(|_| NodeError::TooLarge)?))
         };
         let lacking = || NodeError::Corrupt("a segment's hash is lacking".into());
         let (encoding, expected) = (encoding.ok_or_else(lacking)?, expected.ok_or_else(lacking)?);
@@ -168,9 +143,7 @@ impl File {
             let mut data = codec.decode_segment(&given).map_err(|e| corrupt(&e))?;
             data.truncate((range.end - range.start) as usize);
             if tagged(Tag::CRYPTTEXT_SEGMENT, &data) != expected {
-                return Err(NodeError::Corrupt(
-                    "the ciphertext of a segment differs from its hash".into(),
-                ));
+                return Err(NodeError::Corrupt("the ciphertext of a segment differs from its hash".into()));
             }
             let mut cipher = AesCtr::new(key.as_bytes());
             cipher.seek(range.start);
@@ -186,9 +159,7 @@ impl File {
         tracing::warn!(server = %server.info().id, share = number, %reason, "a corrupt share");
         tokio::spawn(async move {
             let cx = Cx::new(Priority::Background, 1);
-            let _ = server
-                .advise_corrupt(&cx, ShareKind::Immutable, si, number, &reason)
-                .await;
+            let _ = server.advise_corrupt(&cx, ShareKind::Immutable, si, number, &reason).await;
         });
     }
 }
@@ -237,10 +208,7 @@ impl Fetch {
             let exhausted = self.file.finder.is_exhausted();
             let wanting = self.blocks.len() + self.prompt() < needed;
             if wanting && exhausted && self.flights.is_empty() && self.pick().is_none() {
-                return Err(NodeError::NotEnoughShares {
-                    found: self.blocks.len(),
-                    needed,
-                });
+                return Err(NodeError::NotEnoughShares { found: self.blocks.len(), needed });
             }
             let search = !exhausted && (wanting || self.file.usable(self.segment).len() < spare);
             let wake = self.next_wake();
@@ -284,12 +252,8 @@ impl Fetch {
     /// The best share to ask next: one of a number that is neither here nor expected, on a server that is not set
     /// aside and does nothing else for this segment, opened already, and quick.
     fn pick(&self) -> Option<Arc<Share>> {
-        let expected: BTreeSet<ShareNumber> = self
-            .flights
-            .values()
-            .filter(|f| !f.late)
-            .map(|f| f.share.number)
-            .collect();
+        let expected: BTreeSet<ShareNumber> =
+            self.flights.values().filter(|f| !f.late).map(|f| f.share.number).collect();
         let mut busy: HashMap<*const Server, usize> = HashMap::new();
         for flight in self.flights.values() {
             *busy.entry(Arc::as_ptr(&flight.share.server)).or_default() += 1;
@@ -309,40 +273,19 @@ impl Fetch {
             let tried = self.tried.get(&address(share)).map_or(0, |t| t.times);
             let load = busy.get(&Arc::as_ptr(server)).copied().unwrap_or(0);
             let latency = server.health().latency.unwrap_or_default();
-            (
-                tried,
-                server.is_set_aside(),
-                load,
-                !share.is_open(),
-                latency,
-                share.number,
-            )
+            (tried, server.is_set_aside(), load, !share.is_open(), latency, share.number)
         };
         let best = candidates.min_by_key(rank)?;
         let shared = busy.contains_key(&Arc::as_ptr(&best.server)) || best.server.is_set_aside();
-        if settling && shared {
-            None
-        } else {
-            Some(Arc::clone(best))
-        }
+        if settling && shared { None } else { Some(Arc::clone(best)) }
     }
 
     fn launch(&mut self, share: Arc<Share>) {
         let flight = self.tried.values().map(|t| t.times as usize).sum();
         let tried = self.tried.entry(address(&share)).or_default();
-        *tried = Tried {
-            times: tried.times + 1,
-            again: false,
-        };
+        *tried = Tried { times: tried.times + 1, again: false };
         let (file, cx, offset) = (Arc::clone(&self.file), self.cx.clone(), self.offset);
-        self.flights.insert(
-            flight,
-            Flight {
-                share: Arc::clone(&share),
-                began: Instant::now(),
-                late: false,
-            },
-        );
+        self.flights.insert(flight, Flight { share: Arc::clone(&share), began: Instant::now(), late: false });
         let task = AbortOnDropHandle::new(tokio::spawn(async move { share.block(&file, &cx, offset).await }));
         self.running.push(Box::pin(async move {
             let failed = |e| Err(Fault::Share(format!("reading it failed: {e}")));
@@ -393,21 +336,10 @@ mod tests {
 
     #[test]
     fn a_segment_beyond_the_memory_budget_is_refused() {
-        let encoding = grid::Encoding {
-            needed: 1,
-            happy: 1,
-            total: 1,
-            max_segment_size: 1 << 20,
-        };
+        let encoding = grid::Encoding { needed: 1, happy: 1, total: 1, max_segment_size: 1 << 20 };
         let (secret, clock, rng) = (LeaseSecret::new([0; 32]), Clock::system(), Rng::seeded(1));
         let servers = Grid::new(Vec::new(), encoding, secret, Vec::new(), clock, rng, Cpu::per_core());
-        let cap = ChkCap {
-            key: ReadKey::new([0; 16]),
-            ueb_hash: [0; 32],
-            needed: 1,
-            total: 1,
-            size: 1 << 40,
-        };
+        let cap = ChkCap { key: ReadKey::new([0; 16]), ueb_hash: [0; 32], needed: 1, total: 1, size: 1 << 40 };
         let file = File::new(Arc::new(servers), cap);
         let learn = |budget: u64, segment: u64, size: u64| {
             let encoding = Encoding::with_segment_size(size, 1, segment).unwrap();

@@ -109,8 +109,7 @@ impl Finder {
         match answer {
             Ok(numbers) => {
                 let found = numbers.into_iter().filter(|&number| number < total);
-                self.lock()
-                    .extend(found.map(|number| Arc::new(Share::new(Arc::clone(&server), number))));
+                self.lock().extend(found.map(|number| Arc::new(Share::new(Arc::clone(&server), number))));
             }
             Err(StorageError::Stopped(_)) => {}
             Err(_) => server.set_aside(ASIDE),

@@ -60,17 +60,8 @@ struct Pace {
 impl Reader {
     /// The file behind `cap`. Asks no server yet.
     pub fn new(grid: Arc<Grid>, cap: ChkCap, cache: Arc<BlockCache>) -> Reader {
-        let id = FileId(tagged(
-            CACHE_ID,
-            Cap::File(FileCap::Chk(cap.clone())).to_uri().as_bytes(),
-        ));
-        Reader {
-            file: Arc::new(File::new(grid, cap)),
-            cache,
-            id,
-            opening: Arc::default(),
-            pace: Mutex::default(),
-        }
+        let id = FileId(tagged(CACHE_ID, Cap::File(FileCap::Chk(cap.clone())).to_uri().as_bytes()));
+        Reader { file: Arc::new(File::new(grid, cap)), cache, id, opening: Arc::default(), pace: Mutex::default() }
     }
 
     /// How the file is cut; and, where it had to be fetched to learn that, the segment in which `offset` lies.
@@ -86,29 +77,17 @@ impl Reader {
                 return Ok(None);
             }
             let (segment, data) = Arc::clone(&file).fetch(unhurried, offset).await?;
-            cache.insert(
-                BlockKey {
-                    file: id,
-                    index: segment,
-                },
-                data.clone(),
-            );
+            cache.insert(BlockKey { file: id, index: segment }, data.clone());
             Ok(Some((segment, data)))
         })
         .await?;
-        let encoding = self
-            .file
-            .encoding()
-            .ok_or_else(|| NodeError::Corrupt("no URI extension block".into()))?;
+        let encoding = self.file.encoding().ok_or_else(|| NodeError::Corrupt("no URI extension block".into()))?;
         Ok((encoding, fetched))
     }
 
     /// The plaintext of one segment.
     async fn segment(&self, cx: &Cx, encoding: &Encoding, segment: u64) -> Result<Bytes, NodeError> {
-        let key = BlockKey {
-            file: self.id,
-            index: segment,
-        };
+        let key = BlockKey { file: self.id, index: segment };
         if let Some(data) = self.cache.get(&key) {
             return Ok(data);
         }
@@ -127,17 +106,10 @@ impl Reader {
         encoding: &Encoding,
         segment: u64,
     ) -> impl Future<Output = Result<Bytes, NodeError>> + use<> {
-        let key = BlockKey {
-            file: self.id,
-            index: segment,
-        };
+        let key = BlockKey { file: self.id, index: segment };
         let offset = segment * encoding.segment_size;
         let (file, cache) = (Arc::clone(&self.file), Arc::clone(&self.cache));
-        async move {
-            cache
-                .get_or_fetch(key, || async { Ok(file.fetch(cx, offset).await?.1) })
-                .await
-        }
+        async move { cache.get_or_fetch(key, || async { Ok(file.fetch(cx, offset).await?.1) }).await }
     }
 
     /// Notes that a segment was read, and fetches the next ones when it followed the one before.
@@ -156,18 +128,12 @@ impl Reader {
         pace.ahead.retain(|task| !task.is_finished());
         let next = segment + 1..(segment + 1 + pace.streak.min(AHEAD as u64)).min(encoding.num_segments);
         for segment in next {
-            if pace.ahead.len() >= AHEAD
-                || self.cache.contains(&BlockKey {
-                    file: self.id,
-                    index: segment,
-                })
-            {
+            if pace.ahead.len() >= AHEAD || self.cache.contains(&BlockKey { file: self.id, index: segment }) {
                 continue;
             }
             let fetch = self.fetch(cx.unhurried().with_priority(Priority::Idle), encoding, segment);
             // A failure is told to whoever asks for the segment.
-            pace.ahead
-                .push(AbortOnDropHandle::new(tokio::spawn(async move { drop(fetch.await) })));
+            pace.ahead.push(AbortOnDropHandle::new(tokio::spawn(async move { drop(fetch.await) })));
         }
     }
 

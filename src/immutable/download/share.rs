@@ -70,12 +70,7 @@ struct Open {
 
 impl Share {
     pub fn new(server: Arc<Server>, number: ShareNumber) -> Share {
-        Share {
-            server,
-            number,
-            state: Mutex::default(),
-            opening: tokio::sync::Mutex::default(),
-        }
+        Share { server, number, state: Mutex::default(), opening: tokio::sync::Mutex::default() }
     }
 
     /// Whether it may yield the block of `segment`, or any block if that is not known yet.
@@ -109,10 +104,7 @@ impl Share {
         let (plan, ahead) = {
             let mut state = self.state();
             let open = state.open.as_mut().ok_or_else(|| Fault::Share("closed".into()))?;
-            (
-                self.plan(file, &open.layout, &open.blocks, &encoding, segment)?,
-                std::mem::take(&mut open.ahead),
-            )
+            (self.plan(file, &open.layout, &open.blocks, &encoding, segment)?, std::mem::take(&mut open.ahead))
         };
         let spans = match plan.ranges().iter().all(|range| ahead.get(range).is_some()) {
             true => ahead,
@@ -123,26 +115,17 @@ impl Share {
         let block_nodes = plan.hashes(&plan.block_nodes, &spans).ok_or_else(short)?;
         let crypttext_nodes = plan.hashes(&plan.crypttext_nodes, &spans).ok_or_else(short)?;
         let wrong = |what: &str, e: crate::merkle::BadHashes| Fault::Share(format!("{what}: {e}"));
-        file.known()
-            .crypttext
-            .add(crypttext_nodes, [])
-            .map_err(|e| wrong("ciphertext hash tree", e))?;
+        file.known().crypttext.add(crypttext_nodes, []).map_err(|e| wrong("ciphertext hash tree", e))?;
         let expected = {
             let mut state = self.state();
             let open = state.open.as_mut().ok_or_else(|| Fault::Share("closed".into()))?;
-            open.blocks
-                .add(block_nodes, [])
-                .map_err(|e| wrong("block hash tree", e))?;
+            open.blocks.add(block_nodes, []).map_err(|e| wrong("block hash tree", e))?;
             open.blocks.leaf(leaf).ok_or_else(short)?
         };
         let found = {
             let block = block.clone();
             let work = move || tagged(Tag::BLOCK, &block);
-            if plan.block_len() < SMALL {
-                work()
-            } else {
-                file.grid.cpu().run(work).await
-            }
+            if plan.block_len() < SMALL { work() } else { file.grid.cpu().run(work).await }
         };
         if found == expected {
             Ok((segment, block))
@@ -160,9 +143,7 @@ impl Share {
         }
         let known = file.encoding();
         let total = file.cap.total;
-        let guess = known
-            .map_or_else(|| Encoding::guess(file.cap.size, file.cap.needed), Ok)
-            .map_err(impossible)?;
+        let guess = known.map_or_else(|| Encoding::guess(file.cap.size, file.cap.needed), Ok).map_err(impossible)?;
         let ueb_len = Ueb::packed_len(&guess, total);
         let expected = Layout::for_encoding(&guess, total, ueb_len).map_err(impossible)?;
         let mut ranges = vec![0..MAX_HEADER_LEN, expected.share_hashes()];
@@ -176,19 +157,13 @@ impl Share {
         let mut spans = self.read(file, cx, ranges).await?;
         let header = spans.up_to(&(0..MAX_HEADER_LEN)).unwrap_or_default();
         let layout = Layout::parse(&header).map_err(malformed)?;
-        let (chain, ueb) = (
-            layout.share_hashes(),
-            layout.uri_extension..layout.uri_extension.saturating_add(UEB_GUESS),
-        );
+        let (chain, ueb) =
+            (layout.share_hashes(), layout.uri_extension..layout.uri_extension.saturating_add(UEB_GUESS));
         if chain.end - chain.start > longest_chain(total) {
             return Err(Fault::Share("the share hash chain is too long".into()));
         }
         if layout != expected {
-            let again = if known.is_none() {
-                vec![chain.clone(), ueb.clone()]
-            } else {
-                vec![chain.clone()]
-            };
+            let again = if known.is_none() { vec![chain.clone(), ueb.clone()] } else { vec![chain.clone()] };
             spans = self.read(file, cx, again).await?;
         }
         let short = || Fault::Share("the share is cut short".into());
@@ -198,11 +173,7 @@ impl Share {
             let range = layout.ueb_range(&field).map_err(malformed)?;
             let bytes = match spans.get(&range) {
                 Some(bytes) => bytes,
-                None => self
-                    .read(file, cx, vec![range.clone()])
-                    .await?
-                    .get(&range)
-                    .ok_or_else(short)?,
+                None => self.read(file, cx, vec![range.clone()]).await?.get(&range).ok_or_else(short)?,
             };
             learn(file, cx, &bytes)?;
         }
@@ -220,11 +191,7 @@ impl Share {
         let segments = usize::try_from(encoding.num_segments).map_err(|_| Fault::File(NodeError::TooLarge))?;
         let mut blocks = IncompleteTree::new(segments);
         blocks.set_root(root);
-        self.state().open = Some(Open {
-            layout,
-            blocks,
-            ahead: spans,
-        });
+        self.state().open = Some(Open { layout, blocks, ahead: spans });
         Ok(encoding)
     }
 
@@ -242,10 +209,7 @@ impl Share {
         let block = layout.block_range(encoding, segment).ok_or_else(outside)?;
         let place = |nodes: Vec<Range<usize>>, at: &dyn Fn(u64) -> Option<Range<u64>>| {
             let range = |nodes: &Range<usize>| Some(at(nodes.start as u64)?.start..at(nodes.end as u64 - 1)?.end);
-            nodes
-                .into_iter()
-                .map(|nodes| Some((range(&nodes)?, nodes)))
-                .collect::<Option<Vec<_>>>()
+            nodes.into_iter().map(|nodes| Some((range(&nodes)?, nodes))).collect::<Option<Vec<_>>>()
         };
         let crypttext_missing = {
             let known = file.known();
@@ -263,10 +227,7 @@ impl Share {
 
     async fn read(&self, file: &File, cx: &Cx, ranges: Vec<Range<u64>>) -> Result<Spans, Fault> {
         let reads = join(ranges);
-        let answer = self
-            .server
-            .read_share(cx, ShareKind::Immutable, file.storage_index, self.number, &reads)
-            .await?;
+        let answer = self.server.read_share(cx, ShareKind::Immutable, file.storage_index, self.number, &reads).await?;
         Ok(Spans::new(&reads, answer))
     }
 
@@ -287,10 +248,7 @@ struct Plan {
 impl Plan {
     fn ranges(&self) -> Vec<Range<u64>> {
         let nodes = self.block_nodes.iter().chain(&self.crypttext_nodes);
-        nodes
-            .map(|(place, _)| place.clone())
-            .chain([self.block.clone()])
-            .collect()
+        nodes.map(|(place, _)| place.clone()).chain([self.block.clone()]).collect()
     }
 
     fn block_len(&self) -> usize {

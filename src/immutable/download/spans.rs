@@ -20,13 +20,7 @@ pub(super) fn join(mut ranges: Vec<Range<u64>>) -> Vec<ReadRange> {
             _ => joined.push(range),
         }
     }
-    joined
-        .into_iter()
-        .map(|r| ReadRange {
-            offset: r.start,
-            length: r.end - r.start,
-        })
-        .collect()
+    joined.into_iter().map(|r| ReadRange { offset: r.start, length: r.end - r.start }).collect()
 }
 
 /// Bytes of a share that have been read.
@@ -48,9 +42,7 @@ impl Spans {
     /// As many bytes from the start of `range` as were read in one piece.
     pub fn up_to(&self, range: &Range<u64>) -> Option<Bytes> {
         self.0.iter().find_map(|(offset, bytes)| {
-            let start = usize::try_from(range.start.checked_sub(*offset)?)
-                .ok()
-                .filter(|&s| s <= bytes.len())?;
+            let start = usize::try_from(range.start.checked_sub(*offset)?).ok().filter(|&s| s <= bytes.len())?;
             let length = usize::try_from(range.end.saturating_sub(range.start)).ok()?;
             Some(bytes.slice(start..start.saturating_add(length).min(bytes.len())))
         })
@@ -66,10 +58,7 @@ mod tests {
         let read = |offset, length| ReadRange { offset, length };
         assert_eq!(join(vec![10..20, 0..5, 5000..5001, 7..7]), [read(0, 20), read(5000, 1)]);
         assert_eq!(join(vec![0..10, 2..4, 4106..4107]), [read(0, 4107)]);
-        assert_eq!(
-            join(vec![u64::MAX - 1..u64::MAX, 0..1]),
-            [read(0, 1), read(u64::MAX - 1, 1)]
-        );
+        assert_eq!(join(vec![u64::MAX - 1..u64::MAX, 0..1]), [read(0, 1), read(u64::MAX - 1, 1)]);
     }
 
     #[test]

@@ -66,21 +66,12 @@ impl Encoder {
         let jobs = blocks.chunks(blocks.len().div_ceil(spread)).map(|part| {
             let part = part.to_vec();
             let bytes = part.len() * block;
-            run(&self.cpu, bytes, move || {
-                part.iter()
-                    .map(|block| tagged(Tag::BLOCK, block))
-                    .collect::<Vec<Hash>>()
-            })
+            run(&self.cpu, bytes, move || part.iter().map(|block| tagged(Tag::BLOCK, block)).collect::<Vec<Hash>>())
         });
         let whole = ciphertext.clone();
         let hash = run(&self.cpu, len, move || tagged(Tag::CRYPTTEXT_SEGMENT, &whole));
         let (hash, block_hashes) = futures::join!(hash, join_all(jobs));
-        Ok(Segment {
-            ciphertext,
-            hash,
-            blocks,
-            block_hashes: block_hashes.concat(),
-        })
+        Ok(Segment { ciphertext, hash, blocks, block_hashes: block_hashes.concat() })
     }
 
     /// Encrypts the segment that begins at `offset` of the file and makes its blocks. Primary blocks are slices of the
@@ -115,15 +106,8 @@ impl Encoder {
 /// Exactly `length` bytes of a source.
 pub(super) async fn read(source: &dyn Source, offset: u64, length: u64) -> Result<Bytes, NodeError> {
     let length = usize::try_from(length).map_err(|_| NodeError::TooLarge)?;
-    let data = source
-        .read_at(offset, length)
-        .await
-        .map_err(|e| NodeError::Source(e.to_string()))?;
-    if data.len() == length {
-        Ok(data)
-    } else {
-        Err(NodeError::Source("it ended early".into()))
-    }
+    let data = source.read_at(offset, length).await.map_err(|e| NodeError::Source(e.to_string()))?;
+    if data.len() == length { Ok(data) } else { Err(NodeError::Source("it ended early".into())) }
 }
 
 /// Feeds `data` to a hasher.

@@ -121,11 +121,7 @@ pub struct Uploader {
 impl Uploader {
     /// An uploader to `grid`, with its encoding and its convergence secret.
     pub fn new(grid: Arc<Grid>) -> Uploader {
-        Uploader {
-            grid,
-            under_way: SingleFlight::default(),
-            aborts: Aborts::default(),
-        }
+        Uploader { grid, under_way: SingleFlight::default(), aborts: Aborts::default() }
     }
 
     /// Stores a file under its convergent key; see [`Uploader::upload_with`].
@@ -157,19 +153,9 @@ impl Uploader {
         let size = source.size();
         if size <= MAX_LITERAL {
             let data = encode::read(&*source, 0, size).await?.to_vec();
-            let timings = Timings {
-                total: began.elapsed(),
-                ..Timings::default()
-            };
-            let results = UploadResults {
-                file_size: size,
-                timings,
-                ..UploadResults::default()
-            };
-            return Ok(Uploaded {
-                cap: Cap::File(FileCap::Lit(LitCap { data })),
-                results,
-            });
+            let timings = Timings { total: began.elapsed(), ..Timings::default() };
+            let results = UploadResults { file_size: size, timings, ..UploadResults::default() };
+            return Ok(Uploaded { cap: Cap::File(FileCap::Lit(LitCap { data })), results });
         }
         let configured = self.grid.encoding();
         let encoding = share::Encoding::new(size, configured.needed.into(), configured.max_segment_size)
@@ -204,12 +190,7 @@ impl Uploader {
     /// The first pass: a hash of everything, the next piece being read while one is hashed.
     async fn convergent_key(&self, cx: &Cx, source: &dyn Source, segment_size: u64) -> Result<ReadKey, NodeError> {
         let configured = self.grid.encoding();
-        let mut hasher = convergence_hasher(
-            self.grid.convergence(),
-            configured.needed,
-            configured.total,
-            segment_size,
-        );
+        let mut hasher = convergence_hasher(self.grid.convergence(), configured.needed, configured.total, segment_size);
         let size = source.size();
         let _memory = cx.memory(2 * PIECE.min(size)).await;
         let mut piece = encode::read(source, 0, PIECE.min(size)).await?;
@@ -247,29 +228,11 @@ impl Uploader {
         };
         let selection = select(&self.grid, cx, wanted, &self.aborts).await?;
         let selected = began.elapsed();
-        let encoder = Encoder {
-            source,
-            key: key.clone(),
-            encoding,
-            total,
-            cpu: self.grid.cpu().clone(),
-        };
-        let job = Job {
-            cx,
-            wanted,
-            encoding,
-            layout,
-            selection,
-        };
+        let encoder = Encoder { source, key: key.clone(), encoding, total, cpu: self.grid.cpu().clone() };
+        let job = Job { cx, wanted, encoding, layout, selection };
         let (ueb, selection, pushed) = job.push(encoder).await?;
 
-        let cap = ChkCap {
-            key,
-            ueb_hash: ueb.hash(),
-            needed: encoding.needed,
-            total,
-            size: encoding.size,
-        };
+        let cap = ChkCap { key, ueb_hash: ueb.hash(), needed: encoding.needed, total, size: encoding.size };
         let mut results = UploadResults {
             file_size: encoding.size,
             pushed_shares: pushed.len(),
@@ -285,25 +248,15 @@ impl Uploader {
             },
             ..UploadResults::default()
         };
-        let existing = selection
-            .existing
-            .iter()
-            .flat_map(|(&share, servers)| servers.iter().map(move |&s| (share, s)));
-        let written = selection
-            .allocated
-            .iter()
-            .filter(|(share, _)| pushed.contains(share))
-            .map(|(&n, &s)| (n, s));
+        let existing = selection.existing.iter().flat_map(|(&share, servers)| servers.iter().map(move |&s| (share, s)));
+        let written = selection.allocated.iter().filter(|(share, _)| pushed.contains(share)).map(|(&n, &s)| (n, s));
         for (share, server) in existing.chain(written) {
             let info = selection.servers[server].info();
             results.share_map.entry(share).or_default().insert(info.id.clone());
             results.server_map.entry(info.id.clone()).or_default().insert(share);
             results.nicknames.insert(info.id.clone(), info.nickname.clone());
         }
-        Ok(Uploaded {
-            cap: Cap::File(FileCap::Chk(cap)),
-            results,
-        })
+        Ok(Uploaded { cap: Cap::File(FileCap::Chk(cap)), results })
     }
 }
 
@@ -339,9 +292,7 @@ impl Job<'_> {
         let writers = self.selection.allocated.len() as u64;
         let batch = (BATCHES_BUDGET / (3 * writers.max(1))).clamp(LEAST_BATCH, BATCH);
         let cost = encoder.segment_cost();
-        let depth = (SEGMENTS_BUDGET / cost.max(1))
-            .clamp(1, DEPTH)
-            .min(self.encoding.num_segments);
+        let depth = (SEGMENTS_BUDGET / cost.max(1)).clamp(1, DEPTH).min(self.encoding.num_segments);
         let memory = (depth + 1) * cost + 3 * writers * batch.min(self.wanted.share_size);
         let _memory = self.cx.memory(memory).await;
 
@@ -352,22 +303,15 @@ impl Job<'_> {
         for share in senders.shares() {
             senders.push(share, header.clone()).await;
         }
-        let mut hashes = Hashes {
-            segments: Vec::new(),
-            blocks: vec![Vec::new(); total as usize],
-        };
+        let mut hashes = Hashes { segments: Vec::new(), blocks: vec![Vec::new(); total as usize] };
         let mut flat = TaggedHasher::new(Tag::CRYPTTEXT.0.as_bytes());
         let encoder = Arc::new(encoder);
         let mut segments = futures::stream::iter(0..self.encoding.num_segments)
             .map(|index| AbortOnDropHandle::new(tokio::spawn(Arc::clone(&encoder).segment(index))))
             .buffered(depth as usize);
         while let Some(segment) = segments.next().await {
-            let Segment {
-                ciphertext,
-                hash,
-                blocks,
-                block_hashes,
-            } = segment.map_err(|e| NodeError::Source(format!("a segment could not be encoded: {e}")))??;
+            let Segment { ciphertext, hash, blocks, block_hashes } =
+                segment.map_err(|e| NodeError::Source(format!("a segment could not be encoded: {e}")))??;
             hashes.segments.push(hash);
             for (of_share, hash) in hashes.blocks.iter_mut().zip(block_hashes) {
                 of_share.push(hash);
@@ -421,11 +365,7 @@ impl Job<'_> {
     async fn push_trailers(&self, senders: &mut Senders, hashes: Hashes, flat: Hash) -> Result<Ueb, NodeError> {
         let crypttext = HashTree::new(hashes.segments);
         // Trees are built twice, so that never more than one of them is held.
-        let roots = hashes
-            .blocks
-            .iter()
-            .map(|blocks| HashTree::new(blocks.clone()).root())
-            .collect();
+        let roots = hashes.blocks.iter().map(|blocks| HashTree::new(blocks.clone()).root()).collect();
         let shares = HashTree::new(roots);
         let total = self.wanted.total;
         let ueb = Ueb::new(&self.encoding, total, flat, crypttext.root(), shares.root());
@@ -437,12 +377,7 @@ impl Job<'_> {
             let blocks = HashTree::new(hashes.blocks[share as usize].clone());
             let chain = chain::encode(&chain::immutable_order(total, share), shares.nodes())
                 .map_err(|_| NodeError::TooLarge)?;
-            for part in [
-                unused.clone(),
-                crypttext.clone(),
-                blocks.nodes().concat().into(),
-                chain.into(),
-            ] {
+            for part in [unused.clone(), crypttext.clone(), blocks.nodes().concat().into(), chain.into()] {
                 senders.push(share, part).await;
             }
             senders.push(share, ueb_field.clone()).await;

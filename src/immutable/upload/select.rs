@@ -64,12 +64,7 @@ pub(super) async fn select(grid: &Grid, cx: &Cx, wanted: Wanted, aborts: &Aborts
     servers.retain(|s| s.info().upload_permitted);
     servers.truncate(2 * wanted.total as usize);
     let asked = join_all(servers.iter().map(|server| ask(cx, server, wanted))).await;
-    let mut round = Round {
-        wanted,
-        candidates: Vec::new(),
-        full: BTreeSet::new(),
-        reasons: Vec::new(),
-    };
+    let mut round = Round { wanted, candidates: Vec::new(), full: BTreeSet::new(), reasons: Vec::new() };
     for (number, (candidate, trouble)) in asked.into_iter().enumerate() {
         match trouble {
             Some(StorageError::NoSpace) => {
@@ -82,12 +77,7 @@ pub(super) async fn select(grid: &Grid, cx: &Cx, wanted: Wanted, aborts: &Aborts
     }
     let existing = held(&round.candidates);
     let pending = Pending::new(grid, wanted.storage_index, servers.clone(), aborts.clone());
-    let mut selection = Selection {
-        servers,
-        existing,
-        allocated: BTreeMap::new(),
-        pending,
-    };
+    let mut selection = Selection { servers, existing, allocated: BTreeMap::new(), pending };
     round.allocate(grid, cx, &mut selection).await;
 
     let reached = selection.happiness(|_| true);
@@ -101,15 +91,9 @@ pub(super) async fn select(grid: &Grid, cx: &Cx, wanted: Wanted, aborts: &Aborts
 /// What one server holds and takes. The error is [`StorageError::NoSpace`] for one that has no room.
 async fn ask(cx: &Cx, server: &Server, wanted: Wanted) -> (Candidate, Option<StorageError>) {
     let suspect = server.is_set_aside() || server.health().last_error.is_some();
-    let cx = if suspect {
-        cx.with_timeout(SUSPECT_LIMIT)
-    } else {
-        cx.clone()
-    };
-    let (status, listed) = futures::join!(
-        server.status(&cx),
-        server.list_shares(&cx, ShareKind::Immutable, wanted.storage_index)
-    );
+    let cx = if suspect { cx.with_timeout(SUSPECT_LIMIT) } else { cx.clone() };
+    let (status, listed) =
+        futures::join!(server.status(&cx), server.list_shares(&cx, ShareKind::Immutable, wanted.storage_index));
     let mut holds = match listed {
         Ok(holds) => holds,
         Err(error) => return (Candidate::default(), Some(error)),
@@ -152,16 +136,8 @@ impl Round {
                 let server = &selection.servers[number];
                 let lease = grid.lease(self.wanted.storage_index, server);
                 let secret = selection.pending.expect(number, shares);
-                let Wanted {
-                    storage_index,
-                    share_size,
-                    ..
-                } = self.wanted;
-                async move {
-                    server
-                        .allocate(cx, storage_index, shares, share_size, &secret, &lease)
-                        .await
-                }
+                let Wanted { storage_index, share_size, .. } = self.wanted;
+                async move { server.allocate(cx, storage_index, shares, share_size, &secret, &lease).await }
             }))
             .await;
             let mut changed = false;
@@ -205,14 +181,9 @@ impl Round {
         for &share in asked.difference(&answer.allocated) {
             selection.pending.settled(number, share);
         }
-        let refused = asked
-            .iter()
-            .any(|s| !answer.allocated.contains(s) && !answer.already_have.contains(s));
+        let refused = asked.iter().any(|s| !answer.allocated.contains(s) && !answer.already_have.contains(s));
         if refused {
-            self.note(
-                &selection.servers[number],
-                &"it refused some shares, or others are uploading them",
-            );
+            self.note(&selection.servers[number], &"it refused some shares, or others are uploading them");
             self.candidates[number].writable = false;
             self.full.insert(number);
         }
@@ -242,12 +213,8 @@ impl Round {
                 servers.remove(&number);
                 !servers.is_empty()
             });
-            let lost: Vec<ShareNumber> = selection
-                .allocated
-                .iter()
-                .filter(|(_, s)| **s == number)
-                .map(|(share, _)| *share)
-                .collect();
+            let lost: Vec<ShareNumber> =
+                selection.allocated.iter().filter(|(_, s)| **s == number).map(|(share, _)| *share).collect();
             for share in lost {
                 selection.allocated.remove(&share);
                 selection.pending.abort(number, share);
@@ -257,11 +224,7 @@ impl Round {
     }
 
     fn note(&mut self, server: &Server, what: &dyn std::fmt::Display) {
-        let name = if server.info().nickname.is_empty() {
-            &server.info().id
-        } else {
-            &server.info().nickname
-        };
+        let name = if server.info().nickname.is_empty() { &server.info().id } else { &server.info().nickname };
         self.reasons.push(format!("{name}: {what}"));
     }
 
@@ -328,13 +291,7 @@ pub(super) struct Pending {
 impl Pending {
     fn new(grid: &Grid, storage_index: StorageIndex, servers: Vec<Arc<Server>>, aborts: Aborts) -> Pending {
         let secrets = servers.iter().map(|_| UploadSecret(grid.rng().bytes())).collect();
-        Pending {
-            storage_index,
-            servers,
-            secrets,
-            shares: Mutex::default(),
-            aborts,
-        }
+        Pending { storage_index, servers, secrets, shares: Mutex::default(), aborts }
     }
 
     /// The secret that belongs to a server.
@@ -382,11 +339,7 @@ impl Pending {
         let task = runtime.spawn(async move {
             let cx = Cx::new(Priority::Background, 1);
             // Servers forget uploads by themselves after half an hour; a failure here needs no answer.
-            join_all(
-                jobs.iter()
-                    .map(|(server, secret, share)| server.abort_share(&cx, si, *share, secret)),
-            )
-            .await;
+            join_all(jobs.iter().map(|(server, secret, share)| server.abort_share(&cx, si, *share, secret))).await;
         });
         self.aborts.add(si, task);
     }

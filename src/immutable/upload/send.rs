@@ -41,33 +41,21 @@ impl Destination {
         match outcome {
             // The answer to the write that completed the share may have been lost.
             Err(e) if last && !matches!(e, StorageError::Stopped(_)) => {
-                let listed = self
-                    .server
-                    .list_shares(&self.cx, ShareKind::Immutable, self.storage_index)
-                    .await;
-                if listed.is_ok_and(|shares| shares.contains(&self.share)) {
-                    Ok(true)
-                } else {
-                    Err(e)
-                }
+                let listed = self.server.list_shares(&self.cx, ShareKind::Immutable, self.storage_index).await;
+                if listed.is_ok_and(|shares| shares.contains(&self.share)) { Ok(true) } else { Err(e) }
             }
             outcome => outcome,
         }
     }
 
     async fn write_once(&self, offset: u64, data: Bytes) -> Result<bool, StorageError> {
-        self.server
-            .write_share(&self.cx, self.storage_index, self.share, &self.secret, offset, data)
-            .await
+        self.server.write_share(&self.cx, self.storage_index, self.share, &self.secret, offset, data).await
     }
 }
 
 /// Whether the same request may succeed when it is made again.
 fn passing<T>(outcome: &Result<T, StorageError>) -> bool {
-    matches!(
-        outcome,
-        Err(StorageError::Unreachable(_) | StorageError::Io(_) | StorageError::Malformed(_))
-    )
+    matches!(outcome, Err(StorageError::Unreachable(_) | StorageError::Io(_) | StorageError::Malformed(_)))
 }
 
 enum Job {
@@ -98,21 +86,9 @@ impl Senders {
             let (share, left) = (destination.share, destination.size);
             let (jobs, queue) = mpsc::channel(1);
             let task = AbortOnDropHandle::new(tokio::spawn(write_all(destination, queue)));
-            (
-                share,
-                Writer {
-                    buffer: BytesMut::new(),
-                    left,
-                    sent: false,
-                    jobs,
-                    task,
-                },
-            )
+            (share, Writer { buffer: BytesMut::new(), left, sent: false, jobs, task })
         });
-        Senders {
-            batch,
-            writers: writers.collect(),
-        }
+        Senders { batch, writers: writers.collect() }
     }
 
     /// The shares that are still being written.
@@ -133,9 +109,7 @@ impl Senders {
                 writer.send(full).await;
             }
             if writer.buffer.capacity() == 0 {
-                writer
-                    .buffer
-                    .reserve(self.batch.min(usize::try_from(writer.left).unwrap_or(self.batch)));
+                writer.buffer.reserve(self.batch.min(usize::try_from(writer.left).unwrap_or(self.batch)));
             }
             let room = (self.batch - writer.buffer.len()).min(rest.len());
             writer.buffer.extend_from_slice(&rest[..room]);
@@ -146,12 +120,8 @@ impl Senders {
 
     /// Takes out the shares whose servers have failed.
     pub async fn lost(&mut self) -> Vec<(ShareNumber, StorageError)> {
-        let ended: Vec<ShareNumber> = self
-            .writers
-            .iter()
-            .filter(|(_, w)| w.task.is_finished())
-            .map(|(share, _)| *share)
-            .collect();
+        let ended: Vec<ShareNumber> =
+            self.writers.iter().filter(|(_, w)| w.task.is_finished()).map(|(share, _)| *share).collect();
         let mut lost = Vec::new();
         for share in ended {
             if let Some(writer) = self.writers.remove(&share) {
@@ -182,10 +152,7 @@ impl Senders {
                 writer.send(rest).await;
             }
             let outcome = writer.end().await;
-            (
-                share,
-                outcome.and_then(|complete| if complete { Ok(()) } else { Err(incomplete()) }),
-            )
+            (share, outcome.and_then(|complete| if complete { Ok(()) } else { Err(incomplete()) }))
         });
         join_all(ends).await
     }
@@ -200,9 +167,7 @@ impl Writer {
 
     async fn end(self) -> Result<bool, StorageError> {
         drop(self.jobs);
-        self.task
-            .await
-            .unwrap_or_else(|e| Err(StorageError::Io(format!("a writer ended: {e}"))))
+        self.task.await.unwrap_or_else(|e| Err(StorageError::Io(format!("a writer ended: {e}"))))
     }
 }
 

@@ -52,9 +52,7 @@ impl ShareFile {
     /// Whether [`ShareFile::lease`] would need room for a lease that is not there yet.
     pub(super) fn lacks_lease(&self, lease: NewLease<'_>) -> io::Result<bool> {
         Ok(match self {
-            ShareFile::Immutable(f) => f
-                .lease_write(lease)?
-                .is_some_and(|w| w.index == f.header.lease_count as usize),
+            ShareFile::Immutable(f) => f.lease_write(lease)?.is_some_and(|w| w.index == f.header.lease_count as usize),
             ShareFile::Mutable(f) => f.lease_write(lease)?.is_some_and(|(w, known)| w.index == known),
         })
     }
@@ -89,17 +87,8 @@ pub(super) struct ImmutableFile {
 impl ImmutableFile {
     /// Writes the head of a new container and the lease behind the data that is still to come.
     pub(super) fn create(file: &File, data_len: u64, lease: NewLease<'_>) -> io::Result<()> {
-        let header = ImmutableContainer {
-            lease_count: 1,
-            ..ImmutableContainer::new(data_len)
-        };
-        let record = Lease::new(
-            header.schema,
-            lease.secrets,
-            lease.owner,
-            lease.expiration,
-            lease.node_id,
-        );
+        let header = ImmutableContainer { lease_count: 1, ..ImmutableContainer::new(data_len) };
+        let record = Lease::new(header.schema, lease.secrets, lease.owner, lease.expiration, lease.node_id);
         let behind = ImmutableContainer::lease_offset(data_len, 0).ok_or(BadShare::TooLarge("share"));
         file.write_all_at(&record.to_immutable(), behind.map_err(damaged)?)?;
         file.write_all_at(&header.to_bytes(), 0)
@@ -113,13 +102,7 @@ impl ImmutableFile {
 
     /// Bytes of the share, cut at its end.
     pub(super) fn read(&self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
-        read_data(
-            &self.file,
-            ImmutableContainer::DATA_OFFSET,
-            self.data_len,
-            offset,
-            length,
-        )
+        read_data(&self.file, ImmutableContainer::DATA_OFFSET, self.data_len, offset, length)
     }
 
     fn lease_write(&self, lease: NewLease<'_>) -> io::Result<Option<LeaseWrite>> {
@@ -129,13 +112,7 @@ impl ImmutableFile {
         let all = u64::from(self.header.lease_count) * IMMUTABLE_LEN as u64;
         let bytes = read_up_to(&self.file, ImmutableContainer::DATA_OFFSET + self.data_len, all)?;
         let records = self.header.parse_leases(&bytes).map_err(damaged)?;
-        let new = Lease::new(
-            self.header.schema,
-            lease.secrets,
-            lease.owner,
-            lease.expiration,
-            lease.node_id,
-        );
+        let new = Lease::new(self.header.schema, lease.secrets, lease.owner, lease.expiration, lease.node_id);
         Ok(add_or_renew_immutable(&records, new))
     }
 
@@ -144,12 +121,10 @@ impl ImmutableFile {
             return Ok(());
         };
         let offset = ImmutableContainer::lease_offset(self.data_len, index).ok_or(BadShare::TooLarge("share"));
-        self.file
-            .write_all_at(&record.to_immutable(), offset.map_err(damaged)?)?;
+        self.file.write_all_at(&record.to_immutable(), offset.map_err(damaged)?)?;
         if index == self.header.lease_count as usize {
             let count = self.header.lease_count + 1;
-            self.file
-                .write_all_at(&count.to_be_bytes(), ImmutableContainer::LEASE_COUNT_OFFSET)?;
+            self.file.write_all_at(&count.to_be_bytes(), ImmutableContainer::LEASE_COUNT_OFFSET)?;
             self.header.lease_count = count;
         }
         Ok(())
@@ -182,11 +157,8 @@ impl MutableFile {
             file.write_all_at(&data, MutableContainer::DATA_OFFSET)?;
             return MutableFile::write_whole(file, self.header.clone(), &extra);
         }
-        let header = MutableContainer {
-            data_len: 0,
-            extra_offset: MutableContainer::DATA_OFFSET,
-            ..self.header.clone()
-        };
+        let header =
+            MutableContainer { data_len: 0, extra_offset: MutableContainer::DATA_OFFSET, ..self.header.clone() };
         MutableFile::write_whole(file, header, &extra)
     }
 
@@ -209,11 +181,7 @@ impl MutableFile {
 
     /// Bytes of the share, cut at its end.
     pub(super) fn read(&self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
-        let there = self
-            .file
-            .metadata()?
-            .len()
-            .saturating_sub(MutableContainer::DATA_OFFSET);
+        let there = self.file.metadata()?.len().saturating_sub(MutableContainer::DATA_OFFSET);
         let end = self.header.data_len.min(there);
         read_data(&self.file, MutableContainer::DATA_OFFSET, end, offset, length)
     }
@@ -221,10 +189,7 @@ impl MutableFile {
     /// The leases for which the header has no slot.
     fn extra(&self) -> io::Result<Vec<Lease>> {
         let count = read_up_to(&self.file, self.header.extra_offset, 4)?;
-        let cut = BadShare::Truncated {
-            needed: 4,
-            got: count.len() as u64,
-        };
+        let cut = BadShare::Truncated { needed: 4, got: count.len() as u64 };
         let count = u64::from(u32::from_be_bytes(count.try_into().map_err(|_| damaged(cut))?));
         if count > LEASE_LIMIT {
             return Err(damaged(BadShare::TooLarge("number of leases")));
@@ -241,15 +206,10 @@ impl MutableFile {
         let large = || damaged(BadShare::TooLarge("mutable share"));
         let end = offset.checked_add(data.len() as u64).ok_or_else(large)?;
         let before = self.file.metadata()?.len();
-        if let Some(place) = self
-            .header
-            .extra_offset_for(end.max(self.header.data_len))
-            .map_err(damaged)?
-        {
+        if let Some(place) = self.header.extra_offset_for(end.max(self.header.data_len)).map_err(damaged)? {
             let extra = MutableContainer::extra_to_bytes(&self.extra()?).map_err(damaged)?;
             self.file.write_all_at(&extra, place)?;
-            self.file
-                .write_all_at(&place.to_be_bytes(), MutableContainer::EXTRA_OFFSET_OFFSET)?;
+            self.file.write_all_at(&place.to_be_bytes(), MutableContainer::EXTRA_OFFSET_OFFSET)?;
             let old = self.header.extra_offset;
             self.zero(old, old.saturating_add(extra.len() as u64).min(place))?;
             self.header.extra_offset = place;
@@ -260,25 +220,16 @@ impl MutableFile {
             self.zero(from, (MutableContainer::DATA_OFFSET + offset).min(before))?;
         }
         self.file.write_all_at(data, MutableContainer::DATA_OFFSET + offset)?;
-        if end > self.header.data_len {
-            self.set_data_len(end)
-        } else {
-            Ok(())
-        }
+        if end > self.header.data_len { self.set_data_len(end) } else { Ok(()) }
     }
 
     /// Cuts the data to `length`; a larger one changes nothing. The file keeps its size.
     pub(super) fn shorten(&mut self, length: u64) -> io::Result<()> {
-        if length < self.header.data_len {
-            self.set_data_len(length)
-        } else {
-            Ok(())
-        }
+        if length < self.header.data_len { self.set_data_len(length) } else { Ok(()) }
     }
 
     fn set_data_len(&mut self, length: u64) -> io::Result<()> {
-        self.file
-            .write_all_at(&length.to_be_bytes(), MutableContainer::DATA_LEN_OFFSET)?;
+        self.file.write_all_at(&length.to_be_bytes(), MutableContainer::DATA_LEN_OFFSET)?;
         self.header.data_len = length;
         Ok(())
     }
@@ -296,13 +247,7 @@ impl MutableFile {
     fn lease_write(&self, lease: NewLease<'_>) -> io::Result<Option<(LeaseWrite, usize)>> {
         let mut records = self.header.slots.to_vec();
         records.extend(self.extra()?);
-        let new = Lease::new(
-            self.header.schema,
-            lease.secrets,
-            lease.owner,
-            lease.expiration,
-            lease.node_id,
-        );
+        let new = Lease::new(self.header.schema, lease.secrets, lease.owner, lease.expiration, lease.node_id);
         Ok(add_or_renew_mutable(&records, new).map(|write| (write, records.len())))
     }
 
@@ -312,8 +257,7 @@ impl MutableFile {
             return Ok(());
         };
         let large = || damaged(BadShare::TooLarge("number of leases"));
-        self.file
-            .write_all_at(&record.to_mutable(), self.header.lease_offset(index).ok_or_else(large)?)?;
+        self.file.write_all_at(&record.to_mutable(), self.header.lease_offset(index).ok_or_else(large)?)?;
         if index == known {
             let count = u32::try_from(index + 1 - MutableContainer::SLOTS).map_err(|_| large())?;
             self.file.write_all_at(&count.to_be_bytes(), self.header.extra_offset)?;
@@ -346,13 +290,7 @@ mod tests {
         let lease = &vectors["leases"][i];
         let one = |name: &str| LeaseSecret::new(hex(&lease[name]).try_into().unwrap());
         let expiration = lease["expiration"].as_u64().unwrap() as u32;
-        (
-            LeaseSecrets {
-                renew: one("renew"),
-                cancel: one("cancel"),
-            },
-            expiration,
-        )
+        (LeaseSecrets { renew: one("renew"), cancel: one("cancel") }, expiration)
     }
 
     fn file_with(bytes: &[u8]) -> File {
@@ -374,13 +312,7 @@ mod tests {
             let lease = |f: &mut MutableFile, i: usize, expiration: Option<u32>| {
                 let (secrets, usual) = secrets(&vectors, i);
                 let expiration = expiration.unwrap_or(usual);
-                f.lease(NewLease {
-                    secrets: &secrets,
-                    owner: 1,
-                    expiration,
-                    node_id,
-                })
-                .unwrap();
+                f.lease(NewLease { secrets: &secrets, owner: 1, expiration, node_id }).unwrap();
             };
             let steps = case["steps"].as_array().unwrap();
             let mut made = 0;
@@ -395,9 +327,7 @@ mod tests {
                     "add lease 0, owner 1" => lease(&mut f, 0, None),
                     "write at 15" => f.write(15, written(15, after.len() - 468 - 4)).unwrap(),
                     "write at 0, new_length 12" => {
-                        let wrote = (0..12)
-                            .rev()
-                            .find(|&i| hex(&before["file_hex"])[468 + i] != after[468 + i]);
+                        let wrote = (0..12).rev().find(|&i| hex(&before["file_hex"])[468 + i] != after[468 + i]);
                         f.write(0, written(0, wrote.map_or(0, |i| i + 1))).unwrap();
                         f.shorten(12).unwrap();
                     }
@@ -426,12 +356,7 @@ mod tests {
     fn immutable_containers_change_as_the_reference_changes_them() {
         let vectors = vectors();
         for case in vectors["immutable"].as_array().unwrap() {
-            let steps: Vec<Vec<u8>> = case["steps"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|s| hex(&s["file_hex"]))
-                .collect();
+            let steps: Vec<Vec<u8>> = case["steps"].as_array().unwrap().iter().map(|s| hex(&s["file_hex"])).collect();
             let open = |bytes: &[u8]| match ShareFile::open(file_with(bytes)).unwrap() {
                 ShareFile::Immutable(f) => f,
                 ShareFile::Mutable(_) => panic!("an immutable share"),
@@ -440,13 +365,7 @@ mod tests {
                 let (secrets, usual) = secrets(&vectors, i);
                 let mut f = open(bytes);
                 let expiration = expiration.unwrap_or(usual);
-                f.lease(NewLease {
-                    secrets: &secrets,
-                    owner: 0,
-                    expiration,
-                    node_id: [0; 20],
-                })
-                .unwrap();
+                f.lease(NewLease { secrets: &secrets, owner: 0, expiration, node_id: [0; 20] }).unwrap();
                 content(&f.file)
             };
             assert_eq!(with_lease(&steps[3], 1, None), steps[4]);
@@ -459,12 +378,7 @@ mod tests {
             if case["schema_version"].as_u64() == Some(2) {
                 let (secrets, expiration) = secrets(&vectors, 0);
                 let file = file_with(b"");
-                let lease = NewLease {
-                    secrets: &secrets,
-                    owner: 0,
-                    expiration,
-                    node_id: [0; 20],
-                };
+                let lease = NewLease { secrets: &secrets, owner: 0, expiration, node_id: [0; 20] };
                 ImmutableFile::create(&file, 20, lease).unwrap();
                 file.write_all_at(&steps[3][12..32], 12).unwrap();
                 assert_eq!(content(&file), steps[3]);
@@ -476,12 +390,7 @@ mod tests {
     fn damaged_containers_are_errors_or_short() {
         let vectors = vectors();
         let (secrets, expiration) = secrets(&vectors, 0);
-        let lease = NewLease {
-            secrets: &secrets,
-            owner: 1,
-            expiration,
-            node_id: [0; 20],
-        };
+        let lease = NewLease { secrets: &secrets, owner: 1, expiration, node_id: [0; 20] };
         for kind in ["mutable", "immutable"] {
             let whole = hex(&vectors[kind][1]["steps"][6]["file_hex"]);
             let mut variants: Vec<Vec<u8>> = (0..whole.len()).map(|n| whole[..n].to_vec()).collect();
@@ -501,11 +410,7 @@ mod tests {
                 assert!(read.unwrap().len() <= bytes.len());
                 let _ = (share.lacks_lease(lease), share.lease(lease));
                 if let ShareFile::Mutable(f) = &mut share {
-                    let _ = (
-                        f.copy_to(file_with(b""), true),
-                        f.copy_to(file_with(b""), false),
-                        f.write(3, b"abc"),
-                    );
+                    let _ = (f.copy_to(file_with(b""), true), f.copy_to(file_with(b""), false), f.write(3, b"abc"));
                 }
             }
         }

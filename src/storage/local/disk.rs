@@ -63,11 +63,7 @@ impl Paths {
         let storage = dir.join("storage");
         let shares = storage.join("shares");
         let incoming = shares.join("incoming");
-        Paths {
-            storage,
-            shares,
-            incoming,
-        }
+        Paths { storage, shares, incoming }
     }
 
     /// `storage/corruption-advisories/`.
@@ -77,14 +73,8 @@ impl Paths {
 
     /// Makes the directories of a new store, of which only the outermost may have parents that are missing.
     pub(super) fn create(&self) -> Result<(), (PathBuf, io::Error)> {
-        let all = [
-            self.storage.clone(),
-            self.shares.clone(),
-            self.incoming.clone(),
-            self.advisories(),
-        ];
-        all.into_iter()
-            .try_for_each(|dir| ensure_dir(&dir).map_err(|e| (dir, e)))
+        let all = [self.storage.clone(), self.shares.clone(), self.incoming.clone(), self.advisories()];
+        all.into_iter().try_for_each(|dir| ensure_dir(&dir).map_err(|e| (dir, e)))
     }
 
     /// Where the complete shares of `si` are.
@@ -96,10 +86,7 @@ impl Paths {
     pub(super) fn check(&self) -> Result<(), StorageError> {
         match fs::metadata(&self.shares) {
             Ok(meta) if meta.is_dir() => Ok(()),
-            Ok(_) => Err(StorageError::Unreachable(format!(
-                "{}: not a directory",
-                self.shares.display()
-            ))),
+            Ok(_) => Err(StorageError::Unreachable(format!("{}: not a directory", self.shares.display()))),
             Err(e) => Err(StorageError::Unreachable(format!("{}: {e}", self.shares.display()))),
         }
     }
@@ -129,11 +116,8 @@ impl Paths {
     ) -> Result<Option<File>, StorageError> {
         let path = self.bucket(si).join(share.to_string());
         // What stands there may be anything: a FIFO must not block us.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(write)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(&path);
+        let file =
+            OpenOptions::new().read(true).write(write).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(&path);
         match file {
             Ok(file) if file.metadata().map_err(at(&path))?.is_file() => Ok(Some(file)),
             Ok(_) => Err(StorageError::Io(format!("{}: not a regular file", path.display()))),
@@ -197,11 +181,7 @@ impl Paths {
         for _ in 0..TRIES {
             match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
                 Ok(file) => {
-                    return Ok(Temporary {
-                        path,
-                        file,
-                        placed: false,
-                    });
+                    return Ok(Temporary { path, file, placed: false });
                 }
                 Err(e) if missing(&e) => {
                     ensure_dir(&self.incoming).map_err(at(&self.incoming))?;
@@ -351,9 +331,7 @@ pub(super) fn ensure_dir(dir: &Path) -> io::Result<()> {
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {
-    fs::read_dir(dir)
-        .map(|entries| entries.flatten().map(|e| e.path()).collect())
-        .unwrap_or_default()
+    fs::read_dir(dir).map(|entries| entries.flatten().map(|e| e.path()).collect()).unwrap_or_default()
 }
 
 /// Renames without replacing, also on file systems that cannot do it in one step.

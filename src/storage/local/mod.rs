@@ -52,12 +52,7 @@ pub struct LocalOptions {
 
 impl Default for LocalOptions {
     fn default() -> Self {
-        LocalOptions {
-            reserved_space: 0,
-            clock: Clock::system(),
-            rng: Rng::os(),
-            io: Cpu::with_slots(IO_SLOTS),
-        }
+        LocalOptions { reserved_space: 0, clock: Clock::system(), rng: Rng::os(), io: Cpu::with_slots(IO_SLOTS) }
     }
 }
 
@@ -90,15 +85,8 @@ impl LocalServer {
         if Identity::is_in(dir) {
             return Err(IdentityError::Exists(dir.to_owned()));
         }
-        let failed = |path: PathBuf, e: io::Error| IdentityError::Io {
-            path,
-            why: e.to_string(),
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|e| failed(dir.to_owned(), e))?;
+        let failed = |path: PathBuf, e: io::Error| IdentityError::Io { path, why: e.to_string() };
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| failed(dir.to_owned(), e))?;
         Paths::new(dir).create().map_err(|(path, e)| failed(path, e))?;
         // Last: a directory without an identity is no store, and its creation can be repeated.
         Identity::create(dir, rng)
@@ -109,18 +97,10 @@ impl LocalServer {
     /// # Errors
     /// [`StorageError::Unreachable`] when there is no store or no identity in it: nothing is made anew.
     pub async fn open(dir: &Path, options: LocalOptions) -> Result<LocalServer, StorageError> {
-        let LocalOptions {
-            reserved_space,
-            clock,
-            rng,
-            io,
-        } = options;
+        let LocalOptions { reserved_space, clock, rng, io } = options;
         let dir = dir.to_owned();
         let store = io.run(move || Store::open(dir, reserved_space, clock, rng)).await?;
-        Ok(LocalServer {
-            store: Arc::new(store),
-            io,
-        })
+        Ok(LocalServer { store: Arc::new(store), io })
     }
 
     /// Who the store is.
@@ -159,17 +139,7 @@ impl Store {
         paths.sweep(clock.now_secs() - UPLOAD_IDLE_SECONDS);
         let tub_id = identity.tub_id();
         let uploads = Uploads::default();
-        Ok(Store {
-            dir,
-            paths,
-            identity,
-            tub_id,
-            device,
-            reserved_space,
-            clock,
-            rng,
-            uploads,
-        })
+        Ok(Store { dir, paths, identity, tub_id, device, reserved_space, clock, rng, uploads })
     }
 
     /// Bytes that may be stored: nothing on a disk that is read-only.
@@ -179,18 +149,11 @@ impl Store {
             return Ok(0);
         }
         let free = disk.blocks_available().saturating_mul(disk.fragment_size());
-        Ok(free
-            .saturating_sub(self.reserved_space)
-            .saturating_sub(self.uploads.promised()))
+        Ok(free.saturating_sub(self.reserved_space).saturating_sub(self.uploads.promised()))
     }
 
     fn new_lease<'a>(&self, secrets: &'a LeaseSecrets, owner: u32) -> NewLease<'a> {
-        NewLease {
-            secrets,
-            owner,
-            expiration: lease::expiration(self.clock.now_secs()),
-            node_id: self.tub_id,
-        }
+        NewLease { secrets, owner, expiration: lease::expiration(self.clock.now_secs()), node_id: self.tub_id }
     }
 
     fn read_share(
@@ -205,10 +168,7 @@ impl Store {
             ShareKind::Mutable => self.paths.lock(si, Hold::Shared, false)?,
             ShareKind::Immutable => None,
         };
-        let file = self
-            .paths
-            .open_share(si, share, false)?
-            .ok_or(StorageError::NoSuchShare)?;
+        let file = self.paths.open_share(si, share, false)?.ok_or(StorageError::NoSuchShare)?;
         let path = self.paths.bucket(si).join(share.to_string());
         let file = ShareFile::open(file).map_err(at(&path))?;
         let read = |r: &ReadRange| match &file {
@@ -218,11 +178,7 @@ impl Store {
         if matches!(file, ShareFile::Mutable(_)) != (kind == ShareKind::Mutable) {
             return Err(other_kind());
         }
-        ranges
-            .iter()
-            .map(|r| read(r).map(Bytes::from))
-            .collect::<io::Result<_>>()
-            .map_err(at(&path))
+        ranges.iter().map(|r| read(r).map(Bytes::from)).collect::<io::Result<_>>().map_err(at(&path))
     }
 
     fn advise_corrupt(
@@ -232,9 +188,7 @@ impl Store {
         share: ShareNumber,
         reason: &str,
     ) -> Result<(), StorageError> {
-        self.paths
-            .open_share(si, share, false)?
-            .ok_or(StorageError::NoSuchShare)?;
+        self.paths.open_share(si, share, false)?.ok_or(StorageError::NoSuchShare)?;
         let dir = self.paths.advisories();
         ensure_dir(&dir).map_err(at(&dir))?;
         let kind = match kind {
@@ -266,10 +220,7 @@ fn utc(micros: i64) -> String {
     let (secs, micros) = (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000));
     let (days, second) = (secs.div_euclid(86400), secs.rem_euclid(86400));
     // The Gregorian calendar repeats every 146,097 days; years are counted from a first of March.
-    let (era, day) = (
-        (days + 719_468).div_euclid(146_097),
-        (days + 719_468).rem_euclid(146_097),
-    );
+    let (era, day) = ((days + 719_468).div_euclid(146_097), (days + 719_468).rem_euclid(146_097));
     let year = (day - day / 1460 + day / 36524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153;
@@ -310,8 +261,7 @@ impl StorageServer for LocalServer {
         lease: &LeaseSecrets,
     ) -> Result<Allocation, StorageError> {
         let (shares, secret, lease) = (shares.clone(), secret.clone(), lease.clone());
-        self.run(cx, move |store| store.allocate(si, &shares, size, &secret, &lease))
-            .await
+        self.run(cx, move |store| store.allocate(si, &shares, size, &secret, &lease)).await
     }
 
     async fn write_share(
@@ -324,9 +274,7 @@ impl StorageServer for LocalServer {
         data: Bytes,
     ) -> Result<bool, StorageError> {
         let secret = secret.clone();
-        let done = self
-            .run(cx, move |store| store.write_share(si, share, &secret, offset, &data))
-            .await?;
+        let done = self.run(cx, move |store| store.write_share(si, share, &secret, offset, &data)).await?;
         Ok(done)
     }
 
@@ -350,9 +298,7 @@ impl StorageServer for LocalServer {
         ranges: &[ReadRange],
     ) -> Result<Vec<Bytes>, StorageError> {
         let ranges = ranges.to_vec();
-        let answer = self
-            .run(cx, move |store| store.read_share(kind, si, share, &ranges))
-            .await?;
+        let answer = self.run(cx, move |store| store.read_share(kind, si, share, &ranges)).await?;
         Ok(answer)
     }
 
@@ -366,24 +312,14 @@ impl StorageServer for LocalServer {
         read: &[ReadRange],
     ) -> Result<ReadTestWriteAnswer, StorageError> {
         let (enabler, lease, shares, read) = (enabler.clone(), lease.clone(), shares.clone(), read.to_vec());
-        let answer = self
-            .run(cx, move |store| {
-                store.read_test_write(si, &enabler, &lease, &shares, &read)
-            })
-            .await?;
+        let answer = self.run(cx, move |store| store.read_test_write(si, &enabler, &lease, &shares, &read)).await?;
         Ok(answer)
     }
 
     async fn add_lease(&self, cx: &Cx, si: StorageIndex, lease: &LeaseSecrets) -> Result<(), StorageError> {
         let lease = lease.clone();
-        let leased = self
-            .run(cx, move |store| store.lease_all(si, store.new_lease(&lease, 1)))
-            .await?;
-        if leased.is_empty() {
-            Err(StorageError::NoSuchShare)
-        } else {
-            Ok(())
-        }
+        let leased = self.run(cx, move |store| store.lease_all(si, store.new_lease(&lease, 1))).await?;
+        if leased.is_empty() { Err(StorageError::NoSuchShare) } else { Ok(()) }
     }
 
     async fn advise_corrupt(
@@ -395,8 +331,7 @@ impl StorageServer for LocalServer {
         reason: &str,
     ) -> Result<(), StorageError> {
         let reason = reason.to_owned();
-        self.run(cx, move |store| store.advise_corrupt(kind, si, share, &reason))
-            .await
+        self.run(cx, move |store| store.advise_corrupt(kind, si, share, &reason)).await
     }
 
     async fn sync(&self, cx: &Cx) -> Result<(), StorageError> {

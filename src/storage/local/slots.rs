@@ -54,9 +54,7 @@ impl Store {
         let mut success = true;
         for (share, write) in shares {
             for test in &write.test {
-                let found = there
-                    .get(share)
-                    .map_or(Ok(Vec::new()), |f| f.read(test.offset, test.size));
+                let found = there.get(share).map_or(Ok(Vec::new()), |f| f.read(test.offset, test.size));
                 success &= found.map_err(failed)? == test.specimen;
             }
         }
@@ -95,17 +93,13 @@ impl Store {
         let lease = self.new_lease(lease, 1);
         let Some(mut old) = old else {
             let mut temporary = self.paths.temporary(si, share, &self.rng)?;
-            let file = temporary
-                .file
-                .try_clone()
-                .and_then(|f| MutableFile::create(f, self.tub_id, enabler));
+            let file = temporary.file.try_clone().and_then(|f| MutableFile::create(f, self.tub_id, enabler));
             change(file.map_err(failed)?, write, lease).map_err(failed)?;
             return match self.paths.publish(&mut temporary, si, share)? {
                 Published::Placed => Ok(()),
-                Published::Existed | Published::Gone => Err(StorageError::Io(format!(
-                    "{}: somebody else wrote here without the lock",
-                    path.display()
-                ))),
+                Published::Existed | Published::Gone => {
+                    Err(StorageError::Io(format!("{}: somebody else wrote here without the lock", path.display())))
+                }
             };
         };
         let whole = replaces(write, old.data_len());

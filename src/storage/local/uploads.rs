@@ -62,9 +62,7 @@ impl Uploads {
     /// Bytes that were promised to uploads and are not on the disk yet.
     pub(super) fn promised(&self) -> u64 {
         let all: Vec<Arc<Upload>> = self.lock().uploads.values().cloned().collect();
-        all.iter()
-            .map(|u| u.size.saturating_sub(u.progress().written.total()))
-            .fold(0, u64::saturating_add)
+        all.iter().map(|u| u.size.saturating_sub(u.progress().written.total())).fold(0, u64::saturating_add)
     }
 }
 
@@ -80,13 +78,8 @@ impl Store {
             under_way.swept = now;
         }
         // An upload's own lock is never waited for under the lock of all.
-        let all: Vec<(Key, Arc<Upload>)> = self
-            .uploads
-            .lock()
-            .uploads
-            .iter()
-            .map(|(key, upload)| (*key, Arc::clone(upload)))
-            .collect();
+        let all: Vec<(Key, Arc<Upload>)> =
+            self.uploads.lock().uploads.iter().map(|(key, upload)| (*key, Arc::clone(upload))).collect();
         for (key, upload) in all {
             let mut progress = upload.progress();
             if now - progress.touched > UPLOAD_IDLE_SECONDS {
@@ -130,23 +123,13 @@ impl Store {
                 other => other?,
             };
             room = rest;
-            let progress = Progress {
-                file: Some(file),
-                written: Ranges::default(),
-                touched: self.clock.now_secs(),
-            };
-            let upload = Arc::new(Upload {
-                size,
-                state: Mutex::new(progress),
-            });
+            let progress = Progress { file: Some(file), written: Ranges::default(), touched: self.clock.now_secs() };
+            let upload = Arc::new(Upload { size, state: Mutex::new(progress) });
             // Of two calls with one secret at the same time, the first one's upload stays.
             self.uploads.lock().uploads.entry(key).or_insert(upload);
             allocated.insert(share);
         }
-        Ok(Allocation {
-            already_have,
-            allocated,
-        })
+        Ok(Allocation { already_have, allocated })
     }
 
     fn begin(
@@ -201,10 +184,7 @@ impl Store {
     ) -> Result<bool, StorageError> {
         let key = (si, share, secret.0);
         let upload = self.uploads.get(&key)?;
-        let end = offset
-            .checked_add(data.len() as u64)
-            .filter(|&e| e <= upload.size)
-            .ok_or_else(past_the_end)?;
+        let end = offset.checked_add(data.len() as u64).filter(|&e| e <= upload.size).ok_or_else(past_the_end)?;
         let mut progress = upload.progress();
         let Progress { file, written, touched } = &mut *progress;
         let temporary = file.as_mut().ok_or(StorageError::NotInProgress)?;
@@ -215,10 +195,7 @@ impl Store {
                 return Err(StorageError::Conflict);
             }
         }
-        temporary
-            .file
-            .write_all_at(data, ImmutableContainer::DATA_OFFSET + offset)
-            .map_err(failed)?;
+        temporary.file.write_all_at(data, ImmutableContainer::DATA_OFFSET + offset).map_err(failed)?;
         written.insert(offset, end);
         *touched = self.clock.now_secs();
         if !written.covers(upload.size) {

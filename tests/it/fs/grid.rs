@@ -124,7 +124,8 @@ impl Directory for Dir {
             return Ok(Arc::clone(table));
         }
         let state = self.grid.state.lock().unwrap();
-        let table = Arc::new(state.dirs.get(&self.si).cloned().ok_or(NodeError::NotEnoughShares { found: 0, needed: 3 })?);
+        let table =
+            Arc::new(state.dirs.get(&self.si).cloned().ok_or(NodeError::NotEnoughShares { found: 0, needed: 3 })?);
         *cached = Some(Arc::clone(&table));
         Ok(table)
     }
@@ -160,7 +161,9 @@ impl Directory for Dir {
 
 fn apply(table: &mut Table, edit: &Edit) -> EditOutcome {
     let (name, expect) = match edit {
-        Edit::Link { name, expect, .. } | Edit::Patch { name, expect, .. } | Edit::Unlink { name, expect } => (name, expect),
+        Edit::Link { name, expect, .. } | Edit::Patch { name, expect, .. } | Edit::Unlink { name, expect } => {
+            (name, expect)
+        }
     };
     let found = table.entries.get(name).cloned();
     if !expect.allows(found.as_ref().map(|child| &child.cap)) {

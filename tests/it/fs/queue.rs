@@ -154,7 +154,10 @@ async fn two_different_files_under_one_name_both_stay() {
     ours.settle().await.unwrap();
     let names = ground.published().await;
     assert_eq!(names.len(), 2, "{names:?}");
-    assert!(names.contains(&"report.txt".to_owned()) && names.iter().any(|n| n.contains("(conflict") && n.ends_with("box).txt")));
+    assert!(
+        names.contains(&"report.txt".to_owned())
+            && names.iter().any(|n| n.contains("(conflict") && n.ends_with("box).txt"))
+    );
     let other = ground.mount().await;
     let ino = other.lookup(ROOT, b"report.txt").await.unwrap().ino;
     assert_eq!(read(&other, ino).await, b"theirs");

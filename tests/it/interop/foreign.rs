@@ -24,18 +24,12 @@ struct Made {
 
 impl Made {
     fn new(cap: String) -> Made {
-        Made {
-            cap,
-            shown: BTreeMap::new(),
-        }
+        Made { cap, shown: BTreeMap::new() }
     }
 
     fn show_below(&mut self, name: &str, below: &Made) {
         self.shown.insert(name.to_owned(), None);
-        let below = below
-            .shown
-            .iter()
-            .map(|(path, content)| (format!("{name}/{path}"), content.clone()));
+        let below = below.shown.iter().map(|(path, content)| (format!("{name}/{path}"), content.clone()));
         self.shown.extend(below);
     }
 }
@@ -46,14 +40,8 @@ struct Children(serde_json::Map<String, Value>);
 
 impl Children {
     fn add(&mut self, name: &str, cap: &str) {
-        let kind = if cap.starts_with("URI:DIR2") {
-            "dirnode"
-        } else {
-            "filenode"
-        };
-        let mutable = ["URI:SSK:", "URI:MDMF:", "URI:DIR2:", "URI:DIR2-MDMF:"]
-            .iter()
-            .any(|p| cap.starts_with(p));
+        let kind = if cap.starts_with("URI:DIR2") { "dirnode" } else { "filenode" };
+        let mutable = ["URI:SSK:", "URI:MDMF:", "URI:DIR2:", "URI:DIR2-MDMF:"].iter().any(|p| cap.starts_with(p));
         let slot = if mutable { "rw_uri" } else { "ro_uri" };
         self.0.insert(name.to_owned(), json!([kind, {slot: cap}]));
     }
@@ -70,26 +58,15 @@ fn odd_names() -> Vec<(String, String)> {
     let shown_long = cut(format!("%{}", "x".repeat(199)), &long);
     let shown_wide = cut(format!("%{}", "\u{e9}".repeat(99)), &wide);
     let mut names = vec![(long, shown_long), (wide, shown_wide)];
-    let plain = [
-        ("a/b", "%a%2Fb"),
-        (".", "%%2E"),
-        ("..", "%%2E%2E"),
-        ("", "%"),
-        ("nul\0", "%nul%00"),
-    ];
+    let plain = [("a/b", "%a%2Fb"), (".", "%%2E"), ("..", "%%2E%2E"), ("", "%"), ("nul\0", "%nul%00")];
     names.extend(plain.map(|(name, shown)| (name.to_owned(), shown.to_owned())));
     names
 }
 
 /// Files that may stand in any directory.
 fn immutable_files(grid: &Grid) -> Vec<(String, String, Vec<u8>)> {
-    let contents = [
-        ("empty", 0),
-        ("literal", 30),
-        ("small", 56),
-        ("several segments", 2_500_000),
-        ("\u{e9}t\u{e9} 100%", 4_000),
-    ];
+    let contents =
+        [("empty", 0), ("literal", 30), ("small", 56), ("several segments", 2_500_000), ("\u{e9}t\u{e9} 100%", 4_000)];
     let put = |(i, (name, size)): (usize, &(&str, usize))| {
         let content = bytes(*size, i);
         ((*name).to_owned(), grid.put(&content, "CHK"), content)
@@ -132,12 +109,9 @@ fn make_directories(grid: &Grid) -> Vec<(&'static str, Made)> {
         let mut made = Made::new(grid.mkdir(format));
         let mut children = Children::default();
         fill(&mut children, &mut made);
-        for (name, size, format) in [
-            ("sdmf", 5_000, "SDMF"),
-            ("mdmf", 300_000, "MDMF"),
-            ("empty sdmf", 0, "SDMF"),
-            ("empty mdmf", 0, "MDMF"),
-        ] {
+        for (name, size, format) in
+            [("sdmf", 5_000, "SDMF"), ("mdmf", 300_000, "MDMF"), ("empty sdmf", 0, "SDMF"), ("empty mdmf", 0, "MDMF")]
+        {
             let content = bytes(size, 40);
             children.add(name, &grid.put(&content, format));
             made.shown.insert(name.to_owned(), Some(digest(&content)));
@@ -177,11 +151,8 @@ fn assert_shown(world: &World, made: &Made) {
 /// Nothing in the directory at `prefix` can be changed; `file` and `directory` are names in it.
 fn assert_read_only(world: &World, prefix: &str, file: Option<&str>) {
     let at = |name: &str| world.at(prefix).join(name);
-    let mut attempts = vec![
-        fs::write(at("new"), ""),
-        fs::create_dir(at("new")),
-        std::os::unix::fs::symlink("target", at("new")),
-    ];
+    let mut attempts =
+        vec![fs::write(at("new"), ""), fs::create_dir(at("new")), std::os::unix::fs::symlink("target", at("new"))];
     if let Some(file) = file {
         attempts.extend([
             fs::write(at(file), "changed"),
@@ -191,9 +162,7 @@ fn assert_read_only(world: &World, prefix: &str, file: Option<&str>) {
         ]);
     }
     for (i, attempt) in attempts.into_iter().enumerate() {
-        let error = attempt
-            .err()
-            .unwrap_or_else(|| panic!("attempt {i} below {prefix:?} succeeded"));
+        let error = attempt.err().unwrap_or_else(|| panic!("attempt {i} below {prefix:?} succeeded"));
         assert_eq!(error.raw_os_error(), Some(libc::EROFS), "attempt {i} below {prefix:?}");
     }
 }
@@ -260,10 +229,7 @@ fn an_archive_of_the_backup_command_shows_its_times_and_modes() {
         fs::set_permissions(at(path), Permissions::from_mode(mode)).unwrap();
         // The archive holds times as floats, which carry microseconds.
         let time = UNIX_EPOCH + Duration::new(1_300_000_000 + i as u64, 123_456_000);
-        fs::File::open(at(path))
-            .unwrap()
-            .set_times(FileTimes::new().set_modified(time))
-            .unwrap();
+        fs::File::open(at(path)).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
     }
 
     let mut grid = serve(&world, 3, 5);
@@ -278,14 +244,7 @@ fn an_archive_of_the_backup_command_shows_its_times_and_modes() {
             let (original, shown) = (seen(&at(path)), seen(&world.at("Latest").join(path)));
             assert_eq!(shown.mode & 0o7777, mode, "{path}");
             assert_eq!(shown.kind(), original.kind(), "{path}");
-            assert_eq!(
-                shown.mtime,
-                Timestamp {
-                    secs: 1_300_000_000 + i as i64,
-                    nanos: 123_456_000
-                },
-                "{path}"
-            );
+            assert_eq!(shown.mtime, Timestamp { secs: 1_300_000_000 + i as i64, nanos: 123_456_000 }, "{path}");
             assert_eq!(shown.digest, original.digest, "{path}");
         }
         assert_read_only(&world, "Latest", Some("empty"));

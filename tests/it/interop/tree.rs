@@ -48,12 +48,7 @@ pub fn mounted(root: &Path) -> Tree {
         let entries = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         for entry in entries {
             let path = entry.unwrap_or_else(|e| panic!("in {}: {e}", folder.display())).path();
-            let name = path
-                .strip_prefix(root)
-                .expect("below the root")
-                .to_str()
-                .expect("a name in UTF-8")
-                .to_owned();
+            let name = path.strip_prefix(root).expect("below the root").to_str().expect("a name in UTF-8").to_owned();
             let earlier = tree.insert(name, seen(&path));
             assert!(earlier.is_none(), "{} is listed twice", path.display());
             if path.is_dir() && !path.is_symlink() {
@@ -73,10 +68,7 @@ pub fn seen(path: &Path) -> Seen {
         libc::S_IFLNK => digest(fs::read_link(path).unwrap().as_os_str().as_bytes()),
         _ => digest(&fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))),
     };
-    let time = |secs, nanos: i64| Timestamp {
-        secs,
-        nanos: nanos as u32,
-    };
+    let time = |secs, nanos: i64| Timestamp { secs, nanos: nanos as u32 };
     Seen {
         mode: m.mode(),
         uid: m.uid(),
@@ -117,9 +109,7 @@ pub struct Stored {
 impl Stored {
     /// When it was linked, as a mount shows times that come from there.
     pub fn linked(&self) -> Timestamp {
-        let secs = self.metadata["tahoe"]["linkmotime"]
-            .as_f64()
-            .expect("every link has a time");
+        let secs = self.metadata["tahoe"]["linkmotime"].as_f64().expect("every link has a time");
         Timestamp::from_float(secs)
     }
 }
@@ -133,22 +123,13 @@ pub fn stored(grid: &Grid, cap: &str) -> BTreeMap<String, Stored> {
         for (name, child) in listing[1]["children"].as_object().expect("a directory") {
             let path = format!("{prefix}{name}");
             let about = &child[1];
-            let cap = about["rw_uri"]
-                .as_str()
-                .or(about["ro_uri"].as_str())
-                .expect("a cap")
-                .to_owned();
+            let cap = about["rw_uri"].as_str().or(about["ro_uri"].as_str()).expect("a cap").to_owned();
             let is_directory = child[0] == "dirnode";
             if is_directory {
                 folders.push((format!("{path}/"), cap.clone()));
             }
             let (size, metadata) = (about["size"].as_u64(), about["metadata"].clone());
-            let stored = Stored {
-                is_directory,
-                cap,
-                size,
-                metadata,
-            };
+            let stored = Stored { is_directory, cap, size, metadata };
             tree.insert(path, stored);
         }
     }

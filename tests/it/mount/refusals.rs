@@ -51,7 +51,8 @@ fn caps_that_cannot_be_mounted() {
     refused(&world, &mount, 2, "malformed");
     fs::write(&cap, "URI:LIT:mnxw45dfnz2a").unwrap();
     refused(&world, &mount, 1, "directory");
-    fs::write(&cap, "URI:DIR2-RO:aaaaaaaaaaaaaaaaaaaaaaaaaa:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa").unwrap();
+    fs::write(&cap, "URI:DIR2-RO:aaaaaaaaaaaaaaaaaaaaaaaaaa:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")
+        .unwrap();
     refused(&world, &mount, 4, "shares");
     assert!(!world.is_mounted());
     refused(&world, &["mount", "URI:DIR2:xyz", "m"], 2, "--cap-file");

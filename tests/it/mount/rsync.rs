@@ -19,7 +19,10 @@ fn a_tree_goes_in_and_a_second_run_sends_nothing() {
     for _ in 0..2 {
         let changes = tool("rsync", &["-ai".as_ref(), &slash(source.path()), &slash(&world.mountpoint())]);
         assert_eq!(changes, "", "the idle run must list nothing, the root included");
-        tool("diff", &["-r".as_ref(), "--no-dereference".as_ref(), source.path().as_os_str(), world.mountpoint().as_os_str()]);
+        tool(
+            "diff",
+            &["-r".as_ref(), "--no-dereference".as_ref(), source.path().as_os_str(), world.mountpoint().as_os_str()],
+        );
         world.remount();
     }
     let out = tempfile::tempdir().unwrap();
@@ -53,7 +56,8 @@ fn git_works_in_the_mount() {
     let world = World::mounted();
     let repository = world.at("repo");
     let git = |args: &[&str]| {
-        let mut all: Vec<&OsStr> = ["-C".as_ref(), repository.as_os_str(), "-c".as_ref(), "user.name=t".as_ref()].to_vec();
+        let mut all: Vec<&OsStr> =
+            ["-C".as_ref(), repository.as_os_str(), "-c".as_ref(), "user.name=t".as_ref()].to_vec();
         all.extend(["-c", "user.email=t@example.org", "-c", "safe.directory=*"].iter().map(OsStr::new));
         all.extend(args.iter().map(OsStr::new));
         tool("git", &all)

@@ -52,7 +52,11 @@ impl World {
     /// The binary, with this home and nothing else in its environment.
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tahoefs"));
-        command.args(args).env_clear().env("HOME", self.home()).env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command
+            .args(args)
+            .env_clear()
+            .env("HOME", self.home())
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.stdin(Stdio::null()).current_dir(self.home());
         command
     }

@@ -40,14 +40,8 @@ impl Web {
     }
 
     fn expect(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
-        let (status, answer) = self
-            .request(method, path, body)
-            .unwrap_or_else(|e| panic!("{method} {path}: {e}"));
-        assert!(
-            status / 100 == 2,
-            "{method} {path}: {status}: {}",
-            String::from_utf8_lossy(&answer)
-        );
+        let (status, answer) = self.request(method, path, body).unwrap_or_else(|e| panic!("{method} {path}: {e}"));
+        assert!(status / 100 == 2, "{method} {path}: {status}: {}", String::from_utf8_lossy(&answer));
         answer
     }
 
@@ -58,23 +52,13 @@ impl Web {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let length = body.len();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n"
-        )?;
+        write!(stream, "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n")?;
         stream.write_all(body)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
-        let split = answer
-            .windows(4)
-            .position(|w| w == b"\r\n\r\n")
-            .ok_or_else(|| bad("no end of headers"))?;
+        let split = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or_else(|| bad("no end of headers"))?;
         let head = String::from_utf8_lossy(&answer[..split]).to_ascii_lowercase();
-        let status = head
-            .split(' ')
-            .nth(1)
-            .and_then(|s| s.parse().ok())
-            .ok_or_else(|| bad("no status"))?;
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| bad("no status"))?;
         let body = answer.split_off(split + 4);
         let announced = head.lines().find_map(|line| line.strip_prefix("content-length:"));
         if announced.is_some_and(|n| n.trim() != body.len().to_string()) {
