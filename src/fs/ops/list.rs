@@ -7,7 +7,7 @@ use crate::fs::handles::{Handle, Open};
 use crate::fs::names::shown;
 use crate::fs::{Filesystem, FsError};
 use crate::node::{FileType, Name};
-use crate::writeback::{Entry, Scope, Target};
+use crate::writeback::{Entry, Scope};
 
 /// One name in a listing.
 #[derive(Clone)]
@@ -45,17 +45,14 @@ impl Filesystem {
         Ok(fresh)
     }
 
-    /// The attributes of a listed name, of which the kernel is told once more; `None` for `.` and `..`, for what has no
-    /// inode a kernel could hold, and for mutable files, whose sizes would have to be asked from the grid one by one.
+    /// The attributes of a listed name, of which the kernel is told once more; `None` for `.` and `..`, and for what
+    /// has no inode a kernel could hold.
     pub async fn attach(&self, parent: Ino, listed: &Listed) -> Option<Attr> {
         let (edge, _) = listed.edge.as_ref()?;
         let ino = {
             let mut state = self.lock();
             let dir = state.inodes.directory(parent).ok()?;
             let entry = self.writeback.find(dir, edge)?;
-            if matches!(&entry.target, Target::Stored(cap) if cap.is_mutable() && !cap.is_directory()) {
-                return None;
-            }
             self.bind(&mut state, parent, edge, &entry).ok()?
         };
         self.remembered(ino).await.ok()
