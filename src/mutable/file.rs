@@ -268,6 +268,7 @@ impl MutableFile {
         let mut most = 0;
         let mut widened = 0;
         loop {
+            let mut met_a_writer = false;
             if let Some(version) = map.best() {
                 let kept = self.state().content.clone().map(|(version, content)| (content, version));
                 let kept = [&known, &kept].into_iter().flatten().find(|(_, kept)| *kept == version);
@@ -276,7 +277,11 @@ impl MutableFile {
                 }
                 let whole = 0..version.header.data_length;
                 let retrieve = Retrieve::new(cx, &self.slot, &mut map, Arc::clone(&version));
-                match retrieve.map_err(|error| (None, error))?.read(whole).await {
+                let mut retrieve = retrieve.map_err(|error| (None, error))?;
+                let read = retrieve.read(whole).await;
+                met_a_writer = retrieve.met_a_writer();
+                drop(retrieve);
+                match read {
                     Ok(content) => return Ok((map, version, content)),
                     Err(Unread::Failed(error)) => return Err((None, error)),
                     Err(Unread::TooFew(found)) => most = most.max(found),
@@ -287,7 +292,7 @@ impl MutableFile {
                 }
             }
             // Several versions, or shares that changed while they were read, tell that somebody is writing just now.
-            let settling = map.versions().len() > 1 || !map.bad().is_empty();
+            let settling = met_a_writer || map.versions().len() > 1 || !map.bad().is_empty();
             if widened > 0 && (!settling || widened == READ_AGAIN) {
                 let error = self.too_few(&map, most);
                 return Err((Some(map), error));

@@ -1,6 +1,6 @@
 //! Reading a version: fetch, verify, decode, decrypt (PROTOCOL 6.4, 6.6).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::merkle::{IncompleteTree, node_count};
 use crate::node::NodeError;
 use crate::share::mdmf::split_block;
 use crate::share::{Encoding, Version, chain, decode_hashes};
-use crate::storage::{ShareNumber, StorageError};
+use crate::storage::{ReadRange, ShareKind, ShareNumber, StorageError, StorageServer};
 use crate::util::Cx;
 
 /// Bytes of content that are fetched and decoded at a time, at least one segment.
@@ -64,6 +64,8 @@ pub(super) struct Retrieve<'a> {
     read_key: ReadKey,
     /// Shares whose hashes were verified.
     open: HashMap<(usize, ShareNumber), Leaves>,
+    /// Shares that are of another version by now. The map keeps them as they were: a publish from it must find out.
+    changed: BTreeSet<(usize, ShareNumber)>,
 }
 
 impl<'a> Retrieve<'a> {
@@ -75,7 +77,12 @@ impl<'a> Retrieve<'a> {
     ) -> Result<Retrieve<'a>, NodeError> {
         let read_key = slot.cap.read_key().ok_or(NodeError::WrongKind("one that can be read with"))?;
         let encoding = version.header.encoding().map_err(|e| NodeError::Corrupt(e.to_string()))?;
-        Ok(Retrieve { cx, slot, map, version, encoding, read_key, open: HashMap::new() })
+        Ok(Retrieve { cx, slot, map, version, encoding, read_key, open: HashMap::new(), changed: BTreeSet::new() })
+    }
+
+    /// Whether shares were rewritten by somebody while they were read.
+    pub fn met_a_writer(&self) -> bool {
+        !self.changed.is_empty()
     }
 
     /// The bytes of `range`, cut at the end of the file.
@@ -135,7 +142,12 @@ impl<'a> Retrieve<'a> {
                 let leaves = self.open.get(&(server, number)).cloned();
                 let (version, segments) = (Arc::clone(version), segments.clone());
                 waiting.push(async move {
-                    let answer = fetch(cx, slot, &handle, number, &share, &version, &encoding, leaves, segments).await;
+                    let mut answer =
+                        fetch(cx, slot, &handle, number, &share, &version, &encoding, leaves, segments).await;
+                    if matches!(answer, Err(Trouble::Bad(_))) && has_changed(cx, slot, &handle, number, &version).await
+                    {
+                        answer = Err(Trouble::Changed);
+                    }
                     (server, handle, number, answer)
                 });
             }
@@ -163,6 +175,10 @@ impl<'a> Retrieve<'a> {
                     self.open.remove(&(server, number));
                     self.slot.advise_corrupt(self.cx, &handle, number, why);
                 }
+                Err(Trouble::Changed) => {
+                    self.open.remove(&(server, number));
+                    self.changed.insert((server, number));
+                }
                 Err(Trouble::Storage(StorageError::Stopped(stopped))) => {
                     return Err(NodeError::Stopped(stopped).into());
                 }
@@ -182,7 +198,7 @@ impl<'a> Retrieve<'a> {
             .map
             .shares()
             .iter()
-            .filter(|(_, share)| share.version == self.version)
+            .filter(|(place, share)| share.version == self.version && !self.changed.contains(*place))
             .map(|(&(server, number), share)| {
                 let copy = copies.entry(number).and_modify(|c| *c += 1).or_insert(0);
                 let closed = !self.open.contains_key(&(server, number));
@@ -198,6 +214,8 @@ impl<'a> Retrieve<'a> {
 /// Why a share gave nothing.
 enum Trouble {
     Bad(String),
+    /// It is of another version than the map says.
+    Changed,
     Storage(StorageError),
 }
 
@@ -252,6 +270,16 @@ async fn fetch(
         Ok(Got { number, leaves, blocks: read })
     });
     verified.await.map_err(Trouble::Bad)
+}
+
+/// Whether a share that fails its checks now begins like another version than it did: then it is not corrupt, somebody
+/// has written. A share whose first bytes cannot be had in full is no other version.
+async fn has_changed(cx: &Cx, slot: &Slot, server: &Server, number: ShareNumber, version: &Version) -> bool {
+    let checkstring = version.header.checkstring();
+    let range = ReadRange { offset: 0, length: checkstring.len() as u64 };
+    let answer = server.read_share(cx, ShareKind::Mutable, slot.si, number, &[range]).await;
+    let first = answer.ok().and_then(|mut answer| answer.pop()).unwrap_or_default();
+    first.len() == checkstring.len() && first != checkstring
 }
 
 fn chain_too_long(version: &Version) -> bool {

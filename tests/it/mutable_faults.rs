@@ -143,6 +143,64 @@ async fn a_server_that_was_away_does_not_bring_the_past_back() {
     assert_eq!(content(&servers, &file).await.unwrap(), b"third");
 }
 
+/// What is known of the servers while some are away is not published from for ever.
+#[tokio::test(start_paused = true)]
+async fn shares_on_servers_that_come_back_are_written_again() {
+    let servers = Servers::new(5);
+    let file = create(&servers, 3, 5).await;
+    let writer = reopen(&servers, &file);
+    let down = |which: &[usize]| (0..5).for_each(|server| servers.0[server].set_down(which.contains(&server)));
+    let asked = || servers.0.iter().map(|server| server.calls(Method::ListShares)).sum::<u64>();
+    down(&[3, 4]);
+    writer.modify(&cx(), becomes(b"second")).await.unwrap();
+    let surveys = asked();
+    writer.modify(&cx(), becomes(b"third")).await.unwrap();
+    assert_eq!(asked(), surveys, "servers that stay away are not looked for at each change");
+    down(&[]);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    writer.modify(&cx(), becomes(b"fourth")).await.unwrap();
+    let seqnums = seqnums(&servers, &file);
+    assert!(seqnums.iter().all(|seqnum| *seqnum == 4), "{seqnums:?}");
+    for first in 0..5 {
+        for second in 0..first {
+            down(&[first, second]);
+            assert_eq!(content(&servers, &file).await.unwrap(), b"fourth", "without {first} and {second}");
+        }
+    }
+}
+
+/// Shares that are rewritten between the survey and the reading of their blocks are newer, not corrupt.
+#[tokio::test]
+async fn a_share_that_was_rewritten_while_it_is_read_is_not_corrupt() {
+    let large = CONTENT.repeat(3000);
+    // So many of five shares are of the newer version when the blocks are read.
+    for rewritten in [1, 3, 5] {
+        let servers = Servers::new(5);
+        let grid = servers.client(3, 5);
+        let file = MutableFile::create(grid, &cx(), key(0), MutableFormat::Sdmf, large.clone().into()).await.unwrap();
+        let si = file.cap().storage_index();
+        let reader = reopen(&servers, &file);
+        // Now it knows a version, and no content.
+        assert_eq!(reader.size(&cx()).await.unwrap(), large.len() as u64);
+        let mut old = servers.shares(si);
+        old.sort_by_key(|(_, number, _)| *number);
+        let newer = [b"newer ", &large[..]].concat();
+        file.overwrite(&cx(), newer.clone().into()).await.unwrap();
+        for (server, number, bytes) in &old[rewritten..] {
+            assert!(servers.0[*server].inner().edit_share(si, *number, |share| share.clone_from(bytes)));
+        }
+        let all = 0..newer.len() as u64;
+        let read = reader.read(&cx(), std::slice::from_ref(&all)).await.unwrap().remove(0);
+        let expected = if rewritten < 3 { &large } else { &newer };
+        assert!(read == expected[..], "{rewritten} rewritten: {} bytes", read.len());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let advised: u64 = servers.0.iter().map(|server| server.calls(Method::AdviseCorrupt)).sum();
+        assert_eq!(advised, 0, "{rewritten} rewritten");
+    }
+}
+
 #[tokio::test]
 async fn shares_move_on_when_their_server_does_not_take_them() {
     let servers = Servers::new(6);
