@@ -6,8 +6,7 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use crate::cap::{Cap, CapError};
-use crate::crypto::hash::{Tag, tagged, tagged_pair, truncated};
-use crate::crypto::secrets::dirnode_mac;
+use crate::crypto::secrets::{child_cap_key, child_cap_salt, dirnode_mac};
 use crate::crypto::{AesCtr, WriteKey};
 use crate::node::{Child, Metadata, Name, normalize};
 use crate::util::netstring;
@@ -169,13 +168,13 @@ pub fn pack(entries: &mut Entries, access: &Access) -> Result<Bytes, CapError> {
 
 /// A child's write cap under the directory's write key: salt, ciphertext, MAC.
 fn encrypt_rw(rw: &str, key: &WriteKey) -> Vec<u8> {
-    let salt: [u8; SALT_LEN] = truncated(tagged(Tag::DIRNODE_CHILD_SALT, rw.as_bytes()));
-    let key = Zeroizing::new(child_key(&salt, key));
+    let salt = child_cap_salt(rw.as_bytes());
+    let key = child_cap_key(&salt, key);
     let mut out = Vec::with_capacity(SALT_LEN + rw.len() + MAC_LEN);
     out.extend_from_slice(&salt);
     out.extend_from_slice(rw.as_bytes());
-    AesCtr::new(&key).apply(&mut out[SALT_LEN..]);
-    let mac = dirnode_mac(&key, &out);
+    AesCtr::new(key.as_bytes()).apply(&mut out[SALT_LEN..]);
+    let mac = dirnode_mac(key.as_bytes(), &out);
     out.extend_from_slice(&mac);
     out
 }
@@ -184,12 +183,8 @@ fn encrypt_rw(rw: &str, key: &WriteKey) -> Vec<u8> {
 fn decrypt_rw(data: &[u8], key: &WriteKey) -> Option<Zeroizing<Vec<u8>>> {
     let (salt, rest) = data.split_first_chunk::<SALT_LEN>()?;
     let (ciphertext, _mac) = rest.split_last_chunk::<MAC_LEN>()?;
-    let key = Zeroizing::new(child_key(salt, key));
+    let key = child_cap_key(salt, key);
     let mut text = Zeroizing::new(ciphertext.to_vec());
-    AesCtr::new(&key).apply(&mut text);
+    AesCtr::new(key.as_bytes()).apply(&mut text);
     Some(text)
-}
-
-fn child_key(salt: &[u8; SALT_LEN], key: &WriteKey) -> [u8; 16] {
-    truncated(tagged_pair(Tag::DIRNODE_CHILD_KEY, salt, key.as_bytes()))
 }

@@ -7,9 +7,11 @@ mod cx;
 pub mod netstring;
 mod rng;
 mod single_flight;
+mod utc;
 
 pub use clock::Clock;
 pub use cpu::Cpu;
 pub use cx::{Cx, MemoryPermit, Priority, Stopped};
 pub use rng::Rng;
 pub use single_flight::SingleFlight;
+pub use utc::Utc;

@@ -6,6 +6,7 @@ use super::publish::Attempt;
 use super::{DirId, Seen, State, Target};
 use crate::cap::Cap;
 use crate::node::{Child, Name};
+use crate::util::Utc;
 
 /// Names are at most this many bytes for a kernel.
 const NAME_MAX: usize = 255;
@@ -56,7 +57,7 @@ impl State {
 
 /// `name (conflict DATE HOST).ext`, the n-th of its kind, in at most 255 bytes.
 fn conflict_name(name: &str, now_secs: i64, host: &str, n: u32) -> Name {
-    let (year, month, day) = date(now_secs);
+    let Utc { year, month, day, .. } = Utc::at(now_secs);
     let count = if n > 1 { format!(" {n}") } else { String::new() };
     let note = format!(" (conflict {year:04}-{month:02}-{day:02} {host}{count})");
     let (stem, ext) = match name.rfind('.') {
@@ -70,30 +71,9 @@ fn conflict_name(name: &str, now_secs: i64, host: &str, n: u32) -> Name {
     format!("{}{note}{ext}", &stem[..keep]).into()
 }
 
-/// Year, month and day of a time in seconds since the epoch, UTC.
-fn date(secs: i64) -> (i64, i64, i64) {
-    // Days are counted from 1 March of year 0, so that the leap day ends a year; eras of 400 years repeat.
-    let days = secs.div_euclid(86_400) + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_are_utc_days() {
-        assert_eq!(date(0), (1970, 1, 1));
-        assert_eq!(date(951_782_400), (2000, 2, 29));
-        assert_eq!(date(-1), (1969, 12, 31));
-        assert_eq!(date(1_795_305_600), (2026, 11, 22));
-    }
 
     #[test]
     fn conflict_names_keep_the_extension_and_fit() {

@@ -32,7 +32,7 @@ use crate::config::identity::{Identity, IdentityError};
 use crate::crypto::WriteEnabler;
 use crate::crypto::secrets::LeaseSecrets;
 use crate::share::lease;
-use crate::util::{Clock, Cpu, Cx, Rng};
+use crate::util::{Clock, Cpu, Cx, Rng, Utc};
 
 /// File calls of one store that run at the same time, unless the options say otherwise.
 const IO_SLOTS: usize = 8;
@@ -217,17 +217,8 @@ impl Store {
 
 /// A time in microseconds since the epoch as `2026-11-22T190955.302340`, in UTC.
 fn utc(micros: i64) -> String {
-    let (secs, micros) = (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000));
-    let (days, second) = (secs.div_euclid(86400), secs.rem_euclid(86400));
-    // The Gregorian calendar repeats every 146,097 days; years are counted from a first of March.
-    let (era, day) = ((days + 719_468).div_euclid(146_097), (days + 719_468).rem_euclid(146_097));
-    let year = (day - day / 1460 + day / 36524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let Utc { year, month, day, hour, minute, second } = Utc::at(micros.div_euclid(1_000_000));
+    let micros = micros.rem_euclid(1_000_000);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}{minute:02}{second:02}.{micros:06}")
 }
 
