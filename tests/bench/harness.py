@@ -178,11 +178,12 @@ class Bench:
 
 
 class Done:
-    """A command that ended: its exit code, what it said, and what it cost."""
+    """A command that ended: its exit code, what it said, and what it cost (`memory` is its peak, in bytes)."""
 
     def __init__(self, code, wall, usage, out, err):
         self.code, self.wall, self.out, self.err = code, wall, out, err
         self.user, self.system = usage.ru_utime, usage.ru_stime
+        self.memory = usage.ru_maxrss * 1024
 
     @property
     def cpu(self):
