@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, PipeWriter, Read, Write};
 use std::path::PathBuf;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 
 use super::exit::{Exit, Failure};
@@ -42,6 +43,16 @@ pub fn background() -> Result<Side, Failure> {
                 None => Err(Failure::new(Exit::Mount, "the mount's process ended before the mount answered")),
             }))
         }
+    }
+}
+
+/// Raises the number of descriptors this process may have open as far as it may: staging files, stores and
+/// connections take one each. What cannot be raised stays; running out is told to whoever needs one more.
+pub fn raise_descriptor_limit() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, most, most)
+    {
+        tracing::debug!(%error, "the limit of open descriptors stays");
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::alias;
 use super::args;
-use super::daemon::{Ready, Side, background};
+use super::daemon::{Ready, Side, background, raise_descriptor_limit};
 use super::exit::{Exit, Failure};
 use super::mountpoint::Mountpoint;
 use super::place::{DEFAULT_ALIAS, Place};
@@ -97,6 +97,7 @@ fn run(session: &Session, plan: Plan, ready: &mut Ready) -> Result<u8, Failure> 
             dir
         }
     };
+    raise_descriptor_limit();
     let runtime = runtime()?;
     let code = runtime.block_on(async {
         let serving = start(session, dir.clone(), place, &mountpoint, &options).await?;

@@ -18,9 +18,12 @@ pub struct Mountpoint {
 
 /// Whether the mount at `path` has lost its process. `stat` alone may still be answered from the kernel's memory.
 pub fn is_stale(path: &Path) -> bool {
-    let path = mounted_path(path);
-    let is_fuse = matches!(find_mount(&path), Ok(Some(entry)) if entry.fs_type.starts_with("fuse"));
-    is_fuse && nix::sys::statvfs::statvfs(&path) == Err(nix::errno::Errno::ENOTCONN)
+    is_fuse(path) && nix::sys::statvfs::statvfs(&mounted_path(path)) == Err(nix::errno::Errno::ENOTCONN)
+}
+
+/// Whether a file system in user space is mounted at `path`.
+pub fn is_fuse(path: &Path) -> bool {
+    matches!(find_mount(&mounted_path(path)), Ok(Some(entry)) if entry.fs_type.starts_with("fuse"))
 }
 
 /// `path` without symbolic links above its last name: the root of a dead mount cannot be looked at.

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::exit::{Exit, Failure};
@@ -25,6 +26,8 @@ use crate::writeback::{Scope, Writeback};
 
 /// How often somebody who waits hears how far it is.
 const NEWS: Duration = Duration::from_millis(200);
+/// The pause before what failed is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// How long the last answers may take to be sent.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
@@ -111,6 +114,25 @@ impl Target {
         }
     }
 
+    /// Stores what is left, again after failures, for as long as the client's patience lasts without anything moving:
+    /// nobody is there who could ask once more.
+    async fn store_what_is_left(&self) -> Result<(), Failed> {
+        let patience = self.client.cx().patience().unwrap_or_default();
+        let (mut left, mut moved) = (self.left(), Instant::now());
+        loop {
+            let Err(failed) = self.settle(None).await else { return Ok(()) };
+            let now = self.left();
+            if now != left {
+                (left, moved) = (now, Instant::now());
+            }
+            if moved.elapsed() >= patience {
+                return Err(failed);
+            }
+            tracing::warn!("{}; trying again", failed.message);
+            tokio::time::sleep(TRY_AGAIN).await;
+        }
+    }
+
     fn unmount_failed(&self, error: &MountError) -> Failed {
         let place = self.mounted.mountpoint().display();
         Failed { message: format!("{place}: {error}; it stays mounted"), exit: Exit::Mount as u8 }
@@ -186,11 +208,7 @@ impl Serving {
             tokio::spawn(async move { writeback.run().await }),
             tokio::spawn({
                 let (target, tracker) = (Arc::clone(&target), tracker.clone());
-                async move {
-                    if let Err(error) = serve(listener, target, tracker).await {
-                        tracing::error!(%error, "the control socket is closed");
-                    }
-                }
+                async move { serve(listener, target, tracker).await }
             }),
         ];
         Ok(Serving { target, claim, tracker, tasks, terminate, interrupt })
@@ -218,7 +236,7 @@ impl Serving {
             _ = self.interrupt.recv() => self.drain().await,
         }
         let forced = target.forced.load(Ordering::Acquire);
-        if !forced && let Err(failed) = self.unless_signalled(target.settle(None)).await {
+        if !forced && let Err(failed) = self.unless_signalled(target.store_what_is_left()).await {
             tracing::error!("{}", failed.message);
         }
         self.tracker.close();
@@ -238,7 +256,7 @@ impl Serving {
     /// A signal asked to end: store what is left, as long as that moves, and unmount even if it is in use.
     async fn drain(&mut self) {
         let target = Arc::clone(&self.target);
-        if let Err(failed) = self.unless_signalled(target.settle(None)).await {
+        if let Err(failed) = self.unless_signalled(target.store_what_is_left()).await {
             tracing::error!("{}", failed.message);
         }
         if let Err(error) = target.mounted.unmount(true) {

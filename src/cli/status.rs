@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
-use super::mountpoint::{canonical, is_stale, mounted_path};
+use super::mountpoint::{canonical, is_fuse, is_stale, mounted_path};
 use super::output;
 use super::serving::server_state;
 use super::session::Session;
@@ -18,6 +18,8 @@ use crate::storage::StorageServer;
 
 /// How long a mount's process may take to end once it has answered.
 const LAST_BREATH: Duration = Duration::from_secs(10);
+/// How long a process that was killed may take to let go of its mount.
+const LETTING_GO: Duration = Duration::from_secs(3);
 
 /// `status --json` without a mountpoint.
 #[derive(Serialize)]
@@ -152,10 +154,20 @@ fn wait(session: &Session, to: Connection, request: &Request, shown: &str) -> Re
 pub fn unmount(session: &Session, mountpoint: &Path, force: bool) -> Result<u8, Failure> {
     let dir = session.node_dir()?;
     let shown = mountpoint.display().to_string();
-    if is_stale(mountpoint) {
-        return detach_stale(session, mountpoint);
-    }
-    let to = Connection::at(&dir, &canonical(mountpoint)).map_err(|e| Failure::control(&shown, &e))?;
+    let began = Instant::now();
+    let to = loop {
+        if is_stale(mountpoint) {
+            return detach_stale(session, mountpoint);
+        }
+        match Connection::at(&dir, &canonical(mountpoint)) {
+            Ok(to) => break to,
+            // A process that is being killed lets go of its socket before it lets go of its mount.
+            Err(_) if began.elapsed() < LETTING_GO && is_fuse(mountpoint) => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(e) => return Err(Failure::control(&shown, &e)),
+        }
+    };
     let running = to.running().clone();
     let left = wait(session, to, &Request::Unmount { force }, &shown)?;
     let answered = Instant::now();

@@ -17,6 +17,8 @@ use super::{Failed, Left, Reply, Request, Status};
 const REQUEST_LIMIT: u64 = 64 * 1024;
 /// How long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The pause after a client could not be accepted, for want of descriptors perhaps.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Where a request that takes long says how far it is. Slow listeners miss some of it.
 #[derive(Clone, Debug)]
@@ -43,14 +45,18 @@ pub trait ControlTarget: Send + Sync {
     async fn unmount(&self, force: bool, progress: ProgressSink) -> Result<Left, Failed>;
 }
 
-/// Serves `target` until the returned tracker's owner drops or aborts the task; each client gets a task of `tracker`,
+/// Serves `target` until the task is dropped or aborted; each client gets a task of `tracker`,
 /// so that the owner can wait until the last answer is sent.
-///
-/// # Errors
-/// The socket cannot be accepted from.
-pub async fn serve(listener: UnixListener, target: Arc<dyn ControlTarget>, tracker: TaskTracker) -> io::Result<()> {
+pub async fn serve(listener: UnixListener, target: Arc<dyn ControlTarget>, tracker: TaskTracker) {
     loop {
-        let (stream, _) = listener.accept().await?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a client of the control socket could not be heard");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
         let target = Arc::clone(&target);
         tracker.spawn(async move {
             if let Err(error) = answer(stream, target).await {

@@ -144,3 +144,16 @@ fn stores_that_come_back_are_written_again() {
     assert_eq!(fs::read_to_string(world.at("d/c")).unwrap(), "short");
     assert!(fs::read(world.at("d/a")).unwrap() == content(1));
 }
+
+#[test]
+fn a_mount_whose_process_was_killed_is_removed_at_once() {
+    let world = World::mounted();
+    fs::write(world.at("file"), content(1)).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(world.daemon()), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let unmount = world.run(&["unmount", world.mountpoint().to_str().unwrap()]);
+    assert_eq!(unmount.status.code(), Some(7), "{}", said(&unmount));
+    assert!(!world.is_mounted());
+    world.mount(&[]);
+    assert!(fs::read(world.at("file")).unwrap() == content(1));
+    world.unmount();
+}
