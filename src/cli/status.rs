@@ -48,7 +48,8 @@ pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Resul
     }
     let servers = session.with_client(async |client| {
         let cx = client.cx();
-        let ask = client.grid().servers().iter().map(|server| {
+        let servers = client.grid().servers();
+        let ask = servers.iter().map(|server| {
             let cx = cx.clone();
             async move {
                 let said = server.status(&cx).await;

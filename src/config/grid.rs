@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ConfigError, Ini, IniError, NodeDir, ShareCounts, read_optional};
+use super::{ConfigError, GridManagers, Ini, IniError, NodeDir, ShareCounts, read_optional};
 use crate::cap::MutableFormat;
 
 /// The largest number of shares an immutable file can have.
@@ -21,8 +21,12 @@ pub struct GridConfig {
     pub max_segment_size: u64,
     /// `mutable.format`: of new mutable files and directories when nothing else is said. SDMF unless it says MDMF.
     pub mutable_format: MutableFormat,
-    /// Whether the file names servers elsewhere: an introducer or a helper.
-    pub names_servers: bool,
+    /// `force_foolscap`: servers are not to be talked to over HTTPS.
+    pub force_foolscap: bool,
+    /// Whether an upload helper is named (`helper.furl`).
+    pub has_helper: bool,
+    /// The keys of `[grid_managers]`.
+    pub grid_managers: GridManagers,
 }
 
 impl GridConfig {
@@ -58,17 +62,21 @@ impl GridConfig {
         {
             return Err(unsupported("connections", "tcp", &tcp, ADVICE));
         }
-        if let Some(reveal) = get("node", "reveal-ip-address")? {
-            match reveal.to_ascii_lowercase().as_str() {
-                "1" | "yes" | "true" | "on" => {}
-                "0" | "no" | "false" | "off" => {
-                    return Err(unsupported("node", "reveal-ip-address", &reveal, ADVICE));
-                }
-                _ => {
-                    let at = line("node", "reveal-ip-address");
-                    return Err(ConfigError::malformed(path, at, "reveal-ip-address is neither true nor false"));
+        let truth = |section: &str, option: &str, default: bool| -> Result<bool, ConfigError> {
+            let value = get(section, option)?.map(|value| value.to_ascii_lowercase());
+            match value.as_deref() {
+                None => Ok(default),
+                Some("1" | "yes" | "true" | "on") => Ok(true),
+                Some("0" | "no" | "false" | "off") => Ok(false),
+                Some(_) => {
+                    let why = format!("{option} is neither true nor false");
+                    Err(ConfigError::malformed(path, line(section, option), why))
                 }
             }
+        };
+        if !truth("node", "reveal-ip-address", true)? {
+            let value = get("node", "reveal-ip-address")?.unwrap_or_default();
+            return Err(unsupported("node", "reveal-ip-address", &value, ADVICE));
         }
         let number = |option: &str, default: u64, limit: u64| -> Result<u64, ConfigError> {
             let Some(text) = get("client", option)? else {
@@ -93,9 +101,22 @@ impl GridConfig {
             Some(format) if format.eq_ignore_ascii_case("mdmf") => MutableFormat::Mdmf,
             _ => MutableFormat::Sdmf,
         };
-        let furl = get("client", "introducer.furl")?;
-        let names_servers = furl.is_some_and(|f| !f.is_empty());
-        Ok(GridConfig { shares: counts, max_segment_size, mutable_format, names_servers })
+        let helper = get("client", "helper.furl")?;
+        let mut grid_managers = GridManagers::default();
+        for name in ini.names("grid_managers") {
+            if !grid_managers.add(&get("grid_managers", name)?.unwrap_or_default()) {
+                let why = format!("the grid manager `{name}` has no key of the form pub-v0-...");
+                return Err(ConfigError::malformed(path, line("grid_managers", name), why));
+            }
+        }
+        Ok(GridConfig {
+            shares: counts,
+            max_segment_size,
+            mutable_format,
+            force_foolscap: truth("client", "force_foolscap", false)?,
+            has_helper: helper.is_some_and(|furl| !matches!(furl.trim(), "" | "None")),
+            grid_managers,
+        })
     }
 }
 
@@ -123,6 +144,20 @@ mod tests {
         assert_eq!(config.shares, ShareCounts { needed: 2, happy: 3, total: 4 });
         assert_eq!(config.max_segment_size, 131072);
         assert_eq!(config.mutable_format, MutableFormat::Mdmf);
+    }
+
+    #[test]
+    fn grid_managers_the_helper_and_foolscap_are_read() {
+        let key = "pub-v0-33al6dkxwnx724xrvn6nx2rh5kaffpe6s44n7fp2l7z6jv6rkbeq";
+        let text =
+            format!("[client]\nhelper.furl = pb://x@h:1/y\nforce_foolscap = yes\n[grid_managers]\nalice = {key}\n");
+        let config = parse(&text).unwrap();
+        assert!(config.has_helper && config.force_foolscap && !config.grid_managers.is_empty());
+        let config = parse("[client]\nhelper.furl = None\n[grid_managers]\n").unwrap();
+        assert!(!config.has_helper && !config.force_foolscap && config.grid_managers.is_empty());
+        let error = parse("[grid_managers]\n\nalice = pub-v0-x\n").unwrap_err();
+        assert!(matches!(error, ConfigError::Malformed { line: Some(3), .. }), "{error}");
+        assert!(parse("[client]\nforce_foolscap = maybe\n").is_err());
     }
 
     #[test]

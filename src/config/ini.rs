@@ -112,6 +112,14 @@ impl Ini {
         self.sections.get(section)?.get(&name).or_else(|| self.defaults.get(&name))
     }
 
+    /// The names of the options that stand in `section` itself, sorted.
+    pub fn names(&self, section: &str) -> Vec<&str> {
+        let mut names: Vec<&str> =
+            self.sections.get(section).into_iter().flat_map(|s| s.keys().map(|n| &**n)).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// The line on which `option` of `section` begins.
     pub fn line(&self, section: &str, option: &str) -> Option<usize> {
         self.entry(section, option).map(|e| e.line)

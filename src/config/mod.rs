@@ -1,9 +1,12 @@
 //! The node directory and what stands in it (PROTOCOL 11): settings, secrets, aliases, stores and their identities.
 
 mod aliases;
+mod announcements;
+mod blacklist;
 mod dir;
 mod files;
 mod grid;
+mod grid_managers;
 pub mod identity;
 mod ini;
 mod keys;
@@ -11,14 +14,18 @@ mod nurl;
 mod secrets;
 mod setup;
 mod stores;
+mod yaml;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use aliases::{Aliases, check_alias_name};
+pub use announcements::{Announcement, Announcements, FilesSeen, Unusable};
+pub use blacklist::Blacklist;
 pub use dir::{Located, NodeDir, locate};
 pub use files::{Lock, LockKind, make_private_dir, read_optional, write_private};
 pub use grid::GridConfig;
+pub use grid_managers::{Certificate, GridManagers, Permission};
 pub use identity::{Identity, IdentityError};
 pub use ini::{Ini, IniError};
 pub use keys::{Imported, export_keys, import_keys};

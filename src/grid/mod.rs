@@ -1,10 +1,11 @@
 //! The broker: which servers there are, in which order they are asked, where shares go, and how long anybody waits.
 
+mod link;
 pub mod placement;
 mod server;
 mod turns;
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use sha1::{Digest, Sha1};
 
@@ -13,7 +14,8 @@ use crate::crypto::secrets::{LeaseSecrets, write_enabler};
 use crate::crypto::{LeaseSecret, WriteEnabler, WriteKey};
 use crate::util::{Clock, Cpu, Cx, Rng};
 
-pub use server::{Server, ServerHealth, ServerInfo};
+pub use link::{LinkState, ServerHealth};
+pub use server::{Server, ServerInfo};
 
 use crate::storage::StorageServer;
 
@@ -32,7 +34,7 @@ pub struct Encoding {
 
 /// The grid as this client sees it.
 pub struct Grid {
-    servers: Vec<Arc<Server>>,
+    servers: RwLock<Arc<[Arc<Server>]>>,
     encoding: Encoding,
     lease_secret: LeaseSecret,
     convergence: Vec<u8>,
@@ -53,17 +55,36 @@ impl Grid {
         rng: Rng,
         cpu: Cpu,
     ) -> Grid {
+        let servers = RwLock::new(servers.into());
         Grid { servers, encoding, lease_secret, convergence, clock, rng, cpu, turns: turns::Turns::default() }
     }
 
-    /// All servers, in no order.
-    pub fn servers(&self) -> &[Arc<Server>] {
-        &self.servers
+    /// All servers as they are now, in no order.
+    pub fn servers(&self) -> Arc<[Arc<Server>]> {
+        Arc::clone(&self.servers.read().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    /// Has these servers from now on. Operations under way go on with those they began with.
+    pub fn set_servers(&self, servers: Vec<Arc<Server>>) {
+        *self.servers.write().unwrap_or_else(|e| e.into_inner()) = servers.into();
+    }
+
+    /// Whether new shares may be put on `server` now: grid managers' certificates expire.
+    pub fn takes_new_shares(&self, server: &Server) -> bool {
+        server.takes_new_shares(self.clock.now_secs())
+    }
+
+    /// Tries the servers that are down, for a few seconds, because without them something would fail; whether any is
+    /// back.
+    pub async fn wake(&self, cx: &Cx) -> bool {
+        let servers = self.servers();
+        let down = servers.iter().filter(|server| server.is_down());
+        futures::future::join_all(down.map(|server| server.wake(cx))).await.into_iter().any(|back| back)
     }
 
     /// All servers in the order in which `si` asks them: ascending SHA-1 of storage index and seed (PROTOCOL 1.6).
     pub fn permuted(&self, si: StorageIndex) -> Vec<Arc<Server>> {
-        let mut servers = self.servers.clone();
+        let mut servers = self.servers().to_vec();
         servers.sort_by_cached_key(|s| {
             let digest: [u8; 20] =
                 Sha1::new().chain_update(si.0).chain_update(&s.info().permutation_seed).finalize().into();
@@ -114,7 +135,7 @@ impl Grid {
 
     /// The barrier on every server that can be reached; fails when one that holds our writes cannot promise.
     pub async fn sync(&self, cx: &Cx) -> Result<(), crate::storage::StorageError> {
-        let answers = futures::future::join_all(self.servers.iter().map(|s| s.sync(cx))).await;
+        let answers = futures::future::join_all(self.servers().iter().map(|s| s.sync(cx))).await;
         answers
             .into_iter()
             .find(|a| !matches!(a, Ok(()) | Err(crate::storage::StorageError::Unreachable(_))))

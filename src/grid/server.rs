@@ -7,19 +7,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::time::Instant;
 
+use super::link::{Link, LinkState, ServerHealth};
 use crate::cap::StorageIndex;
+use crate::config::Permission;
 use crate::crypto::WriteEnabler;
 use crate::crypto::secrets::LeaseSecrets;
 use crate::storage::{
     Allocation, ReadRange, ReadTestWriteAnswer, ServerStatus, ShareKind, ShareNumber, StorageError, StorageServer,
     TestWrite, UploadSecret,
 };
-use crate::util::{Cx, Stopped};
-
-/// The longest one request may take without progress.
-const REQUEST_LIMIT: Duration = Duration::from_secs(15);
+use crate::util::{Cx, Rng};
 
 /// Who a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,35 +30,33 @@ pub struct ServerInfo {
     pub tub_id: [u8; 20],
     /// Its place in permuted orders, as bytes of any length.
     pub permutation_seed: Vec<u8>,
-    /// Whether new shares may be put there.
+    /// Whether new shares may be put there as far as it is up to the server; see [`Server::takes_new_shares`].
     pub upload_permitted: bool,
-}
-
-/// How a server has fared.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ServerHealth {
-    /// Smoothed time of an answer, once there was one.
-    pub latency: Option<Duration>,
-    /// The last error, until a request succeeds.
-    pub last_error: Option<StorageError>,
-    /// Requests answered.
-    pub answered: u64,
-    /// Requests that failed.
-    pub failed: u64,
 }
 
 /// A storage server with a limit on every request and a memory of how it answered.
 pub struct Server {
     info: ServerInfo,
-    backend: Arc<dyn StorageServer>,
-    health: Mutex<ServerHealth>,
-    aside: Mutex<Option<Instant>>,
+    link: Arc<Link>,
+    /// Where it is, for people; empty for one that is not on a network.
+    address: Mutex<String>,
+    permission: Mutex<Permission>,
 }
 
 impl Server {
-    /// A server of this identity behind `backend`.
+    /// A server of this identity behind `backend`. Every request is made, whatever became of those before.
     pub fn new(info: ServerInfo, backend: Arc<dyn StorageServer>) -> Server {
-        Server { info, backend, health: Mutex::default(), aside: Mutex::default() }
+        Server::over(info, Link::new(backend, None), String::new())
+    }
+
+    /// A server on a network. One that cannot be reached is set aside for 1 to 60 seconds, longer each time: until it
+    /// answers again requests to it fail at once, and those that wait for it when it is set aside do too.
+    pub fn remote(info: ServerInfo, address: String, backend: Arc<dyn StorageServer>, rng: Rng) -> Server {
+        Server::over(info, Link::new(backend, Some(rng)), address)
+    }
+
+    fn over(info: ServerInfo, link: Arc<Link>, address: String) -> Server {
+        Server { info, link, address: Mutex::new(address), permission: Mutex::new(Permission::Always) }
     }
 
     /// Who it is.
@@ -70,17 +66,58 @@ impl Server {
 
     /// How it has fared.
     pub fn health(&self) -> ServerHealth {
-        self.health.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.link.health()
+    }
+
+    /// Whether it can be reached.
+    pub fn state(&self) -> LinkState {
+        self.link.describe()
+    }
+
+    /// `HOST:PORT`; several stand with commas between them. Empty for one that is not on a network.
+    pub fn address(&self) -> String {
+        self.address.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// What it last said of itself, if it was ever asked.
+    pub fn last_status(&self) -> Option<ServerStatus> {
+        self.link.last_status()
+    }
+
+    /// The same server is elsewhere now.
+    pub fn redirect(&self, address: String, backend: Arc<dyn StorageServer>) {
+        *self.address.lock().unwrap_or_else(|e| e.into_inner()) = address;
+        self.link.redirect(backend);
+    }
+
+    /// Notes what grid managers permit.
+    pub fn set_permission(&self, permission: Permission) {
+        *self.permission.lock().unwrap_or_else(|e| e.into_inner()) = permission;
+    }
+
+    /// Whether new shares may be put there at `now`, in seconds since the epoch.
+    pub fn takes_new_shares(&self, now: i64) -> bool {
+        self.info.upload_permitted && self.permission.lock().unwrap_or_else(|e| e.into_inner()).at(now)
     }
 
     /// Has the server asked last for a while: it failed, or was too slow for somebody.
     pub fn set_aside(&self, span: Duration) {
-        *self.aside.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now() + span);
+        self.link.set_aside(span);
     }
 
     /// Whether the server is to be asked last.
     pub fn is_set_aside(&self) -> bool {
-        self.aside.lock().unwrap_or_else(|e| e.into_inner()).is_some_and(|until| Instant::now() < until)
+        self.link.is_set_aside()
+    }
+
+    /// Whether requests fail at once until it answers again.
+    pub fn is_down(&self) -> bool {
+        self.link.is_down()
+    }
+
+    /// Tries a server that is down, for a few seconds, because it is needed; whether it can be asked then.
+    pub async fn wake(&self, cx: &Cx) -> bool {
+        self.link.wake(cx).await
     }
 
     async fn limited<T>(
@@ -88,37 +125,16 @@ impl Server {
         cx: &Cx,
         request: impl Future<Output = Result<T, StorageError>>,
     ) -> Result<T, StorageError> {
-        let began = Instant::now();
-        let limited = cx.with_timeout(REQUEST_LIMIT);
-        let answer = match limited.run(request).await {
-            Ok(answer) => answer,
-            Err(Stopped::Deadline) if cx.remaining().is_none_or(|left| !left.is_zero()) => {
-                Err(StorageError::Unreachable("no answer in 15 seconds".into()))
-            }
-            Err(stopped) => Err(stopped.into()),
-        };
-        let mut health = self.health.lock().unwrap_or_else(|e| e.into_inner());
-        match &answer {
-            Err(e @ (StorageError::Unreachable(_) | StorageError::Io(_) | StorageError::Malformed(_))) => {
-                health.failed += 1;
-                health.last_error = Some(e.clone());
-            }
-            Err(StorageError::Stopped(_)) => {}
-            _ => {
-                let took = began.elapsed();
-                health.latency = Some(health.latency.map_or(took, |l| (l * 7 + took) / 8));
-                health.answered += 1;
-                health.last_error = None;
-            }
-        }
-        answer
+        self.link.request(cx, request).await
     }
 }
 
 #[async_trait]
 impl StorageServer for Server {
     async fn status(&self, cx: &Cx) -> Result<ServerStatus, StorageError> {
-        self.limited(cx, self.backend.status(cx)).await
+        let status = self.limited(cx, self.link.backend().status(cx)).await?;
+        self.link.remember(status);
+        Ok(status)
     }
 
     async fn list_shares(
@@ -127,7 +143,7 @@ impl StorageServer for Server {
         kind: ShareKind,
         si: StorageIndex,
     ) -> Result<BTreeSet<ShareNumber>, StorageError> {
-        self.limited(cx, self.backend.list_shares(cx, kind, si)).await
+        self.limited(cx, self.link.backend().list_shares(cx, kind, si)).await
     }
 
     async fn allocate(
@@ -139,7 +155,7 @@ impl StorageServer for Server {
         secret: &UploadSecret,
         lease: &LeaseSecrets,
     ) -> Result<Allocation, StorageError> {
-        self.limited(cx, self.backend.allocate(cx, si, shares, size, secret, lease)).await
+        self.limited(cx, self.link.backend().allocate(cx, si, shares, size, secret, lease)).await
     }
 
     async fn write_share(
@@ -151,7 +167,7 @@ impl StorageServer for Server {
         offset: u64,
         data: Bytes,
     ) -> Result<bool, StorageError> {
-        let done = self.limited(cx, self.backend.write_share(cx, si, share, secret, offset, data)).await?;
+        let done = self.limited(cx, self.link.backend().write_share(cx, si, share, secret, offset, data)).await?;
         cx.acknowledge();
         Ok(done)
     }
@@ -163,7 +179,7 @@ impl StorageServer for Server {
         share: ShareNumber,
         secret: &UploadSecret,
     ) -> Result<(), StorageError> {
-        self.limited(cx, self.backend.abort_share(cx, si, share, secret)).await
+        self.limited(cx, self.link.backend().abort_share(cx, si, share, secret)).await
     }
 
     async fn read_share(
@@ -174,7 +190,7 @@ impl StorageServer for Server {
         share: ShareNumber,
         ranges: &[ReadRange],
     ) -> Result<Vec<Bytes>, StorageError> {
-        let answer = self.limited(cx, self.backend.read_share(cx, kind, si, share, ranges)).await?;
+        let answer = self.limited(cx, self.link.backend().read_share(cx, kind, si, share, ranges)).await?;
         let fits = answer.len() == ranges.len() && answer.iter().zip(ranges).all(|(a, r)| a.len() as u64 <= r.length);
         if !fits {
             return Err(StorageError::Malformed("more or fewer bytes than asked for".into()));
@@ -192,13 +208,14 @@ impl StorageServer for Server {
         shares: &BTreeMap<ShareNumber, TestWrite>,
         read: &[ReadRange],
     ) -> Result<ReadTestWriteAnswer, StorageError> {
-        let answer = self.limited(cx, self.backend.read_test_write(cx, si, enabler, lease, shares, read)).await?;
+        let answer =
+            self.limited(cx, self.link.backend().read_test_write(cx, si, enabler, lease, shares, read)).await?;
         cx.acknowledge();
         Ok(answer)
     }
 
     async fn add_lease(&self, cx: &Cx, si: StorageIndex, lease: &LeaseSecrets) -> Result<(), StorageError> {
-        self.limited(cx, self.backend.add_lease(cx, si, lease)).await
+        self.limited(cx, self.link.backend().add_lease(cx, si, lease)).await
     }
 
     async fn advise_corrupt(
@@ -209,10 +226,10 @@ impl StorageServer for Server {
         share: ShareNumber,
         reason: &str,
     ) -> Result<(), StorageError> {
-        self.limited(cx, self.backend.advise_corrupt(cx, kind, si, share, reason)).await
+        self.limited(cx, self.link.backend().advise_corrupt(cx, kind, si, share, reason)).await
     }
 
     async fn sync(&self, cx: &Cx) -> Result<(), StorageError> {
-        self.limited(cx, self.backend.sync(cx)).await
+        self.limited(cx, self.link.backend().sync(cx)).await
     }
 }

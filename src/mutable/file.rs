@@ -301,6 +301,8 @@ impl MutableFile {
                 cx.run(tokio::time::sleep(BACKOFF)).await.map_err(|stopped| (None, stopped.into()))?;
             }
             widened += 1;
+            // What is lacking may be on servers that are set aside because they could not be reached.
+            self.slot.grid.wake(cx).await;
             let update = ServerMap::update(cx, &self.slot, Mode::Check, Some(&map)).await;
             map = update.map_err(|error| (None, error))?;
         }

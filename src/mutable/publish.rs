@@ -207,7 +207,7 @@ impl Goal {
         let total = ShareNumber::from(code.total);
         let known = map.shares().keys().chain(map.bad().keys()).copied();
         let places: BTreeSet<_> = known.filter(|(_, number)| *number < total).collect();
-        let permitted = |server: &usize| map.servers()[*server].info().upload_permitted;
+        let permitted = |server: &usize| slot.grid.takes_new_shares(&map.servers()[*server]);
         let mut may_take: Vec<usize> =
             (0..map.servers().len()).filter(permitted).filter(|server| !map.has_failed(*server)).collect();
         if may_take.is_empty() {

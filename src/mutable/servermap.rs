@@ -168,7 +168,11 @@ impl ServerMap {
     ) -> Result<ServerMap, NodeError> {
         let mut map = ServerMap::new(slot);
         let mut asked_first = BTreeSet::new();
-        if let Some(before) = before.filter(|b| b.servers.len() == map.servers.len()) {
+        // The grid may have other servers by now; numbers then mean others.
+        let same = |b: &&ServerMap| {
+            b.servers.len() == map.servers.len() && b.servers.iter().zip(&map.servers).all(|(a, b)| Arc::ptr_eq(a, b))
+        };
+        if let Some(before) = before.filter(same) {
             map.bad = before.bad.clone();
             map.highest_seqnum = before.highest_seqnum;
             asked_first.extend(before.shares.keys().chain(before.bad.keys()).map(|(server, _)| *server));

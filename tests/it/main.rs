@@ -2,7 +2,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests compare with the real clock")]
 
+mod announced;
 mod base32;
+mod broker;
 mod caps;
 mod chain_order;
 mod chk_shares;

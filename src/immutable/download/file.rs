@@ -105,18 +105,14 @@ impl File {
         if self.finder.is_exhausted() && self.usable(None).len() < self.cap.needed as usize {
             self.finder.restart().await;
         }
-        let fetch = Fetch {
-            segment: self.encoding().and_then(|e| e.segment_of(offset)),
-            file: Arc::clone(&self),
-            cx: cx.clone(),
-            offset,
-            began: Instant::now(),
-            flights: HashMap::new(),
-            running: FuturesUnordered::new(),
-            tried: BTreeMap::new(),
-            blocks: BTreeMap::new(),
+        let (segment, blocks) = match Fetch::new(&self, &cx, offset).run().await {
+            // What is lacking may be on servers that are set aside because they could not be reached.
+            Err(NodeError::NotEnoughShares { .. }) if self.grid.wake(&cx).await => {
+                self.finder.restart().await;
+                Fetch::new(&self, &cx, offset).run().await?
+            }
+            fetched => fetched?,
         };
-        let (segment, blocks) = fetch.run().await?;
         self.assemble(segment, blocks).await
     }
 
@@ -194,6 +190,20 @@ struct Tried {
 }
 
 impl Fetch {
+    fn new(file: &Arc<File>, cx: &Cx, offset: u64) -> Fetch {
+        Fetch {
+            segment: file.encoding().and_then(|e| e.segment_of(offset)),
+            file: Arc::clone(file),
+            cx: cx.clone(),
+            offset,
+            began: Instant::now(),
+            flights: HashMap::new(),
+            running: FuturesUnordered::new(),
+            tried: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+        }
+    }
+
     async fn run(mut self) -> Result<(u64, BTreeMap<ShareNumber, Bytes>), NodeError> {
         let needed = self.file.cap.needed as usize;
         let spare = (needed + 1).min(self.file.cap.total as usize);

@@ -57,11 +57,22 @@ impl Selection {
     }
 }
 
-/// Asks the servers, places the shares and allocates room for them, again while servers refuse and others are left.
+/// Finds room for an upload; where there is too little, those servers are tried as well that are set aside because they
+/// could not be reached.
 pub(super) async fn select(grid: &Grid, cx: &Cx, wanted: Wanted, aborts: &Aborts) -> Result<Selection, NodeError> {
+    match select_once(grid, cx, wanted, aborts).await {
+        Err(NodeError::NotEnoughServers { .. } | NodeError::NoSpace) if grid.wake(cx).await => {
+            select_once(grid, cx, wanted, aborts).await
+        }
+        outcome => outcome,
+    }
+}
+
+/// Asks the servers, places the shares and allocates room for them, again while servers refuse and others are left.
+async fn select_once(grid: &Grid, cx: &Cx, wanted: Wanted, aborts: &Aborts) -> Result<Selection, NodeError> {
     aborts.wait(wanted.storage_index).await;
     let mut servers = grid.permuted(wanted.storage_index);
-    servers.retain(|s| s.info().upload_permitted);
+    servers.retain(|s| grid.takes_new_shares(s));
     servers.truncate(2 * wanted.total as usize);
     let asked = join_all(servers.iter().map(|server| ask(cx, server, wanted))).await;
     let mut round = Round { wanted, candidates: Vec::new(), full: BTreeSet::new(), reasons: Vec::new() };
