@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::link::{Link, LinkState, ServerHealth};
 use crate::cap::StorageIndex;
@@ -18,6 +19,10 @@ use crate::storage::{
     TestWrite, UploadSecret,
 };
 use crate::util::{Cx, Rng};
+
+/// Writes of immutable shares under way to one server, from all uploads together: more would only wait there, while
+/// their time runs.
+const WRITES: usize = 4;
 
 /// Who a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +46,7 @@ pub struct Server {
     /// Where it is, for people; empty for one that is not on a network.
     address: Mutex<String>,
     permission: Mutex<Permission>,
+    writes: Semaphore,
 }
 
 impl Server {
@@ -56,7 +62,8 @@ impl Server {
     }
 
     fn over(info: ServerInfo, link: Arc<Link>, address: String) -> Server {
-        Server { info, link, address: Mutex::new(address), permission: Mutex::new(Permission::Always) }
+        let permission = Mutex::new(Permission::Always);
+        Server { info, link, address: Mutex::new(address), permission, writes: Semaphore::new(WRITES) }
     }
 
     /// Who it is.
@@ -167,6 +174,7 @@ impl StorageServer for Server {
         offset: u64,
         data: Bytes,
     ) -> Result<bool, StorageError> {
+        let _turn = self.writes.acquire().await;
         let done = self.limited(cx, self.link.backend().write_share(cx, si, share, secret, offset, data)).await?;
         cx.acknowledge();
         Ok(done)

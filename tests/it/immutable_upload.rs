@@ -207,6 +207,88 @@ async fn a_server_lost_under_way_costs_its_shares() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn servers_that_fail_in_the_middle_are_replaced_where_happiness_needs_it() {
+    // Five shares for five of seven servers, all five of which must hold one.
+    let grid = TestGrid::new(7, encoding(2, 5, 5, 1 << 20));
+    let content = data("replaced", 6_000_000);
+    let dry = TestGrid::new(7, encoding(2, 5, 5, 1 << 20));
+    let (cap, _) = dry.upload(&content).await;
+    let chosen: BTreeSet<usize> = dry.shares(cap.storage_index()).into_values().flatten().collect();
+    assert_eq!(chosen.len(), 5);
+    let mut chosen = chosen.into_iter();
+    let failing: Vec<usize> = chosen.by_ref().take(2).collect();
+    let rule = |skip| Rule { method: Some(Method::WriteShare), skip, times: None, fault: Fault::Fail(down()) };
+    grid.stores[failing[0]].add(rule(1));
+    grid.stores[failing[1]].add(rule(2));
+    let (again, uploaded) = grid.upload(&content).await;
+    assert_eq!(again, cap);
+    assert_eq!((uploaded.results.pushed_shares, uploaded.results.happiness), (5, 5));
+    let shares = grid.shares(cap.storage_index());
+    let holders: BTreeSet<usize> = shares.values().flatten().copied().collect();
+    assert_eq!((shares.len(), holders.len()), (5, 5));
+    assert!(failing.iter().all(|store| !holders.contains(store)));
+    for (share, stores) in &shares {
+        let ids: BTreeSet<String> = stores.iter().map(|n| format!("v0-{n}")).collect();
+        assert_eq!(uploaded.results.share_map[share], ids);
+    }
+    assert_eq!(grid.share_bytes(cap.storage_index()), dry.share_bytes(cap.storage_index()));
+    for store in chosen {
+        let writes = grid.stores[store].calls(Method::WriteShare);
+        assert!(writes <= 4, "what had arrived was not sent again: {writes} writes of 3 MB");
+    }
+    let left = grid.uploads_in_progress();
+    assert_eq!(left, failing.iter().map(|&n| grid.stores[n].inner().uploads_in_progress()).sum::<usize>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_fails_a_small_file_is_replaced_too() {
+    let grid = TestGrid::new(4, encoding(2, 3, 3, 1 << 20));
+    let dry = TestGrid::new(4, encoding(2, 3, 3, 1 << 20));
+    let (cap, _) = dry.upload(&[8; 5000]).await;
+    let first = *dry.shares(cap.storage_index())[&0].first().unwrap();
+    grid.stores[first].always(Some(Method::WriteShare), Fault::Fail(StorageError::NoSpace));
+    let (_, uploaded) = grid.upload(&[8; 5000]).await;
+    assert_eq!((uploaded.results.pushed_shares, uploaded.results.happiness), (3, 3));
+    assert_eq!(grid.shares(cap.storage_index()).len(), 3);
+    assert_eq!(grid.download(&cap).await.unwrap(), [8; 5000][..]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_hangs_delays_one_upload_and_the_next_hardly() {
+    let grid = TestGrid::new(5, encoding(2, 4, 5, 1 << 20));
+    let uploader = Uploader::new(Arc::clone(&grid.grid));
+    grid.stores[1].always(None, Fault::Hang);
+    let mut took = Vec::new();
+    for content in [data("one", 5_000), data("two", 5_000), data("three", 5_000)] {
+        let began = tokio::time::Instant::now();
+        uploader.upload(&cx(), source(&content)).await.unwrap();
+        took.push(began.elapsed());
+    }
+    assert!(took[0] <= Duration::from_secs(15), "{took:?}");
+    assert!(took[1..].iter().all(|t| *t <= Duration::from_secs(1)), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_file_is_one_write_to_each_server_and_the_limits_are_asked_once() {
+    let grid = TestGrid::new(5, encoding(3, 5, 5, 1 << 20));
+    let uploader = Uploader::new(Arc::clone(&grid.grid));
+    for number in 0..4u8 {
+        uploader.upload(&cx(), source(&[number; 10_000])).await.unwrap();
+    }
+    for store in &grid.stores {
+        let calls = [Method::Status, Method::ListShares, Method::Allocate, Method::WriteShare].map(|m| store.calls(m));
+        assert_eq!(calls, [1, 4, 4, 4]);
+    }
+    // One that became full since it was asked refuses, and the others take its share.
+    let happy = TestGrid::new(5, encoding(3, 4, 5, 1 << 20));
+    let uploader = Uploader::new(Arc::clone(&happy.grid));
+    uploader.upload(&cx(), source(&[9; 10_000])).await.unwrap();
+    happy.stores[2].inner().set_capacity(Some(0));
+    let uploaded = uploader.upload(&cx(), source(&[10; 10_000])).await.unwrap();
+    assert_eq!((uploaded.results.pushed_shares, uploaded.results.happiness), (5, 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn servers_that_fail_at_the_end_leave_nothing_of_a_large_file() {
     let grid = TestGrid::new(4, encoding(2, 4, 4, 1 << 20));
     // Three full batches; the third fails, and so the last and smaller one is sent to nobody.

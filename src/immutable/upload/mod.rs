@@ -26,7 +26,7 @@ use crate::storage::ShareNumber;
 use crate::util::{Cx, SingleFlight};
 
 use encode::{Encoder, Segment};
-use select::{Aborts, Selection, Wanted, select};
+use select::{Memory, Selection, Wanted, select};
 use send::{Destination, Senders};
 
 /// The longest file that becomes a literal, in bytes.
@@ -115,13 +115,13 @@ pub struct Timings {
 pub struct Uploader {
     grid: Arc<Grid>,
     under_way: SingleFlight<StorageIndex, Result<Uploaded, NodeError>>,
-    aborts: Aborts,
+    memory: Memory,
 }
 
 impl Uploader {
     /// An uploader to `grid`, with its encoding and its convergence secret.
     pub fn new(grid: Arc<Grid>) -> Uploader {
-        Uploader { grid, under_way: SingleFlight::default(), aborts: Aborts::default() }
+        Uploader { grid, under_way: SingleFlight::default(), memory: Memory::default() }
     }
 
     /// Stores a file under its convergent key; see [`Uploader::upload_with`].
@@ -226,18 +226,18 @@ impl Uploader {
             happy: configured.happy.into(),
             share_size,
         };
-        let selection = select(&self.grid, cx, wanted, &self.aborts).await?;
+        let selection = select(&self.grid, cx, wanted, &self.memory).await?;
         let selected = began.elapsed();
         let encoder = Encoder { source, key: key.clone(), encoding, total, cpu: self.grid.cpu().clone() };
-        let job = Job { cx, wanted, encoding, layout, selection };
-        let (ueb, selection, pushed) = job.push(encoder).await?;
+        let job = Job { grid: &self.grid, cx, wanted, encoding, layout, selection };
+        let (ueb, selection) = job.push(encoder).await?;
 
         let cap = ChkCap { key, ueb_hash: ueb.hash(), needed: encoding.needed, total, size: encoding.size };
         let mut results = UploadResults {
             file_size: encoding.size,
-            pushed_shares: pushed.len(),
+            pushed_shares: selection.written.len(),
             preexisting_shares: selection.existing.len(),
-            happiness: selection.happiness(|share| pushed.contains(&share)),
+            happiness: selection.happiness(|_| false),
             ueb_hash: Some(cap.ueb_hash),
             ueb: Some(ueb),
             verify_cap: Some(Cap::File(FileCap::ChkVerify(cap.verifier()))),
@@ -248,9 +248,8 @@ impl Uploader {
             },
             ..UploadResults::default()
         };
-        let existing = selection.existing.iter().flat_map(|(&share, servers)| servers.iter().map(move |&s| (share, s)));
-        let written = selection.allocated.iter().filter(|(share, _)| pushed.contains(share)).map(|(&n, &s)| (n, s));
-        for (share, server) in existing.chain(written) {
+        let placed = selection.existing.iter().chain(&selection.written);
+        for (share, server) in placed.flat_map(|(&share, servers)| servers.iter().map(move |&s| (share, s))) {
             let info = selection.servers[server].info();
             results.share_map.entry(share).or_default().insert(info.id.clone());
             results.server_map.entry(info.id.clone()).or_default().insert(share);
@@ -262,6 +261,7 @@ impl Uploader {
 
 /// The second pass of one upload, once its servers are known.
 struct Job<'a> {
+    grid: &'a Grid,
     cx: &'a Cx,
     wanted: Wanted,
     encoding: share::Encoding,
@@ -277,10 +277,10 @@ struct Hashes {
 }
 
 impl Job<'_> {
-    /// Encodes and sends all shares; gives the UEB and the shares that were written.
-    async fn push(mut self, encoder: Encoder) -> Result<(Ueb, Selection, BTreeSet<ShareNumber>), NodeError> {
+    /// Encodes and sends all shares; gives the UEB, and what became of the servers.
+    async fn push(mut self, encoder: Encoder) -> Result<(Ueb, Selection), NodeError> {
         match self.push_all(encoder).await {
-            Ok((ueb, written)) => Ok((ueb, self.selection, written)),
+            Ok(ueb) => Ok((ueb, self.selection)),
             Err(error) => {
                 self.selection.pending.abort_all().await;
                 Err(error)
@@ -288,7 +288,9 @@ impl Job<'_> {
         }
     }
 
-    async fn push_all(&mut self, encoder: Encoder) -> Result<(Ueb, BTreeSet<ShareNumber>), NodeError> {
+    /// Goes over the file once, and again for the shares of servers that have failed while happiness needs others in
+    /// their place.
+    async fn push_all(&mut self, encoder: Encoder) -> Result<Ueb, NodeError> {
         let writers = self.selection.allocated.len() as u64;
         let batch = (BATCHES_BUDGET / (3 * writers.max(1))).clamp(LEAST_BATCH, BATCH);
         let cost = encoder.segment_cost();
@@ -296,19 +298,74 @@ impl Job<'_> {
         let memory = (depth + 1) * cost + 3 * writers * batch.min(self.wanted.share_size);
         let _memory = self.cx.memory(memory).await;
 
-        let cpu = encoder.cpu.clone();
-        let total = encoder.total;
-        let mut senders = Senders::new(self.destinations(), batch as usize);
+        let encoder = Arc::new(encoder);
+        let mut senders = Senders::new(batch as usize);
+        let mut fresh = self.begin(&mut senders);
+        let ueb = self.pass(&encoder, depth as usize, &mut senders, &fresh).await?;
+        loop {
+            senders.settle().await;
+            self.drop_lost(&mut senders).await;
+            if self.is_happy(&senders) {
+                for (share, outcome) in senders.finish().await {
+                    match outcome {
+                        Ok(()) => self.selection.complete(share),
+                        Err(error) => self.lost(share, &error),
+                    }
+                }
+                if self.is_happy(&senders) {
+                    return Ok(ueb);
+                }
+            }
+            let before = self.selection.allocated.clone();
+            self.selection.place_all(self.grid, self.cx).await;
+            senders.retain(|share| self.selection.allocated.get(&share) == before.get(&share));
+            fresh = self.begin(&mut senders);
+            if fresh.is_empty() {
+                return Err(self.unhappy(&senders));
+            }
+            if self.pass(&encoder, depth as usize, &mut senders, &fresh).await? != ueb {
+                return Err(NodeError::Source("it changed while it was stored".into()));
+            }
+        }
+    }
+
+    /// Begins the shares that have a server and are not on their way; gives their numbers.
+    fn begin(&self, senders: &mut Senders) -> BTreeSet<ShareNumber> {
+        let under_way = senders.shares();
+        let selection = &self.selection;
+        let fresh = selection.allocated.iter().filter(|(share, _)| !under_way.contains(share));
+        fresh
+            .map(|(&share, &server)| {
+                senders.add(Destination {
+                    cx: self.cx.clone(),
+                    server: Arc::clone(&selection.servers[server]),
+                    storage_index: self.wanted.storage_index,
+                    share,
+                    secret: selection.pending.secret(server),
+                    size: self.wanted.share_size,
+                });
+                share
+            })
+            .collect()
+    }
+
+    /// Goes over the whole file and sends the `fresh` shares but for their last batches.
+    async fn pass(
+        &mut self,
+        encoder: &Arc<Encoder>,
+        depth: usize,
+        senders: &mut Senders,
+        fresh: &BTreeSet<ShareNumber>,
+    ) -> Result<Ueb, NodeError> {
         let header = Bytes::from(self.layout.header());
-        for share in senders.shares() {
+        for &share in fresh {
             senders.push(share, header.clone()).await;
         }
-        let mut hashes = Hashes { segments: Vec::new(), blocks: vec![Vec::new(); total as usize] };
+        let mut hashes = Hashes { segments: Vec::new(), blocks: vec![Vec::new(); encoder.total as usize] };
         let mut flat = TaggedHasher::new(Tag::CRYPTTEXT.0.as_bytes());
-        let encoder = Arc::new(encoder);
         let mut segments = futures::stream::iter(0..self.encoding.num_segments)
-            .map(|index| AbortOnDropHandle::new(tokio::spawn(Arc::clone(&encoder).segment(index))))
-            .buffered(depth as usize);
+            .map(|index| AbortOnDropHandle::new(tokio::spawn(Arc::clone(encoder).segment(index))))
+            .buffered(depth);
         while let Some(segment) = segments.next().await {
             let Segment { ciphertext, hash, blocks, block_hashes } =
                 segment.map_err(|e| NodeError::Source(format!("a segment could not be encoded: {e}")))??;
@@ -316,53 +373,32 @@ impl Job<'_> {
             for (of_share, hash) in hashes.blocks.iter_mut().zip(block_hashes) {
                 of_share.push(hash);
             }
-            let shares = senders.shares();
-            if shares.is_empty() {
+            if fresh.is_empty() {
                 // Nothing is sent, so nothing is acknowledged, and yet it moves.
                 self.cx.acknowledge();
             }
             let send = async {
-                for share in shares {
+                for &share in fresh {
                     senders.push(share, blocks[share as usize].clone()).await;
                 }
             };
-            (flat, ()) = futures::join!(encode::hash(&cpu, flat, ciphertext), send);
-            self.still_happy(&mut senders).await?;
-        }
-        drop(segments);
-
-        let ueb = self.push_trailers(&mut senders, hashes, flat.finish()).await?;
-        senders.settle().await;
-        self.still_happy(&mut senders).await?;
-        let mut written = BTreeSet::new();
-        for (share, outcome) in senders.finish().await {
-            let server = self.selection.allocated[&share];
-            match outcome {
-                Ok(()) => {
-                    self.selection.pending.settled(server, share);
-                    written.insert(share);
-                }
-                Err(error) => self.lost(share, &error),
+            (flat, ()) = futures::join!(encode::hash(&encoder.cpu, flat, ciphertext), send);
+            if self.drop_lost(senders).await && !self.is_happy(senders) && !self.selection.is_possible() {
+                return Err(self.unhappy(senders));
             }
         }
-        self.check_happiness(&written)?;
-        Ok((ueb, written))
-    }
-
-    fn destinations(&self) -> Vec<Destination> {
-        let destination = |(&share, &server): (&ShareNumber, &usize)| Destination {
-            cx: self.cx.clone(),
-            server: Arc::clone(&self.selection.servers[server]),
-            storage_index: self.wanted.storage_index,
-            share,
-            secret: self.selection.pending.secret(server),
-            size: self.wanted.share_size,
-        };
-        self.selection.allocated.iter().map(destination).collect()
+        drop(segments);
+        self.push_trailers(senders, fresh, hashes, flat.finish()).await
     }
 
     /// What follows the blocks: three trees, the chain and the UEB (PROTOCOL 5.3).
-    async fn push_trailers(&self, senders: &mut Senders, hashes: Hashes, flat: Hash) -> Result<Ueb, NodeError> {
+    async fn push_trailers(
+        &self,
+        senders: &mut Senders,
+        fresh: &BTreeSet<ShareNumber>,
+        hashes: Hashes,
+        flat: Hash,
+    ) -> Result<Ueb, NodeError> {
         let crypttext = HashTree::new(hashes.segments);
         // Trees are built twice, so that never more than one of them is held.
         let roots = hashes.blocks.iter().map(|blocks| HashTree::new(blocks.clone()).root()).collect();
@@ -373,7 +409,7 @@ impl Job<'_> {
         let unused = tree_nodes(self.encoding.num_segments).ok_or(NodeError::TooLarge)? * 32;
         let unused = Bytes::from(vec![0; unused as usize]);
         let crypttext = Bytes::from(crypttext.nodes().concat());
-        for share in senders.shares() {
+        for &share in fresh {
             let blocks = HashTree::new(hashes.blocks[share as usize].clone());
             let chain = chain::encode(&chain::immutable_order(total, share), shares.nodes())
                 .map_err(|_| NodeError::TooLarge)?;
@@ -385,32 +421,32 @@ impl Job<'_> {
         Ok(ueb)
     }
 
-    /// Drops the shares whose servers have failed; an error when too few are left.
-    async fn still_happy(&self, senders: &mut Senders) -> Result<(), NodeError> {
+    /// Gives up the shares whose servers have failed; `true` when there were any.
+    async fn drop_lost(&mut self, senders: &mut Senders) -> bool {
         let lost = senders.lost().await;
-        if lost.is_empty() {
-            return Ok(());
-        }
         lost.iter().for_each(|(share, error)| self.lost(*share, error));
-        self.check_happiness(&senders.shares().into_iter().collect())
+        !lost.is_empty()
     }
 
-    fn check_happiness(&self, live: &BTreeSet<ShareNumber>) -> Result<(), NodeError> {
-        let happiness = self.selection.happiness(|share| live.contains(&share));
-        if happiness >= self.wanted.happy {
-            return Ok(());
+    fn lost(&mut self, share: ShareNumber, error: &crate::storage::StorageError) {
+        if let Some(&server) = self.selection.allocated.get(&share) {
+            let id = &self.selection.servers[server].info().id;
+            tracing::warn!(server = %id, share, %error, "a share was given up while it was written");
         }
-        Err(NodeError::NotEnoughServers {
-            happiness,
-            wanted: self.wanted.happy,
-            reason: "servers failed while shares were written to them".into(),
-        })
+        self.selection.lost(share, error);
     }
 
-    fn lost(&self, share: ShareNumber, error: &crate::storage::StorageError) {
-        let server = self.selection.allocated[&share];
-        let id = &self.selection.servers[server].info().id;
-        tracing::warn!(server = %id, share, %error, "a share was given up while it was written");
-        self.selection.pending.abort(server, share);
+    /// The happiness of what is there and what is on its way.
+    fn reached(&self, senders: &Senders) -> usize {
+        let under_way = senders.shares();
+        self.selection.happiness(|share| under_way.contains(&share))
+    }
+
+    fn is_happy(&self, senders: &Senders) -> bool {
+        self.reached(senders) >= self.wanted.happy
+    }
+
+    fn unhappy(&self, senders: &Senders) -> NodeError {
+        self.selection.unhappy(self.reached(senders))
     }
 }

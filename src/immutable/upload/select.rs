@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::cap::StorageIndex;
 use crate::grid::placement::{Candidate, happiness, place};
@@ -16,6 +19,18 @@ use crate::util::{Cx, Priority};
 
 /// How long a server is waited for that failed or was late a while ago.
 const SUSPECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long it is waited for where the others suffice; more if they took longer.
+const SUSPECT_GRACE: Duration = Duration::from_millis(250);
+
+/// How long any server is waited for once others suffice.
+const LATE_GRACE: Duration = Duration::from_secs(5);
+
+/// How long a server that was late counts as suspect.
+const LATE_ASIDE: Duration = Duration::from_secs(60);
+
+/// How long a server's word on the largest share it takes counts. One that has become full meanwhile refuses.
+const LIMIT_HOLDS: Duration = Duration::from_secs(30);
 
 /// How long an upload that has failed waits for servers to confirm that they dropped its shares.
 const ABORT_LIMIT: Duration = Duration::from_secs(5);
@@ -35,108 +50,248 @@ pub(super) struct Wanted {
     pub share_size: u64,
 }
 
-/// The servers of one upload. Servers are numbered by their place in the permuted order.
+/// What an uploader remembers of servers from one upload to the next.
+#[derive(Clone, Default)]
+pub(super) struct Memory {
+    aborts: Aborts,
+    limits: Limits,
+}
+
+/// The largest share that each server takes, by its id, and when it said so.
+#[derive(Clone, Default)]
+struct Limits(Arc<Mutex<HashMap<String, (Instant, u64)>>>);
+
+impl Limits {
+    fn get(&self, server: &Server) -> Option<u64> {
+        let limits = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        limits.get(&server.info().id).filter(|(at, _)| at.elapsed() < LIMIT_HOLDS).map(|(_, limit)| *limit)
+    }
+
+    fn set(&self, server: &Server, limit: u64) {
+        let mut limits = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        limits.insert(server.info().id.clone(), (Instant::now(), limit));
+    }
+
+    /// The server has refused something: it is to be asked again.
+    fn forget(&self, server: &Server) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).remove(&server.info().id);
+    }
+}
+
+/// The servers of one upload, and what is known of them. Servers are numbered by their place in the permuted order.
 pub(super) struct Selection {
     pub servers: Vec<Arc<Server>>,
     /// What the servers held before.
     pub existing: ShareMap,
     /// Where the shares go that are to be written.
     pub allocated: BTreeMap<ShareNumber, usize>,
+    /// What this upload has written.
+    pub written: ShareMap,
     /// Shares that servers keep room for until they are complete or aborted.
     pub pending: Pending,
-}
-
-impl Selection {
-    /// Happiness when, of the shares to be written, only those that `live` names come to be.
-    pub fn happiness(&self, live: impl Fn(ShareNumber) -> bool) -> usize {
-        let mut map = self.existing.clone();
-        for (&share, &server) in self.allocated.iter().filter(|(share, _)| live(**share)) {
-            map.entry(share).or_default().insert(server);
-        }
-        happiness(&map)
-    }
+    wanted: Wanted,
+    /// What each server holds or is about to, and whether it takes more.
+    candidates: Vec<Candidate>,
+    /// Placements that servers have agreed to.
+    confirmed: BTreeSet<(ShareNumber, usize)>,
+    /// Servers that refused for want of room.
+    full: BTreeSet<usize>,
+    reasons: Vec<String>,
+    limits: Limits,
 }
 
 /// Finds room for an upload; where there is too little, those servers are tried as well that are set aside because they
 /// could not be reached.
-pub(super) async fn select(grid: &Grid, cx: &Cx, wanted: Wanted, aborts: &Aborts) -> Result<Selection, NodeError> {
-    match select_once(grid, cx, wanted, aborts).await {
+pub(super) async fn select(grid: &Grid, cx: &Cx, wanted: Wanted, memory: &Memory) -> Result<Selection, NodeError> {
+    match select_once(grid, cx, wanted, memory).await {
         Err(NodeError::NotEnoughServers { .. } | NodeError::NoSpace) if grid.wake(cx).await => {
-            select_once(grid, cx, wanted, aborts).await
+            select_once(grid, cx, wanted, memory).await
         }
         outcome => outcome,
     }
 }
 
 /// Asks the servers, places the shares and allocates room for them, again while servers refuse and others are left.
-async fn select_once(grid: &Grid, cx: &Cx, wanted: Wanted, aborts: &Aborts) -> Result<Selection, NodeError> {
-    aborts.wait(wanted.storage_index).await;
+async fn select_once(grid: &Grid, cx: &Cx, wanted: Wanted, memory: &Memory) -> Result<Selection, NodeError> {
+    memory.aborts.wait(wanted.storage_index).await;
     let mut servers = grid.permuted(wanted.storage_index);
     servers.retain(|s| grid.takes_new_shares(s));
     servers.truncate(2 * wanted.total as usize);
-    let asked = join_all(servers.iter().map(|server| ask(cx, server, wanted))).await;
-    let mut round = Round { wanted, candidates: Vec::new(), full: BTreeSet::new(), reasons: Vec::new() };
-    for (number, (candidate, trouble)) in asked.into_iter().enumerate() {
+    let answers = ask_all(cx, &servers, wanted, &memory.limits).await;
+    let pending = Pending::new(grid, wanted.storage_index, servers.clone(), memory.aborts.clone());
+    let mut selection = Selection {
+        servers,
+        existing: ShareMap::new(),
+        allocated: BTreeMap::new(),
+        written: ShareMap::new(),
+        pending,
+        wanted,
+        candidates: Vec::new(),
+        confirmed: BTreeSet::new(),
+        full: BTreeSet::new(),
+        reasons: Vec::new(),
+        limits: memory.limits.clone(),
+    };
+    for (number, Answer { candidate, trouble }) in answers.into_iter().enumerate() {
         match trouble {
-            Some(StorageError::NoSpace) => {
-                round.full.insert(number);
-            }
-            Some(error) => round.note(&servers[number], &error),
+            Some(StorageError::NoSpace) => drop(selection.full.insert(number)),
+            Some(error) => selection.note(number, &error),
             None => {}
         }
-        round.candidates.push(candidate);
+        selection.candidates.push(candidate);
     }
-    let existing = held(&round.candidates);
-    let pending = Pending::new(grid, wanted.storage_index, servers.clone(), aborts.clone());
-    let mut selection = Selection { servers, existing, allocated: BTreeMap::new(), pending };
-    round.allocate(grid, cx, &mut selection).await;
-
+    selection.existing = held(&selection.candidates);
+    selection.place_all(grid, cx).await;
     let reached = selection.happiness(|_| true);
     if reached >= wanted.happy {
         return Ok(selection);
     }
     selection.pending.abort_all().await;
-    Err(round.unhappy(reached))
+    Err(selection.unhappy(reached))
 }
 
-/// What one server holds and takes. The error is [`StorageError::NoSpace`] for one that has no room.
-async fn ask(cx: &Cx, server: &Server, wanted: Wanted) -> (Candidate, Option<StorageError>) {
-    let suspect = server.is_set_aside() || server.health().last_error.is_some();
+/// What one server holds and takes. The trouble is [`StorageError::NoSpace`] for one that has no room.
+#[derive(Clone, Default)]
+struct Answer {
+    candidate: Candidate,
+    trouble: Option<StorageError>,
+}
+
+/// Asks all servers at once. Each may take as long as a request may, but once those that have answered suffice, the
+/// others are waited for a little only, and less those of which nothing is to be hoped; who is late drops out.
+async fn ask_all(cx: &Cx, servers: &[Arc<Server>], wanted: Wanted, limits: &Limits) -> Vec<Answer> {
+    let began = Instant::now();
+    let suspect: Vec<bool> = servers.iter().map(|s| s.is_set_aside() || s.health().last_error.is_some()).collect();
+    let mut asking: FuturesUnordered<_> = servers
+        .iter()
+        .zip(&suspect)
+        .enumerate()
+        .map(|(number, (server, &suspect))| async move { (number, ask(cx, server, suspect, wanted, limits).await) })
+        .collect();
+    let mut answers: Vec<Option<Answer>> = vec![None; servers.len()];
+    let mut give_up: Option<Instant> = None;
+    loop {
+        let late = async {
+            match give_up {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = asking.next() => match answer {
+                Some((number, answer)) => answers[number] = Some(answer),
+                None => break,
+            },
+            () = late => break,
+        }
+        let only_suspects = answers.iter().zip(&suspect).all(|(answer, suspect)| answer.is_some() || *suspect);
+        if (give_up.is_none() || only_suspects) && suffice(&answers, wanted) {
+            let wait = if only_suspects { SUSPECT_GRACE.max(began.elapsed()) } else { LATE_GRACE };
+            give_up = Some(give_up.unwrap_or(Instant::now() + wait).min(Instant::now() + wait));
+        }
+    }
+    let or_late = |(answer, server): (Option<Answer>, &Arc<Server>)| {
+        answer.unwrap_or_else(|| {
+            server.set_aside(LATE_ASIDE);
+            let trouble = Some(StorageError::Unreachable("no answer in time".into()));
+            Answer { candidate: Candidate::default(), trouble }
+        })
+    };
+    answers.into_iter().zip(servers).map(or_late).collect()
+}
+
+/// Whether the servers that have answered can hold the shares happily.
+fn suffice(answers: &[Option<Answer>], wanted: Wanted) -> bool {
+    let candidates: Vec<Candidate> =
+        answers.iter().map(|a| a.as_ref().map_or_else(Candidate::default, |a| a.candidate.clone())).collect();
+    best_happiness(&candidates, wanted.total) >= wanted.happy
+}
+
+/// The happiness that a placement on these servers would have.
+fn best_happiness(candidates: &[Candidate], total: u32) -> usize {
+    let mut map = held(candidates);
+    for (share, server) in place(candidates, total) {
+        map.entry(share).or_default().insert(server);
+    }
+    happiness(&map)
+}
+
+async fn ask(cx: &Cx, server: &Server, suspect: bool, wanted: Wanted, limits: &Limits) -> Answer {
     let cx = if suspect { cx.with_timeout(SUSPECT_LIMIT) } else { cx.clone() };
-    let (status, listed) =
-        futures::join!(server.status(&cx), server.list_shares(&cx, ShareKind::Immutable, wanted.storage_index));
+    let known = limits.get(server);
+    let limit = async {
+        match known {
+            Some(limit) => Ok(limit),
+            None => server.status(&cx).await.map(|status| status.maximum_immutable_share_size),
+        }
+    };
+    let listing = server.list_shares(&cx, ShareKind::Immutable, wanted.storage_index);
+    let (limit, listed) = futures::join!(limit, listing);
     let mut holds = match listed {
         Ok(holds) => holds,
-        Err(error) => return (Candidate::default(), Some(error)),
+        Err(error) => return Answer { candidate: Candidate::default(), trouble: Some(error) },
     };
     holds.retain(|&share| share < wanted.total);
-    match status {
-        Ok(status) if status.maximum_immutable_share_size >= wanted.share_size => {
-            (Candidate { writable: true, holds }, None)
+    let (writable, trouble) = match limit {
+        Ok(limit) => {
+            if known.is_none() {
+                limits.set(server, limit);
+            }
+            let fits = limit >= wanted.share_size;
+            (fits, (!fits).then_some(StorageError::NoSpace))
         }
-        Ok(_) => (Candidate { writable: false, holds }, Some(StorageError::NoSpace)),
-        Err(error) => (Candidate { writable: false, holds }, Some(error)),
+        Err(error) => (false, Some(error)),
+    };
+    Answer { candidate: Candidate { writable, holds }, trouble }
+}
+
+impl Selection {
+    /// Happiness when, of the shares still to be written, only those that `live` names come to be.
+    pub fn happiness(&self, live: impl Fn(ShareNumber) -> bool) -> usize {
+        let mut map = self.existing.clone();
+        self.written.iter().for_each(|(&share, servers)| map.entry(share).or_default().extend(servers));
+        for (&share, &server) in self.allocated.iter().filter(|(share, _)| live(**share)) {
+            map.entry(share).or_default().insert(server);
+        }
+        happiness(&map)
     }
-}
 
-/// What is known of the servers while shares are placed.
-struct Round {
-    wanted: Wanted,
-    candidates: Vec<Candidate>,
-    /// Servers that refused for want of room.
-    full: BTreeSet<usize>,
-    reasons: Vec<String>,
-}
+    /// Whether the servers that are left can still hold the shares happily.
+    pub fn is_possible(&self) -> bool {
+        best_happiness(&self.candidates, self.wanted.total) >= self.wanted.happy
+    }
 
-impl Round {
+    /// A share is complete.
+    pub fn complete(&mut self, share: ShareNumber) {
+        if let Some(number) = self.allocated.remove(&share) {
+            self.pending.settled(number, share);
+            self.written.entry(share).or_default().insert(number);
+        }
+    }
+
+    /// A server has failed while `share` was written to it: it gets nothing more in this upload.
+    pub fn lost(&mut self, share: ShareNumber, error: &StorageError) {
+        let Some(number) = self.allocated.remove(&share) else { return };
+        self.note(number, error);
+        self.pending.abort(number, share);
+        self.confirmed.remove(&(share, number));
+        self.candidates[number].writable = false;
+        self.candidates[number].holds.remove(&share);
+        self.limits.forget(&self.servers[number]);
+        if *error == StorageError::NoSpace {
+            self.full.insert(number);
+        }
+    }
+
     /// Places and allocates until every share has a home or no server is left that has not refused. Each round but
-    /// the last takes a server out, so there are no more of them than servers.
-    async fn allocate(&mut self, grid: &Grid, cx: &Cx, selection: &mut Selection) {
-        let mut confirmed: BTreeSet<(ShareNumber, usize)> = BTreeSet::new();
+    /// the last takes a server out, so there are no more of them than servers. What was agreed before stays, but for
+    /// shares that move to where they add to happiness.
+    pub async fn place_all(&mut self, grid: &Grid, cx: &Cx) {
         loop {
             let mut requests: BTreeMap<usize, BTreeSet<ShareNumber>> = BTreeMap::new();
             for (share, server) in place(&self.candidates, self.wanted.total) {
-                if !confirmed.contains(&(share, server)) {
+                if !self.confirmed.contains(&(share, server)) {
                     requests.entry(server).or_default().insert(share);
                 }
             }
@@ -144,9 +299,9 @@ impl Round {
                 return;
             }
             let answers = join_all(requests.iter().map(|(&number, shares)| {
-                let server = &selection.servers[number];
+                let server = &self.servers[number];
                 let lease = grid.lease(self.wanted.storage_index, server);
-                let secret = selection.pending.expect(number, shares);
+                let secret = self.pending.expect(number, shares);
                 let Wanted { storage_index, share_size, .. } = self.wanted;
                 async move { server.allocate(cx, storage_index, shares, share_size, &secret, &lease).await }
             }))
@@ -155,10 +310,10 @@ impl Round {
             for ((number, shares), answer) in requests.into_iter().zip(answers) {
                 match answer {
                     Ok(answer) => {
-                        changed |= self.allocated(selection, number, &shares, &answer);
-                        confirmed.extend(shares.iter().map(|&share| (share, number)));
+                        changed |= self.agreed(number, &shares, &answer);
+                        self.confirmed.extend(shares.iter().map(|&share| (share, number)));
                     }
-                    Err(error) => changed |= self.failed(selection, number, &shares, &error),
+                    Err(error) => changed |= self.failed(number, &shares, &error),
                 }
             }
             if !changed {
@@ -168,33 +323,30 @@ impl Round {
     }
 
     /// Takes an answer in; `true` when the server refused a share.
-    fn allocated(
-        &mut self,
-        selection: &mut Selection,
-        number: usize,
-        asked: &BTreeSet<ShareNumber>,
-        answer: &Allocation,
-    ) -> bool {
+    fn agreed(&mut self, number: usize, asked: &BTreeSet<ShareNumber>, answer: &Allocation) -> bool {
         for &share in answer.already_have.iter().filter(|&&share| share < self.wanted.total) {
-            if selection.allocated.get(&share) != Some(&number) {
-                selection.existing.entry(share).or_default().insert(number);
+            let ours = self.written.get(&share).is_some_and(|servers| servers.contains(&number));
+            if !ours && self.allocated.get(&share) != Some(&number) {
+                self.existing.entry(share).or_default().insert(number);
                 self.candidates[number].holds.insert(share);
             }
         }
         for &share in answer.allocated.intersection(asked) {
             self.candidates[number].holds.insert(share);
-            if let Some(before) = selection.allocated.insert(share, number) {
+            if let Some(before) = self.allocated.insert(share, number) {
                 // The share moves to where it adds to happiness.
                 self.candidates[before].holds.remove(&share);
-                selection.pending.abort(before, share);
+                self.confirmed.remove(&(share, before));
+                self.pending.abort(before, share);
             }
         }
         for &share in asked.difference(&answer.allocated) {
-            selection.pending.settled(number, share);
+            self.pending.settled(number, share);
         }
         let refused = asked.iter().any(|s| !answer.allocated.contains(s) && !answer.already_have.contains(s));
         if refused {
-            self.note(&selection.servers[number], &"it refused some shares, or others are uploading them");
+            self.note(number, &"it refused some shares, or others are uploading them");
+            self.limits.forget(&self.servers[number]);
             self.candidates[number].writable = false;
             self.full.insert(number);
         }
@@ -202,51 +354,45 @@ impl Round {
     }
 
     /// Takes a failure in; `true` when that changes what the next round would place.
-    fn failed(
-        &mut self,
-        selection: &mut Selection,
-        number: usize,
-        asked: &BTreeSet<ShareNumber>,
-        error: &StorageError,
-    ) -> bool {
-        self.note(&selection.servers[number], error);
+    fn failed(&mut self, number: usize, asked: &BTreeSet<ShareNumber>, error: &StorageError) -> bool {
+        self.note(number, error);
+        self.limits.forget(&self.servers[number]);
         if *error == StorageError::NoSpace {
             self.full.insert(number);
         }
-        asked.iter().for_each(|&share| selection.pending.abort(number, share));
-        let candidate = &mut self.candidates[number];
-        let was = candidate.clone();
-        candidate.writable = false;
+        asked.iter().for_each(|&share| self.pending.abort(number, share));
+        let was = self.candidates[number].clone();
+        self.candidates[number].writable = false;
         // A full server fails so although it holds what it listed; one that is gone holds nothing.
         if matches!(error, StorageError::Unreachable(_) | StorageError::Stopped(_)) {
-            candidate.holds.clear();
-            selection.existing.retain(|_, servers| {
-                servers.remove(&number);
-                !servers.is_empty()
-            });
+            self.candidates[number].holds.clear();
+            for map in [&mut self.existing, &mut self.written] {
+                map.retain(|_, servers| {
+                    servers.remove(&number);
+                    !servers.is_empty()
+                });
+            }
             let lost: Vec<ShareNumber> =
-                selection.allocated.iter().filter(|(_, s)| **s == number).map(|(share, _)| *share).collect();
+                self.allocated.iter().filter(|(_, s)| **s == number).map(|(share, _)| *share).collect();
             for share in lost {
-                selection.allocated.remove(&share);
-                selection.pending.abort(number, share);
+                self.allocated.remove(&share);
+                self.pending.abort(number, share);
             }
         }
-        was != *candidate
+        was != self.candidates[number]
     }
 
-    fn note(&mut self, server: &Server, what: &dyn std::fmt::Display) {
-        let name = if server.info().nickname.is_empty() { &server.info().id } else { &server.info().nickname };
+    fn note(&mut self, number: usize, what: &dyn std::fmt::Display) {
+        let info = self.servers[number].info();
+        let name = if info.nickname.is_empty() { &info.id } else { &info.nickname };
         self.reasons.push(format!("{name}: {what}"));
     }
 
-    fn unhappy(self, reached: usize) -> NodeError {
+    /// Why `reached` is all the happiness there is.
+    pub fn unhappy(&self, reached: usize) -> NodeError {
         let mut roomy = self.candidates.clone();
         self.full.iter().for_each(|&number| roomy[number].writable = true);
-        let mut possible = held(&roomy);
-        for (share, server) in place(&roomy, self.wanted.total) {
-            possible.entry(share).or_default().insert(server);
-        }
-        if happiness(&possible) >= self.wanted.happy {
+        if best_happiness(&roomy, self.wanted.total) >= self.wanted.happy {
             return NodeError::NoSpace;
         }
         NodeError::NotEnoughServers {
@@ -270,7 +416,7 @@ fn held(candidates: &[Candidate]) -> ShareMap {
 /// Aborts that servers have not confirmed yet: a new upload of the same storage index waits for them a little, because
 /// servers refuse shares that are being uploaded already.
 #[derive(Clone, Default)]
-pub(super) struct Aborts(Arc<Mutex<HashMap<StorageIndex, Vec<JoinHandle<()>>>>>);
+struct Aborts(Arc<Mutex<HashMap<StorageIndex, Vec<JoinHandle<()>>>>>);
 
 impl Aborts {
     fn add(&self, si: StorageIndex, task: JoinHandle<()>) {

@@ -1,6 +1,6 @@
 //! Shares on their way to servers: each is written in order, in batches, while the others are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,19 +80,26 @@ pub(super) struct Senders {
 }
 
 impl Senders {
-    /// Starts with nothing sent; `batch` is in bytes.
-    pub fn new(destinations: impl IntoIterator<Item = Destination>, batch: usize) -> Senders {
-        let writers = destinations.into_iter().map(|destination| {
-            let (share, left) = (destination.share, destination.size);
-            let (jobs, queue) = mpsc::channel(1);
-            let task = AbortOnDropHandle::new(tokio::spawn(write_all(destination, queue)));
-            (share, Writer { buffer: BytesMut::new(), left, sent: false, jobs, task })
-        });
-        Senders { batch, writers: writers.collect() }
+    /// Nothing to send yet; `batch` is in bytes.
+    pub fn new(batch: usize) -> Senders {
+        Senders { batch, writers: BTreeMap::new() }
+    }
+
+    /// Begins one more share. A share that was being written is begun anew.
+    pub fn add(&mut self, destination: Destination) {
+        let (share, left) = (destination.share, destination.size);
+        let (jobs, queue) = mpsc::channel(1);
+        let task = AbortOnDropHandle::new(tokio::spawn(write_all(destination, queue)));
+        self.writers.insert(share, Writer { buffer: BytesMut::new(), left, sent: false, jobs, task });
+    }
+
+    /// Stops all shares but those that `keep` names.
+    pub fn retain(&mut self, keep: impl Fn(ShareNumber) -> bool) {
+        self.writers.retain(|&share, _| keep(share));
     }
 
     /// The shares that are still being written.
-    pub fn shares(&self) -> Vec<ShareNumber> {
+    pub fn shares(&self) -> BTreeSet<ShareNumber> {
         self.writers.keys().copied().collect()
     }
 
@@ -145,8 +152,8 @@ impl Senders {
     }
 
     /// Sends the last batches and says for each share whether it is complete.
-    pub async fn finish(self) -> Vec<(ShareNumber, Result<(), StorageError>)> {
-        let ends = self.writers.into_iter().map(|(share, mut writer)| async move {
+    pub async fn finish(&mut self) -> Vec<(ShareNumber, Result<(), StorageError>)> {
+        let ends = std::mem::take(&mut self.writers).into_iter().map(|(share, mut writer)| async move {
             if !writer.buffer.is_empty() {
                 let rest = std::mem::take(&mut writer.buffer).freeze();
                 writer.send(rest).await;
