@@ -67,6 +67,7 @@ impl Failure {
             NodeError::Stopped(_) => (Exit::Grid, "; `tahoefs status` shows the servers"),
             NodeError::NotWriteable => (Exit::NotWriteable, "; use a write capability"),
             NodeError::BadCap(_) => (Exit::Usage, ""),
+            NodeError::Refused(_) => (Exit::Failed, ""),
             NodeError::Uncoordinated => (Exit::Failed, "; try again"),
             NodeError::WrongKind(_) | NodeError::Corrupt(_) | NodeError::TooLarge | NodeError::Source(_) => {
                 (Exit::Failed, "")
@@ -105,11 +106,11 @@ impl From<ConfigError> for Failure {
             ConfigError::NoNodeDir(_) | ConfigError::NotANodeDir(_) => Exit::NotFound,
             ConfigError::Io { missing: true, .. } => Exit::NotFound,
             ConfigError::Invalid(_) => Exit::Usage,
+            ConfigError::NoServers(_) => Exit::Grid,
             ConfigError::Io { .. }
             | ConfigError::Malformed { .. }
             | ConfigError::Unsupported { .. }
             | ConfigError::Exists(_)
-            | ConfigError::NotYet(_)
             | ConfigError::InUse(_) => Exit::Failed,
             ConfigError::Identity(IdentityError::Io { .. }) => Exit::NotFound,
             ConfigError::Identity(_) => Exit::Failed,

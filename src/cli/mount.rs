@@ -129,6 +129,8 @@ async fn start(
             transfer_bytes: options.transfer_bytes(),
             patience: options.deadline,
             ready_keys: READY_KEYS,
+            keep_asking: true,
+            may_be_empty: false,
             clock: clock.clone(),
             rng: rng.clone(),
         },

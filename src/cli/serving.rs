@@ -14,14 +14,14 @@ use tokio_util::task::TaskTracker;
 
 use super::exit::{Exit, Failure};
 use super::status::left_text;
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::control::{
     CacheStatus, Claim, ControlTarget, Failed, FailureStatus, Left, ProgressSink, QueueStatus, ServerState, Status,
-    serve,
+    UnusedServer, serve,
 };
 use crate::fs::Filesystem;
 use crate::fuse::{MountError, Mounted};
-use crate::grid::Server;
+use crate::grid::{LinkState, Server};
 use crate::writeback::{Scope, Writeback};
 
 /// How often somebody who waits hears how far it is.
@@ -74,14 +74,29 @@ struct Target {
 /// A server as status shows it.
 pub fn server_state(server: &Server) -> ServerState {
     let health = server.health();
+    let (state, unreachable_for, next_try) = match server.state() {
+        LinkState::Connecting => ("connecting", None, None),
+        LinkState::Connected => ("connected", None, None),
+        LinkState::Unreachable { since, next_try } => ("unreachable", Some(since), Some(next_try)),
+    };
     ServerState {
         nickname: server.info().nickname.clone(),
         id: server.info().id.clone(),
-        reachable: health.last_error.is_none(),
+        address: Some(server.address()).filter(|address| !address.is_empty()),
+        state: state.to_owned(),
+        unreachable_for: unreachable_for.map(|t| t.as_secs_f64()),
+        next_try: next_try.map(|t| t.as_secs_f64()),
+        reachable: health.last_error.is_none() && unreachable_for.is_none(),
         latency_ms: health.latency.map(|l| l.as_secs_f64() * 1e3),
         last_error: health.last_error.map(|e| e.to_string()),
-        available: None,
+        available: server.last_status().map(|status| status.available_space),
     }
+}
+
+/// What is named and not used, as status shows it.
+pub fn unused_servers(client: &Client) -> Vec<UnusedServer> {
+    let shown = |s: client::UnusedServer| UnusedServer { nickname: s.nickname, id: s.id, reason: s.reason };
+    client.unused_servers().into_iter().map(shown).collect()
 }
 
 impl Target {
@@ -152,6 +167,7 @@ impl ControlTarget for Target {
             read_only: self.read_only,
             since: self.since,
             queue: QueueStatus { left: self.left(), failures: failures.collect() },
+            unused: unused_servers(&self.client),
             servers: self.client.grid().servers().iter().map(|s| server_state(s)).collect(),
             cache: CacheStatus { bytes: self.client.cache().weight(), limit: self.client.cache().capacity() },
         }

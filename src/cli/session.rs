@@ -43,9 +43,24 @@ impl Session {
     where
         F: Future<Output = Result<T, Failure>>,
     {
+        self.with_client_as(ClientOptions::default(), work)
+    }
+
+    /// As [`Session::with_client`], with a client that is opened in another way.
+    ///
+    /// # Errors
+    /// As [`Session::with_client`].
+    pub fn with_client_as<T, F>(
+        &self,
+        options: ClientOptions,
+        work: impl FnOnce(Arc<Client>) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
         let dir = self.node_dir()?;
         runtime()?.block_on(async {
-            let client = Arc::new(Client::open(dir, ClientOptions::default()).await?);
+            let client = Arc::new(Client::open(dir, options).await?);
             work(client).await
         })
     }

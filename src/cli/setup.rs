@@ -6,7 +6,7 @@ use super::args;
 use super::exit::{Exit, Failure};
 use super::output::{self, Speech};
 use super::session::Session;
-use crate::config::{self, InitOptions, Located, NodeDir, ShareCounts, Stores};
+use crate::config::{self, Imported, InitOptions, Located, NodeDir, ShareCounts, Stores};
 use crate::util::Rng;
 
 pub fn init(session: &Session, args: &args::Init) -> Result<(), Failure> {
@@ -91,12 +91,27 @@ pub fn import_keys(session: &Session, file: &Path, stores: &[PathBuf]) -> Result
         }
     };
     let imported = config::import_keys(&dir, file, stores)?;
-    session.speech.note(format!("Made {} with {} stores.", dir.path().display(), imported.adopted.len()));
-    for entry in &imported.missing {
+    let Imported { adopted, missing, shares } = imported;
+    let all = adopted.len() + missing.len();
+    session.speech.note(format!("Made {} with {} of {all} stores.", dir.path().display(), adopted.len()));
+    for entry in &adopted {
+        let name = output::shown(&entry.name);
+        session.speech.note(format!("The store `{name}` is at {}.", entry.directory(&dir).display()));
+    }
+    for entry in &missing {
         session.speech.note(format!(
             "The store `{}` is missing: it was at {}. Bring it back there, or import again with --store DIR.",
-            entry.name,
+            output::shown(&entry.name),
             entry.path.display()
+        ));
+    }
+    let (few, there) = (usize::from(shares.needed), adopted.len());
+    if all > 0 && there < few {
+        session.speech.note(format!("With {there} stores most files cannot be read: {few} shares are needed of each."));
+    } else if all > 0 && there < usize::from(shares.happy) {
+        session.speech.note(format!(
+            "With {there} stores nothing new can be stored: `shares.happy` in tahoe.cfg asks for {}.",
+            shares.happy
         ));
     }
     Ok(())

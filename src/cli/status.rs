@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use super::exit::{Exit, Failure};
 use super::mountpoint::{canonical, is_fuse, is_stale, mounted_path};
 use super::output;
-use super::serving::server_state;
+use super::serving::{server_state, unused_servers};
 use super::session::Session;
-use crate::control::{Connection, Left, Request, Running, ServerState, Status, mounts};
+use crate::client::ClientOptions;
+use crate::control::{Connection, Left, Request, Running, ServerState, Status, UnusedServer, mounts};
 use crate::storage::StorageServer;
 
 /// How long a mount's process may take to end once it has answered.
@@ -27,6 +28,7 @@ struct Overview {
     node_directory: PathBuf,
     mounts: Vec<Status>,
     servers: Vec<ServerState>,
+    unused: Vec<UnusedServer>,
 }
 
 pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Result<(), Failure> {
@@ -36,7 +38,8 @@ pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Resul
         let shown = mountpoint.display();
         let asked = Connection::at(&dir, &path).and_then(Connection::status);
         let status = asked.map_err(|e| Failure::control(shown, &e))?;
-        return if json { output::json(&status) } else { output::result(&text(&status)) };
+        let shown = || format!("{}{}", text(&status), server_lines(&status.servers, &status.unused));
+        return if json { output::json(&status) } else { output::result(&shown()) };
     }
     let mut found = Vec::new();
     for running in mounts(&dir)? {
@@ -46,19 +49,15 @@ pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Resul
             Err(e) => session.speech.note(Failure::control(shown, &e).message),
         }
     }
-    let servers = session.with_client(async |client| {
+    let options = ClientOptions { may_be_empty: true, ..ClientOptions::default() };
+    let (servers, unused) = session.with_client_as(options, async |client| {
         let cx = client.cx();
         let servers = client.grid().servers();
-        let ask = servers.iter().map(|server| {
-            let cx = cx.clone();
-            async move {
-                let said = server.status(&cx).await;
-                ServerState { available: said.ok().map(|s| s.available_space), ..server_state(server) }
-            }
-        });
-        Ok(join_all(ask).await)
+        // What an answer says is remembered, and an error too.
+        join_all(servers.iter().map(|server| server.status(&cx))).await;
+        Ok((servers.iter().map(|s| server_state(s)).collect(), unused_servers(&client)))
     })?;
-    let overview = Overview { node_directory: dir.path().to_owned(), mounts: found, servers };
+    let overview = Overview { node_directory: dir.path().to_owned(), mounts: found, servers, unused };
     if json {
         return output::json(&overview);
     }
@@ -67,12 +66,12 @@ pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Resul
     if overview.mounts.is_empty() {
         out.push_str("nothing is mounted\n");
     }
-    out.push_str(&server_lines(&overview.servers));
+    out.push_str(&server_lines(&overview.servers, &overview.unused));
     output::result(&out)
 }
 
 fn text(status: &Status) -> String {
-    let Status { pid, mountpoint, source, read_only, since, queue, servers, cache } = status;
+    let Status { pid, mountpoint, source, read_only, since, queue, servers, cache, unused: _ } = status;
     let change = if *read_only { ", read-only" } else { "" };
     let mut out = format!(
         "{} on {} (process {pid}{change}, since {})\n",
@@ -91,16 +90,50 @@ fn text(status: &Status) -> String {
     out
 }
 
-fn server_lines(servers: &[ServerState]) -> String {
-    let line = |s: &ServerState| {
-        let name = output::shown(&s.nickname);
-        match (&s.last_error, s.available) {
-            (Some(error), _) => format!("  {name}: {error}\n"),
-            (None, Some(free)) => format!("  {name}: ok, {} free\n", output::size(free)),
-            (None, None) => format!("  {name}: ok\n"),
-        }
+fn server_lines(servers: &[ServerState], unused: &[UnusedServer]) -> String {
+    let named = |nickname: &str, id: &str| match nickname {
+        "" => short_id(id).to_owned(),
+        name => output::shown(name),
     };
-    std::iter::once("servers:\n".to_owned()).chain(servers.iter().map(line)).collect()
+    let line = |s: &ServerState| {
+        let mut line = format!("  {}", named(&s.nickname, &s.id));
+        if let Some(address) = &s.address {
+            line.push_str(&format!(" ({}, {})", short_id(&s.id), output::shown(address)));
+        }
+        line.push_str(if s.state == "connected" && s.reachable { ": ok" } else { ": " });
+        match (&s.last_error, s.state.as_str()) {
+            (Some(error), _) => line.push_str(&output::shown(error)),
+            (None, "connected") => {}
+            (None, state) => line.push_str(state),
+        }
+        let since = s.unreachable_for.filter(|t| *t >= 1.0);
+        since.iter().for_each(|t| line.push_str(&format!(", for {t:.0} s")));
+        let next = s.next_try.filter(|t| *t >= 1.0);
+        next.iter().for_each(|t| line.push_str(&format!(", tried again in {t:.0} s")));
+        s.latency_ms.filter(|_| s.reachable && s.address.is_some()).iter().for_each(|ms| {
+            line.push_str(&format!(", {ms:.0} ms"));
+        });
+        s.available.filter(|_| s.reachable).iter().for_each(|free| {
+            line.push_str(&format!(", {} free", output::size(*free)));
+        });
+        line + "\n"
+    };
+    let mut out = "servers:\n".to_owned();
+    servers.iter().for_each(|s| out.push_str(&line(s)));
+    if !unused.is_empty() {
+        out.push_str("not used:\n");
+    }
+    for UnusedServer { nickname, id, reason } in unused {
+        let id = id.as_deref().unwrap_or("");
+        out.push_str(&format!("  {}: {reason}\n", named(nickname, id)));
+    }
+    out
+}
+
+/// The first characters of an id, which tell a grid's servers apart.
+fn short_id(id: &str) -> &str {
+    let from = if id.starts_with("v0-") { 3 } else { 0 };
+    id.get(from..).map_or(id, |rest| rest.get(..8).unwrap_or(rest))
 }
 
 /// What is left, for people.

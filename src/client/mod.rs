@@ -1,7 +1,9 @@
 //! The client: a node directory opened, its grid, and nodes made out of caps.
 
+mod network;
 mod nodes;
 mod resolve;
+mod servers;
 mod space;
 mod store;
 
@@ -11,11 +13,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::cache::BlockCache;
 use crate::cap::{Cap, FileCap, MutableFormat};
-use crate::config::{Aliases, ConfigError, GridConfig, Lock, LockKind, NodeDir, Secrets, Stores};
+use crate::config::{Aliases, Blacklist, ConfigError, GridConfig, Lock, LockKind, NodeDir, Secrets, Stores};
 use crate::crypto::{KeyPool, SigningKey};
 use crate::dirnode::DirNode;
 use crate::grid::{Encoding, Grid, Server, ServerInfo};
@@ -25,6 +27,8 @@ use crate::node::{Directory, Metadata, Name, NodeError, NodeFactory, Readable, S
 use crate::util::{Clock, Cpu, Cx, Priority, Rng};
 
 pub use resolve::{Found, ResolveError};
+use servers::Roster;
+pub use servers::UnusedServer;
 
 /// How a client is opened.
 #[derive(Clone, Debug)]
@@ -37,6 +41,11 @@ pub struct ClientOptions {
     pub patience: Duration,
     /// Fresh keys that are kept ready for new directories. 0: each is made when it is needed.
     pub ready_keys: usize,
+    /// Whether the servers are asked in the background how they are, so that [`Client::space`](NodeFactory::space) and
+    /// their state are known without asking: for a client that stays.
+    pub keep_asking: bool,
+    /// Whether a node directory may be opened in which there is no usable server.
+    pub may_be_empty: bool,
     /// The wall clock.
     pub clock: Clock,
     /// Randomness.
@@ -50,6 +59,8 @@ impl Default for ClientOptions {
             transfer_bytes: 96 << 20,
             patience: Duration::from_secs(60),
             ready_keys: 0,
+            keep_asking: false,
+            may_be_empty: false,
             clock: Clock::system(),
             rng: Rng::os(),
         }
@@ -64,7 +75,10 @@ pub struct Client {
     uploader: Uploader,
     cache: Arc<BlockCache>,
     keys: KeyPool,
-    filling: Option<JoinHandle<()>>,
+    /// Held for their effect: they end with the client.
+    _tasks: Vec<AbortOnDropHandle<()>>,
+    roster: Arc<Roster>,
+    refused: Blacklist,
     nodes: nodes::Nodes,
     space: space::SpaceMeter,
     base: Cx,
@@ -78,31 +92,23 @@ impl fmt::Debug for Client {
     }
 }
 
-impl Drop for Client {
-    fn drop(&mut self) {
-        if let Some(filling) = &self.filling {
-            filling.abort();
-        }
-    }
-}
-
 impl Client {
     /// Opens the node directory `dir`. Must be called on a runtime, which the client's tasks then run on.
     ///
-    /// A store whose directory is missing becomes a server that cannot be reached; nothing is made anew in its place.
+    /// All embedded stores and all servers that are announced are the servers of the grid. A store whose directory is
+    /// missing becomes one that cannot be reached; nothing is made anew in its place. Announcements that change count
+    /// within seconds. Nothing is asked of any server yet.
     ///
     /// # Errors
-    /// The settings cannot be read or are unsafe to ignore; there are no stores, since talking to servers elsewhere is
-    /// not supported yet.
+    /// The settings cannot be read or are unsafe to ignore; there is no server that can be used.
     pub async fn open(dir: NodeDir, options: ClientOptions) -> Result<Client, ConfigError> {
         let config = GridConfig::load(&dir)?;
         let stores = Stores::load(&dir)?;
-        if stores.entries.is_empty() {
-            return Err(ConfigError::NotYet(format!(
-                "{} has no embedded grid, and talking to Tahoe-LAFS servers is not supported yet; make an embedded \
-                 grid elsewhere with `tahoefs -d DIR init`, or add stores with `tahoefs store add DIR`",
-                dir.path().display()
-            )));
+        let (dialling, rng) = (options.rng.clone(), options.rng.clone());
+        let dial: servers::Dial = Box::new(move |nurls| network::dial(nurls, &dialling));
+        let roster = Roster::load(&dir, &config, &stores, rng, dial);
+        if stores.entries.is_empty() && roster.announced().is_empty() && !options.may_be_empty {
+            return Err(ConfigError::NoServers(roster.explain()));
         }
         let in_use = Lock::wait(&dir.make_own("")?.join("in-use.lock"), LockKind::Shared)?;
         let secrets = Secrets::load_or_create(&dir, &options.rng)?;
@@ -121,6 +127,7 @@ impl Client {
             let store = store::Store::open(entry, &dir, options.clock.clone(), options.rng.clone()).await;
             servers.push(Arc::new(Server::new(info, Arc::new(store))));
         }
+        servers.extend(roster.announced());
         let encoding = Encoding {
             needed: config.shares.needed,
             happy: config.shares.happy,
@@ -137,23 +144,30 @@ impl Client {
             cpu.clone(),
         ));
         let keys = KeyPool::new(options.ready_keys, options.rng.clone(), cpu);
-        let filling = (options.ready_keys > 0).then(|| {
+        let base = Cx::new(Priority::Waiting, options.transfer_bytes).with_patience(options.patience);
+        let mut tasks = vec![tokio::spawn(Arc::clone(&roster).watch(Arc::downgrade(&grid)))];
+        if options.ready_keys > 0 {
             let keys = keys.clone();
-            tokio::spawn(async move { keys.fill().await })
-        });
+            tasks.push(tokio::spawn(async move { keys.fill().await }));
+        }
+        if options.keep_asking {
+            tasks.push(tokio::spawn(servers::keep_asking(Arc::downgrade(&grid), base.unhurried())));
+        }
         let expansion = f64::from(encoding.total) / f64::from(encoding.needed);
         Ok(Client {
             uploader: Uploader::new(Arc::clone(&grid)),
             cache: Arc::new(BlockCache::new(options.cache_bytes)),
             nodes: nodes::Nodes::default(),
             space: space::SpaceMeter::new(folders, expansion),
-            base: Cx::new(Priority::Waiting, options.transfer_bytes).with_patience(options.patience),
+            base,
+            _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect(),
+            refused: Blacklist::of(&dir),
+            roster,
             _in_use: in_use,
             dir,
             config,
             grid,
             keys,
-            filling,
         })
     }
 
@@ -170,6 +184,19 @@ impl Client {
     /// The grid.
     pub fn grid(&self) -> &Arc<Grid> {
         &self.grid
+    }
+
+    /// Servers and services that the node directory names and that are not used, each with the reason.
+    pub fn unused_servers(&self) -> Vec<UnusedServer> {
+        self.roster.unused()
+    }
+
+    /// Refuses what the node directory's list of refused objects has.
+    fn check_allowed(&self, cap: &Cap) -> Result<(), NodeError> {
+        match cap.storage_index().and_then(|si| self.refused.reason(si)) {
+            Some(reason) => Err(NodeError::Refused(reason)),
+            None => Ok(()),
+        }
     }
 
     /// The cache of segments.
@@ -216,14 +243,17 @@ impl Client {
 #[async_trait]
 impl NodeFactory for Client {
     fn directory(&self, cap: &Cap) -> Result<Arc<dyn Directory>, NodeError> {
+        self.check_allowed(cap)?;
         self.nodes.directory(self, cap)
     }
 
     fn readable(&self, cap: &Cap) -> Result<Arc<dyn Readable>, NodeError> {
+        self.check_allowed(cap)?;
         self.nodes.readable(self, cap)
     }
 
     fn writeable(&self, cap: &Cap) -> Result<Arc<dyn Writeable>, NodeError> {
+        self.check_allowed(cap)?;
         self.nodes.writeable(self, cap)
     }
 
@@ -249,6 +279,6 @@ impl NodeFactory for Client {
     }
 
     fn space(&self) -> Space {
-        self.space.measure()
+        self.space.measure(&self.grid.servers())
     }
 }

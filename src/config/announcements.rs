@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -84,14 +85,14 @@ pub struct Announcements {
 
 /// What the files were like when they were read: when this changes, they are to be read again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FilesSeen(Vec<(PathBuf, Option<SystemTime>, u64)>);
+pub struct FilesSeen(Vec<(PathBuf, Option<SystemTime>, u64, u64)>);
 
 impl FilesSeen {
     /// Looks at the files of `dir`, without reading them.
     pub fn now(dir: &NodeDir) -> FilesSeen {
         let look = |path: PathBuf| {
             let metadata = fs::metadata(&path).ok()?;
-            Some((path, metadata.modified().ok(), metadata.len()))
+            Some((path, metadata.modified().ok(), metadata.len(), metadata.ino()))
         };
         let paths = caches(dir).unwrap_or_default().into_iter().chain([dir.private("servers.yaml")]);
         FilesSeen(paths.filter_map(look).collect())

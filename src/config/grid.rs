@@ -23,6 +23,8 @@ pub struct GridConfig {
     pub mutable_format: MutableFormat,
     /// `force_foolscap`: servers are not to be talked to over HTTPS.
     pub force_foolscap: bool,
+    /// Whether an introducer is named in `tahoe.cfg` itself (`introducer.furl`).
+    pub has_introducer: bool,
     /// Whether an upload helper is named (`helper.furl`).
     pub has_helper: bool,
     /// The keys of `[grid_managers]`.
@@ -101,7 +103,7 @@ impl GridConfig {
             Some(format) if format.eq_ignore_ascii_case("mdmf") => MutableFormat::Mdmf,
             _ => MutableFormat::Sdmf,
         };
-        let helper = get("client", "helper.furl")?;
+        let has_furl = |furl: Option<String>| furl.is_some_and(|furl| !matches!(furl.trim(), "" | "None"));
         let mut grid_managers = GridManagers::default();
         for name in ini.names("grid_managers") {
             if !grid_managers.add(&get("grid_managers", name)?.unwrap_or_default()) {
@@ -114,7 +116,8 @@ impl GridConfig {
             max_segment_size,
             mutable_format,
             force_foolscap: truth("client", "force_foolscap", false)?,
-            has_helper: helper.is_some_and(|furl| !matches!(furl.trim(), "" | "None")),
+            has_introducer: has_furl(get("client", "introducer.furl")?),
+            has_helper: has_furl(get("client", "helper.furl")?),
             grid_managers,
         })
     }

@@ -36,12 +36,14 @@ struct ExportedKeys {
 }
 
 /// What became of the stores at an import.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Imported {
     /// Stores that were found, where they are.
     pub adopted: Vec<StoreEntry>,
     /// Stores that were not, where they were when the keys were exported.
     pub missing: Vec<StoreEntry>,
+    /// The encoding, which says how many stores are needed.
+    pub shares: ShareCounts,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -142,11 +144,14 @@ pub fn import_keys(dir: &NodeDir, file: &Path, places: &[PathBuf]) -> Result<Imp
     let text = read_optional(file)?
         .ok_or_else(|| ConfigError::io(file, &std::io::Error::from(std::io::ErrorKind::NotFound)))?;
     let mut keys = ExportedKeys::from_text(file, &text)?;
+    let names: Vec<String> = keys.stores.iter().map(|entry| format!("`{}`", entry.name)).collect();
+    let names = if names.is_empty() { "none at all".to_owned() } else { names.join(", ") };
     for place in places {
         let identity = Identity::load(place)?;
         let found = keys.stores.iter_mut().find(|e| e.server_id == identity.server_id());
         let entry = found.ok_or_else(|| {
-            ConfigError::Invalid(format!("{} holds none of the stores in {}", place.display(), file.display()))
+            let (place, file) = (place.display(), file.display());
+            ConfigError::Invalid(format!("{place} holds none of the stores in {file}, which are {names}"))
         })?;
         entry.path = std::path::absolute(place).map_err(|e| ConfigError::io(place, &e))?;
     }
@@ -160,8 +165,9 @@ pub fn import_keys(dir: &NodeDir, file: &Path, places: &[PathBuf]) -> Result<Imp
         Stores { entries: keys.stores.clone() }.write(new)?;
         write_tahoe_cfg(new, &keys.shares, format_name(keys.mutable_format), keys.max_segment_size)
     })?;
+    let shares = keys.shares;
     let (adopted, missing) = keys.stores.into_iter().partition(|e| e.verify_at(&e.directory(dir)).is_ok());
-    Ok(Imported { adopted, missing })
+    Ok(Imported { adopted, missing, shares })
 }
 
 impl ExportedKeys {

@@ -84,9 +84,9 @@ pub enum ConfigError {
     /// Another process uses it.
     #[error("{0}")]
     InUse(String),
-    /// What comes with a later version.
+    /// There is no server that could be used.
     #[error("{0}")]
-    NotYet(String),
+    NoServers(String),
     /// A store's identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),

@@ -134,9 +134,18 @@ pub(super) fn write_tahoe_cfg(
 /// A new store at `path`, which is missing or empty.
 fn create_store(path: &Path, rng: &Rng) -> Result<Identity, ConfigError> {
     make_private_dir(path)?;
+    tighten(path)?;
     let identity = Identity::create(path, rng)?;
     make_private_dir(&path.join("storage/shares"))?;
     Ok(identity)
+}
+
+/// Closes to others a directory that was there before; where modes mean nothing (a FAT disk) it stays as it is.
+fn tighten(path: &Path) -> Result<(), ConfigError> {
+    match fs::set_permissions(path, fs::Permissions::from_mode(0o700)) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other.map_err(|e| ConfigError::io(path, &e)),
+    }
 }
 
 fn is_missing_or_empty(path: &Path) -> Result<bool, ConfigError> {
@@ -216,6 +225,7 @@ pub fn move_store(dir: &NodeDir, name: &str, to: &Path) -> Result<StoreEntry, Co
         let _ = fs::remove_dir_all(&to);
         return Err(e);
     }
+    tighten(&to)?;
     entry.path = to.clone();
     let entry = entry.clone();
     if let Err(e) = stores.write(dir) {

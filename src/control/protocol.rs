@@ -84,6 +84,9 @@ pub struct Status {
     pub queue: QueueStatus,
     /// The servers.
     pub servers: Vec<ServerState>,
+    /// What the node directory names and is not used.
+    #[serde(default)]
+    pub unused: Vec<UnusedServer>,
     /// The cache of segments in memory.
     pub cache: CacheStatus,
 }
@@ -115,14 +118,37 @@ pub struct ServerState {
     pub nickname: String,
     /// `v0-…`.
     pub id: String,
+    /// `HOST:PORT`; `None` for a store.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// `connecting`, `connected` or `unreachable`.
+    #[serde(default)]
+    pub state: String,
+    /// Seconds since it could be reached, while it cannot.
+    #[serde(default)]
+    pub unreachable_for: Option<f64>,
+    /// Seconds until it is tried again, while it is set aside.
+    #[serde(default)]
+    pub next_try: Option<f64>,
     /// Whether its last request was answered.
     pub reachable: bool,
     /// Smoothed time of an answer in milliseconds, once there was one.
     pub latency_ms: Option<f64>,
     /// The last error, until a request succeeds.
     pub last_error: Option<String>,
-    /// Free bytes, where it was asked.
+    /// Free bytes as it last said, where it was ever asked.
     pub available: Option<u64>,
+}
+
+/// A server, or another service, that the node directory names and that is not used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnusedServer {
+    /// What people call it; may be empty.
+    pub nickname: String,
+    /// Its id, if it is a server.
+    pub id: Option<String>,
+    /// Why it is not used.
+    pub reason: String,
 }
 
 /// The cache of segments in memory.

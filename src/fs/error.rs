@@ -95,6 +95,7 @@ impl From<NodeError> for FsError {
         match e {
             NodeError::NoSpace => FsError::NoSpace,
             NodeError::NotWriteable => FsError::ReadOnly,
+            NodeError::Refused(_) => FsError::Denied,
             NodeError::TooLarge => FsError::TooLarge,
             NodeError::Uncoordinated => FsError::Busy,
             NodeError::WrongKind(_) => FsError::Unsupported,

@@ -72,7 +72,7 @@ struct State {
     failing_since: Option<Instant>,
     down: Option<Down>,
     episodes: u64,
-    status: Option<ServerStatus>,
+    status: Option<(Instant, ServerStatus)>,
 }
 
 /// The way to one server, and what is known of it.
@@ -121,7 +121,7 @@ impl Link {
         self.state().health.clone()
     }
 
-    pub(super) fn last_status(&self) -> Option<ServerStatus> {
+    pub(super) fn last_status(&self) -> Option<(Instant, ServerStatus)> {
         self.state().status
     }
 
@@ -214,7 +214,7 @@ impl Link {
     }
 
     pub(super) fn remember(&self, status: ServerStatus) {
-        self.state().status = Some(status);
+        self.state().status = Some((Instant::now(), status));
     }
 
     /// Finds out in the background whether the server is there at all.

@@ -88,7 +88,12 @@ impl Server {
 
     /// What it last said of itself, if it was ever asked.
     pub fn last_status(&self) -> Option<ServerStatus> {
-        self.link.last_status()
+        self.link.last_status().map(|(_, status)| status)
+    }
+
+    /// How long ago that was.
+    pub fn status_age(&self) -> Option<Duration> {
+        self.link.last_status().map(|(at, _)| at.elapsed())
     }
 
     /// The same server is elsewhere now.

@@ -39,6 +39,9 @@ pub enum NodeError {
     /// What was decoded does not verify, or a directory's table cannot be parsed.
     #[error("corrupt data: {0}")]
     Corrupt(String),
+    /// The node directory's list of refused objects (`access.blacklist`) has it.
+    #[error("access is refused by access.blacklist{}", because(.0))]
+    Refused(String),
     /// Others kept writing at the same time.
     #[error("another client keeps changing this at the same time")]
     Uncoordinated,
@@ -51,6 +54,10 @@ pub enum NodeError {
     /// The caller's deadline, patience or cancellation.
     #[error(transparent)]
     Stopped(#[from] Stopped),
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
 
 fn hint(reason: &str) -> String {

@@ -388,6 +388,12 @@ fn keys_bring_a_lost_node_directory_back() {
     let output = home.run(&arguments, b"");
     let said = text(&output.stderr);
     assert!(output.status.success() && said.contains("`store-5` is missing"), "{said}");
+    assert!(said.contains("4 of 5 stores") && said.contains("The store `store-1` is at "), "{said}");
+    assert!(said.contains("nothing new can be stored"), "{said}");
+    let few = home.run(["-d", "few", "import-keys", "keys", "--store", "stores/store-2"], b"");
+    let said = text(&few.stderr);
+    assert!(said.contains("`store-2` is at") && said.contains("`store-1` is missing"), "{said}");
+    assert!(said.contains("most files cannot be read"), "{said}");
     assert_eq!(home.ok_with(["get", "tahoe:kept"], b""), data);
     home.fails(1, ["import-keys", "keys"]);
 }
@@ -413,7 +419,8 @@ fn a_client_without_stores_is_told_what_is_missing() {
     let home = Home::new();
     fs::create_dir_all(home.path(".tahoe/private")).unwrap();
     home.write(".tahoe/tahoe.cfg", b"[client]\nshares.happy = 1\n");
-    assert!(home.fails(1, ["ls"]).contains("not supported yet"));
+    assert!(home.fails(4, ["ls"]).contains("tahoefs store add"));
+    assert!(!home.path(".tahoe/tahoefs").exists(), "nothing is made where nothing can be done");
     home.write(".tahoe/tahoe.cfg", b"[client]\n\n[connections]\ntcp = tor\n");
     assert!(home.fails(1, ["ls"]).contains("tahoe.cfg, line 4"));
     home.write(".tahoe/tahoe.cfg", b"[node]\nreveal-IP-address = false\n");

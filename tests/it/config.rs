@@ -153,9 +153,13 @@ fn stores_are_added_moved_and_missed() {
     let top = tempfile::tempdir().unwrap();
     let dir = initialised(top.path().join("node"));
     let sixth = top.path().join("disk/sixth");
+    fs::create_dir_all(&sixth).unwrap();
+    fs::set_permissions(&sixth, fs::Permissions::from_mode(0o755)).unwrap();
     let entry = config::add_store(&dir, &sixth, &Rng::seeded(9)).unwrap();
     assert_eq!((entry.name.as_str(), entry.directory(&dir)), ("store-6", sixth.clone()));
     assert!(config::add_store(&dir, &sixth, &Rng::seeded(9)).is_err(), "it is in use already");
+
+    assert_eq!(mode(&sixth), 0o700, "a directory that was there is closed to others");
 
     let first = Stores::load(&dir).unwrap().entries[0].clone();
     fs::write(first.directory(&dir).join("storage/shares/x"), "y").unwrap();

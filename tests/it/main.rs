@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests compare with the real clock")]
 
+mod adopted;
 mod announced;
 mod base32;
 mod broker;

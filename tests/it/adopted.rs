@@ -1,0 +1,166 @@
+//! The node directory of a Tahoe client that exists already: taken as it is, and left as it was.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tahoefs::cap::Cap;
+
+use crate::mount::world::World;
+
+const KEY: &str = "v0-e4jzyshezxyfmtotptn6mtuftcvetpusx2wjm2bgzmk6lt5dj4oq";
+const OTHER: &str = "v0-33al6dkxwnx724xrvn6nx2rh5kaffpe6s44n7fp2l7z6jv6rkbeq";
+
+fn run<S: AsRef<OsStr>>(dir: &Path, arguments: &[S], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tahoefs"))
+        .arg("-d")
+        .arg(dir)
+        .args(arguments)
+        .env("HOME", dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that does not read its input may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn ok<S: AsRef<OsStr>>(dir: &Path, arguments: &[S], input: &[u8]) -> Vec<u8> {
+    let output = run(dir, arguments, input);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+fn status(dir: &Path) -> Value {
+    serde_json::from_slice(&ok(dir, &["status", "--json"], b"")).unwrap()
+}
+
+/// Every file and directory with its mode, and what files hold.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+    let mut all = BTreeMap::new();
+    let mut left = vec![dir.to_owned()];
+    while let Some(path) = left.pop() {
+        for entry in fs::read_dir(&path).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = fs::symlink_metadata(&path).unwrap();
+            let content = if metadata.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+            all.insert(path.clone(), (metadata.permissions().mode() & 0o777, content));
+            left.extend(metadata.is_dir().then_some(path));
+        }
+    }
+    all
+}
+
+/// An announcement at a port where nobody listens.
+fn announced(key: &str, nurls: &str) -> String {
+    format!(
+        "- ann:\n    anonymous-storage-FURL: pb://7p7mwznpadz7y2f3vfrtsl5xayhvt6lh@tcp:127.0.0.1:9/fswissnum\n{nurls}    \
+         nickname: server of {}\n    service-name: storage\n  key_s: {key}\n",
+        &key[..6]
+    )
+}
+
+fn nurl() -> String {
+    "    anonymous-storage-NURLs: ['pb://AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8@127.0.0.1:9/nswissnum#v=1']\n"
+        .into()
+}
+
+#[test]
+fn a_clients_directory_is_taken_as_it_is_and_left_as_it_was() {
+    let top = tempfile::tempdir().unwrap();
+    let dir = top.path().join("node");
+    fs::create_dir_all(dir.join("private")).unwrap();
+    let config =
+        "[client]\nhelper.furl = pb://x@tcp:127.0.0.1:9/helperswissnum\npeers.preferred = v0-x\nshares.happy = 1\n";
+    fs::write(dir.join("tahoe.cfg"), config).unwrap();
+    fs::write(dir.join("private/introducers.yaml"), "introducers: {}\n").unwrap();
+    let before = contents(&dir);
+
+    // An introducer whose announcements nobody has seen.
+    let nothing = run(&dir, &["ls"], b"");
+    let said = String::from_utf8(nothing.stderr).unwrap();
+    assert!(nothing.status.code() == Some(4) && said.contains("tahoe run"), "{said}");
+    assert_eq!(contents(&dir), before, "nothing is made where nothing can be done");
+
+    // A server that cannot be talked to, which status still shows.
+    let cache = dir.join("private/introducer_default_cache.yaml");
+    fs::write(&cache, announced(OTHER, "")).unwrap();
+    let said = String::from_utf8(run(&dir, &["ls"], b"").stderr).unwrap();
+    assert!(said.contains("server of v0-33a") && said.contains("Foolscap"), "{said}");
+    let shown = status(&dir);
+    assert_eq!(shown["servers"].as_array().unwrap().len(), 0);
+    let unused = shown["unused"].as_array().unwrap();
+    assert_eq!((unused.len(), &unused[0]["id"]), (2, &Value::from(OTHER)));
+    assert!(unused[1]["id"].is_null() && unused[1]["nickname"] == "upload helper", "{shown}");
+
+    // One that could be talked to, if it were there.
+    fs::write(&cache, format!("{}{}", announced(OTHER, ""), announced(KEY, &nurl()))).unwrap();
+    let shown = status(&dir);
+    let server = &shown["servers"][0];
+    assert_eq!((&server["id"], &server["address"]), (&Value::from(KEY), &Value::from("127.0.0.1:9")));
+    assert_eq!((&server["reachable"], &server["state"]), (&Value::from(false), &Value::from("unreachable")));
+    let text = String::from_utf8(ok(&dir, &["status"], b"")).unwrap();
+    assert!(text.contains("server of v0-e4j (e4jzyshe, 127.0.0.1:9)") && text.contains("not used:"), "{text}");
+    assert!(!text.contains("swissnum") && !shown.to_string().contains("swissnum"), "no secret is shown: {text}");
+    let failed = run(&dir, &["put"], &[7; 100]);
+    assert_eq!(failed.status.code(), Some(4), "{}", String::from_utf8_lossy(&failed.stderr));
+
+    // Only what is ours was added, and two secrets as the reference makes them.
+    let mut after = contents(&dir);
+    after.remove(&cache);
+    for name in ["secret", "convergence"] {
+        let (mode, text) = after.remove(&dir.join("private").join(name)).expect("a secret");
+        assert_eq!((mode, text.len(), text.last()), (0o600, 53, Some(&b'\n')), "{name}");
+    }
+    let ours = dir.join("tahoefs");
+    assert_eq!(after[&ours].0, 0o700);
+    after.retain(|path, _| !path.starts_with(&ours));
+    assert_eq!(after, before);
+}
+
+#[test]
+fn refused_objects_are_not_opened() {
+    let world = World::new();
+    world.mount(&[]);
+    let data = vec![5; 5000];
+    fs::write(world.at("good"), [4; 4000]).unwrap();
+    fs::write(world.at("bad"), &data).unwrap();
+    fs::create_dir(world.at("dir")).unwrap();
+    world.remount();
+    let dir = world.node_directory();
+    // Equal content has an equal capability.
+    let cap = String::from_utf8(ok(&dir, &["put"], &data)).unwrap();
+    let si = Cap::parse(cap.trim()).unwrap().storage_index().unwrap();
+    let list = dir.join("access.blacklist");
+    fs::write(&list, format!("{si} no such cats\n")).unwrap();
+
+    let denied = fs::read(world.at("bad")).unwrap_err();
+    assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied, "{denied}");
+    assert_eq!(fs::read(world.at("good")).unwrap(), [4; 4000]);
+    let names = fs::read_dir(world.mountpoint()).unwrap().count();
+    assert_eq!(names, 3, "its name stays");
+    let failed = run(&dir, &["get", "tahoe:bad"], b"");
+    let said = String::from_utf8(failed.stderr).unwrap();
+    assert!(failed.status.code() == Some(1) && said.contains("no such cats"), "{said}");
+
+    // The list counts as it stands.
+    fs::write(&list, "").unwrap();
+    assert_eq!(fs::read(world.at("bad")).unwrap(), data);
+
+    let alias = fs::read_to_string(dir.join("private/aliases")).unwrap();
+    let root = alias.lines().find_map(|line| line.strip_prefix("tahoe: ")).unwrap();
+    let si = Cap::parse(root).unwrap().storage_index().unwrap();
+    fs::write(&list, format!("{si} closed\n")).unwrap();
+    let failed = run(&dir, &["ls"], b"");
+    let said = String::from_utf8(failed.stderr).unwrap();
+    assert!(failed.status.code() == Some(1) && said.contains("closed"), "{said}");
+    fs::remove_file(&list).unwrap();
+    ok(&dir, &["ls"], b"");
+}
