@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::storage::{ServerStatus, StorageError, StorageServer};
 use crate::util::{Cx, Priority, Rng, Stopped};
 
-/// The longest one request may take without progress.
+/// The longest one request may take, where the backend does not watch by itself that it moves.
 pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 
 /// For how long a server that could not be reached is left alone, at first and at most.
@@ -162,7 +162,7 @@ impl Link {
             return Err(StorageError::Unreachable(format!("{}; it is tried again in {left} s", down.why)));
         }
         let flight = Flight { link: self, began: Instant::now(), landed: false };
-        let limited = cx.with_timeout(REQUEST_LIMIT);
+        let limited = if self.backend().watches_itself() { cx.clone() } else { cx.with_timeout(REQUEST_LIMIT) };
         let answer = tokio::select! {
             biased;
             answer = limited.run(request) => match answer {

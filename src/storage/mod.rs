@@ -1,6 +1,7 @@
 //! Storage servers: the trait that all of them answer, and its backends.
 
 pub mod fault;
+pub mod gbs;
 pub mod local;
 pub mod memory;
 mod ranges;
@@ -203,6 +204,11 @@ pub trait StorageServer: Send + Sync {
         share: ShareNumber,
         reason: &str,
     ) -> Result<(), StorageError>;
+
+    /// Whether it gives up requests that do not move by itself; otherwise who asks must limit each request in time.
+    fn watches_itself(&self) -> bool {
+        false
+    }
 
     /// The barrier: what was acknowledged before survives power loss once this returns (a remote server: its own affair).
     async fn sync(&self, cx: &Cx) -> Result<(), StorageError>;

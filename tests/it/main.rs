@@ -16,6 +16,7 @@ mod containers;
 mod convergence;
 mod dirnode;
 mod fs;
+mod gbs;
 mod grids;
 mod happiness;
 mod hashes;

@@ -78,7 +78,7 @@ pub async fn rtw(
     s.read_test_write(&cx(), si, &enabler(1), &lease(1), &shares, &[]).await
 }
 
-async fn a_share_appears_when_its_last_byte_arrives(s: &dyn StorageServer) {
+pub async fn a_share_appears_when_its_last_byte_arrives(s: &dyn StorageServer) {
     let (cx, si, data) = (cx(), si(1), pattern(100, 0));
     let answer = s.allocate(&cx, si, &numbers(&[0, 5]), 100, &secret(1), &lease(1)).await.unwrap();
     assert_eq!((answer.already_have, answer.allocated), (numbers(&[]), numbers(&[0, 5])));
@@ -98,7 +98,7 @@ async fn a_share_appears_when_its_last_byte_arrives(s: &dyn StorageServer) {
     assert_eq!(s.list_shares(&cx, ShareKind::Immutable, si).await.unwrap(), numbers(&[0, 5]));
 }
 
-async fn overlapping_writes_must_agree(s: &dyn StorageServer) {
+pub async fn overlapping_writes_must_agree(s: &dyn StorageServer) {
     let (cx, si, data) = (cx(), si(2), pattern(60, 3));
     s.allocate(&cx, si, &numbers(&[1]), 60, &secret(1), &lease(1)).await.unwrap();
     assert!(!s.write_share(&cx, si, 1, &secret(1), 10, data.slice(10..30)).await.unwrap());
@@ -110,7 +110,7 @@ async fn overlapping_writes_must_agree(s: &dyn StorageServer) {
     assert_eq!(get(s, ShareKind::Immutable, si, 1).await, data);
 }
 
-async fn writes_beyond_the_allocated_size_are_refused(s: &dyn StorageServer) {
+pub async fn writes_beyond_the_allocated_size_are_refused(s: &dyn StorageServer) {
     let (cx, si, data) = (cx(), si(3), pattern(20, 0));
     s.allocate(&cx, si, &numbers(&[1]), 20, &secret(1), &lease(1)).await.unwrap();
     for offset in [1, 20, 1 << 40, u64::MAX - 3] {
@@ -120,7 +120,7 @@ async fn writes_beyond_the_allocated_size_are_refused(s: &dyn StorageServer) {
     assert_eq!(get(s, ShareKind::Immutable, si, 1).await, data);
 }
 
-async fn allocation_tells_all_that_is_there(s: &dyn StorageServer) {
+pub async fn allocation_tells_all_that_is_there(s: &dyn StorageServer) {
     let (cx, si, data) = (cx(), si(4), pattern(33, 0));
     put(s, si, 2, &data).await;
     put(s, si, 300, &data).await;
@@ -130,7 +130,7 @@ async fn allocation_tells_all_that_is_there(s: &dyn StorageServer) {
     assert_eq!((none.already_have, none.allocated), (numbers(&[2, 300]), numbers(&[])));
 }
 
-async fn uploads_answer_to_their_own_secret(s: &dyn StorageServer) {
+pub async fn uploads_answer_to_their_own_secret(s: &dyn StorageServer) {
     let (cx, si, data) = (cx(), si(5), pattern(10, 0));
     assert_eq!(s.abort_share(&cx, si, 1, &secret(1)).await, Err(StorageError::NotInProgress));
     let unknown = s.write_share(&cx, si, 1, &secret(1), 0, data.clone()).await;
@@ -148,7 +148,7 @@ async fn uploads_answer_to_their_own_secret(s: &dyn StorageServer) {
 }
 
 /// A backend may refuse a number that is being uploaded or let both go on; the first to complete stays.
-async fn two_uploads_of_one_number_end_in_one_share(s: &dyn StorageServer) {
+pub async fn two_uploads_of_one_number_end_in_one_share(s: &dyn StorageServer) {
     let (cx, si, first, second) = (cx(), si(6), pattern(50, 1), pattern(50, 2));
     s.allocate(&cx, si, &numbers(&[1]), 50, &secret(1), &lease(1)).await.unwrap();
     let answer = s.allocate(&cx, si, &numbers(&[1]), 50, &secret(2), &lease(2)).await.unwrap();
@@ -165,7 +165,7 @@ async fn two_uploads_of_one_number_end_in_one_share(s: &dyn StorageServer) {
     assert_eq!(s.list_shares(&cx, ShareKind::Immutable, si).await.unwrap(), numbers(&[1]));
 }
 
-async fn a_large_share_arrives_in_parallel_and_backwards(s: &dyn StorageServer) {
+pub async fn a_large_share_arrives_in_parallel_and_backwards(s: &dyn StorageServer) {
     let (cx, si, data) = (cx(), si(7), pattern(3 << 20, 0));
     s.allocate(&cx, si, &numbers(&[9]), data.len() as u64, &secret(1), &lease(1)).await.unwrap();
     let writes = (0..data.len() / 65536).rev().map(|i| {
@@ -177,7 +177,7 @@ async fn a_large_share_arrives_in_parallel_and_backwards(s: &dyn StorageServer) 
     assert_eq!(get(s, ShareKind::Immutable, si, 9).await, data);
 }
 
-async fn reads_are_cut_at_the_end_and_keep_their_order(s: &dyn StorageServer) {
+pub async fn reads_are_cut_at_the_end_and_keep_their_order(s: &dyn StorageServer) {
     let (cx, si, data) = (cx(), si(8), pattern(100, 0));
     put(s, si, 3, &data).await;
     let ranges = [range(90, 20), range(0, 5), range(100, 1), range(50, 0), range(7, u64::MAX), range(u64::MAX, 2)];
@@ -189,7 +189,7 @@ async fn reads_are_cut_at_the_end_and_keep_their_order(s: &dyn StorageServer) {
     assert_eq!(absent, Err(StorageError::NoSuchShare));
 }
 
-async fn what_is_unknown_is_said_to_be(s: &dyn StorageServer) {
+pub async fn what_is_unknown_is_said_to_be(s: &dyn StorageServer) {
     let (cx, si) = (cx(), si(9));
     for kind in [ShareKind::Immutable, ShareKind::Mutable] {
         assert_eq!(s.list_shares(&cx, kind, si).await.unwrap(), numbers(&[]));
@@ -202,7 +202,7 @@ async fn what_is_unknown_is_said_to_be(s: &dyn StorageServer) {
     assert_eq!(s.list_shares(&cx, ShareKind::Mutable, si).await.unwrap(), numbers(&[]));
 }
 
-async fn a_slot_is_written_read_and_tested(s: &dyn StorageServer) {
+pub async fn a_slot_is_written_read_and_tested(s: &dyn StorageServer) {
     let (cx, si) = (cx(), si(10));
     let both = [(0, write(0, b"version one")), (3, write(0, b"share three"))];
     let answer = rtw(s, si, &both).await.unwrap();
@@ -226,7 +226,7 @@ async fn a_slot_is_written_read_and_tested(s: &dyn StorageServer) {
     assert_eq!(get(s, ShareKind::Mutable, si, 3).await, "share three");
 }
 
-async fn one_failed_test_stops_all_writes(s: &dyn StorageServer) {
+pub async fn one_failed_test_stops_all_writes(s: &dyn StorageServer) {
     let si = si(11);
     rtw(s, si, &[(0, write(0, b"aaaa")), (1, write(0, b"bbbb"))]).await.unwrap();
     let mut wrong = write(0, b"xxxx");
@@ -238,7 +238,7 @@ async fn one_failed_test_stops_all_writes(s: &dyn StorageServer) {
     assert_eq!(get(s, ShareKind::Mutable, si, 1).await, "bbbb");
 }
 
-async fn an_absent_share_reads_as_empty(s: &dyn StorageServer) {
+pub async fn an_absent_share_reads_as_empty(s: &dyn StorageServer) {
     let si = si(12);
     let must_be_new = TestWrite { test: vec![test(0, 1, b"")], write: vec![], new_length: None };
     assert!(rtw(s, si, &[(5, must_be_new.clone())]).await.unwrap().success);
@@ -253,7 +253,7 @@ async fn an_absent_share_reads_as_empty(s: &dyn StorageServer) {
     assert_eq!(s.list_shares(&cx(), ShareKind::Mutable, si).await.unwrap(), numbers(&[5]));
 }
 
-async fn a_wrong_write_enabler_changes_nothing(s: &dyn StorageServer) {
+pub async fn a_wrong_write_enabler_changes_nothing(s: &dyn StorageServer) {
     let (cx, si) = (cx(), si(13));
     rtw(s, si, &[(0, write(0, b"mine"))]).await.unwrap();
     for shares in [BTreeMap::new(), BTreeMap::from([(0, write(0, b"his!"))]), BTreeMap::from([(1, write(0, b"new"))])] {
@@ -264,7 +264,7 @@ async fn a_wrong_write_enabler_changes_nothing(s: &dyn StorageServer) {
     assert_eq!(s.list_shares(&cx, ShareKind::Mutable, si).await.unwrap(), numbers(&[0]));
 }
 
-async fn holes_are_zeros_and_lengths_obey(s: &dyn StorageServer) {
+pub async fn holes_are_zeros_and_lengths_obey(s: &dyn StorageServer) {
     let si = si(14);
     rtw(s, si, &[(0, write(5, b"abcde"))]).await.unwrap();
     assert_eq!(get(s, ShareKind::Mutable, si, 0).await, &b"\0\0\0\0\0abcde"[..]);
@@ -285,7 +285,7 @@ async fn holes_are_zeros_and_lengths_obey(s: &dyn StorageServer) {
     assert_eq!(get(s, ShareKind::Mutable, si, 0).await, &b"aabbbbb\0"[..]);
 }
 
-async fn a_share_that_is_replaced_leaves_no_rest(s: &dyn StorageServer) {
+pub async fn a_share_that_is_replaced_leaves_no_rest(s: &dyn StorageServer) {
     let si = si(15);
     for (round, len) in [5000usize, 100, 7000, 1, 3000].into_iter().enumerate() {
         let data = pattern(len, round);
@@ -295,14 +295,14 @@ async fn a_share_that_is_replaced_leaves_no_rest(s: &dyn StorageServer) {
     }
 }
 
-async fn an_impossible_write_is_refused(s: &dyn StorageServer) {
+pub async fn an_impossible_write_is_refused(s: &dyn StorageServer) {
     let si = si(16);
     rtw(s, si, &[(0, write(0, b"kept"))]).await.unwrap();
     assert!(rtw(s, si, &[(0, write(u64::MAX - 1, b"xyz"))]).await.is_err());
     assert_eq!(get(s, ShareKind::Mutable, si, 0).await, "kept");
 }
 
-async fn a_deleted_slot_is_free_again(s: &dyn StorageServer) {
+pub async fn a_deleted_slot_is_free_again(s: &dyn StorageServer) {
     let (cx, si) = (cx(), si(17));
     let deletion = TestWrite { new_length: Some(0), ..TestWrite::default() };
     assert!(rtw(s, si, &[(0, deletion.clone())]).await.unwrap().success);
@@ -316,7 +316,7 @@ async fn a_deleted_slot_is_free_again(s: &dyn StorageServer) {
     assert_eq!(get(s, ShareKind::Mutable, si, 0).await, "other");
 }
 
-async fn test_and_set_lets_one_writer_win(s: &dyn StorageServer) {
+pub async fn test_and_set_lets_one_writer_win(s: &dyn StorageServer) {
     let si = si(18);
     rtw(s, si, &[(0, write(0, &[0]))]).await.unwrap();
     let writers = (0..6).map(|_| async {
@@ -335,7 +335,7 @@ async fn test_and_set_lets_one_writer_win(s: &dyn StorageServer) {
     assert_eq!(get(s, ShareKind::Mutable, si, 0).await, &[30u8][..]);
 }
 
-async fn leases_and_advice_are_taken(s: &dyn StorageServer) {
+pub async fn leases_and_advice_are_taken(s: &dyn StorageServer) {
     let (cx, fixed, slot) = (cx(), si(19), si(20));
     put(s, fixed, 0, &pattern(12, 0)).await;
     for n in [7, 8, 8, 9] {
@@ -353,7 +353,7 @@ async fn leases_and_advice_are_taken(s: &dyn StorageServer) {
     assert_eq!(get(s, ShareKind::Mutable, slot, 0).await, "data longer text");
 }
 
-async fn kinds_are_not_mixed(s: &dyn StorageServer) {
+pub async fn kinds_are_not_mixed(s: &dyn StorageServer) {
     let (cx, fixed, slot) = (cx(), si(21), si(22));
     put(s, fixed, 0, &pattern(12, 0)).await;
     rtw(s, slot, &[(0, write(0, b"data"))]).await.unwrap();
@@ -363,7 +363,7 @@ async fn kinds_are_not_mixed(s: &dyn StorageServer) {
     assert_eq!(s.list_shares(&cx, ShareKind::Mutable, fixed).await.unwrap(), numbers(&[0]));
 }
 
-async fn the_server_says_what_it_has(s: &dyn StorageServer) {
+pub async fn the_server_says_what_it_has(s: &dyn StorageServer) {
     let status = s.status(&cx()).await.unwrap();
     assert!(status.available_space > 0 && status.maximum_immutable_share_size <= status.available_space);
     assert!(status.maximum_mutable_share_size > 1 << 40);
@@ -372,9 +372,17 @@ async fn the_server_says_what_it_has(s: &dyn StorageServer) {
     assert_eq!((all.already_have, all.allocated), (numbers(&[]), numbers(&[])));
 }
 
+/// The suite: `conformance!(backend, fixture)` makes a test of each body, with a server of its own;
+/// `conformance!(all on server)` runs all on one, for servers that take long to start.
 macro_rules! conformance {
     ($backend:ident, $fixture:expr) => {
-        conformance!(@ $backend, $fixture,
+        $crate::storage::conformance!(names [@each $backend, $fixture,]);
+    };
+    (all on $server:expr) => {
+        $crate::storage::conformance!(names [@all $server,]);
+    };
+    (names [$($head:tt)*]) => {
+        $crate::storage::conformance!($($head)*
             a_share_appears_when_its_last_byte_arrives overlapping_writes_must_agree
             writes_beyond_the_allocated_size_are_refused allocation_tells_all_that_is_there
             uploads_answer_to_their_own_secret two_uploads_of_one_number_end_in_one_share
@@ -385,7 +393,13 @@ macro_rules! conformance {
             test_and_set_lets_one_writer_win leases_and_advice_are_taken kinds_are_not_mixed
             the_server_says_what_it_has);
     };
-    (@ $backend:ident, $fixture:expr, $($name:ident)*) => {
+    (@all $server:expr, $($name:ident)*) => {
+        $(
+            println!(stringify!($name));
+            $crate::storage::$name($server).await;
+        )*
+    };
+    (@each $backend:ident, $fixture:expr, $($name:ident)*) => {
         mod $backend {
             $(
                 #[tokio::test]
@@ -397,6 +411,8 @@ macro_rules! conformance {
         }
     };
 }
+
+pub(crate) use conformance;
 
 conformance!(memory, async { ((), super::MemoryServer::new()) });
 conformance!(local, super::super::local_store::fresh());

@@ -158,6 +158,32 @@ impl Grid {
         self.servers[index].stop();
     }
 
+    /// Where a server speaks HTTPS, as it announced itself.
+    pub fn nurl(&self, index: usize) -> String {
+        let cache = self.client.dir.join("private/introducer_default_cache.yaml");
+        let cache = fs::read_to_string(cache).expect("the client's cache");
+        let address = format!("@127.0.0.1:{}/", self.server_port(index));
+        let mut words = cache.split_whitespace().map(|word| word.trim_matches(['\'', '"']));
+        words.find(|w| w.contains(&address) && w.ends_with("#v=1")).expect("the server's NURL").to_owned()
+    }
+
+    /// Starts a server again with no space left for immutable shares.
+    pub fn fill_server(&mut self, index: usize) {
+        self.servers[index].stop();
+        self.servers[index].set_option("reserved_space", "1000000G");
+        self.servers[index].run();
+        let port = self.server_port(index);
+        let deadline = Instant::now() + START_LIMIT;
+        wait_until(deadline, &[&self.servers[index]], "the server listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+    }
+
+    /// The TCP port that a server was created with.
+    pub fn server_port(&self, index: usize) -> u16 {
+        self.servers[index].port
+    }
+
     /// Ends all processes and waits for them. The directories stay until the grid is dropped.
     pub fn stop(&mut self) {
         self.client.stop();
@@ -294,6 +320,8 @@ struct Node {
     dir: PathBuf,
     tahoe: PathBuf,
     log: PathBuf,
+    /// Where its tub listens; 0 for a client, which has none.
+    port: u16,
     child: Option<Child>,
 }
 
@@ -302,7 +330,8 @@ impl Node {
     fn create(tahoe: &Path, name: &str, temp: &Path, args: &[String]) -> Node {
         let dir = temp.join(name);
         let log = temp.join(format!("{name}.log"));
-        let mut node = Node { name: name.to_owned(), dir, tahoe: tahoe.to_owned(), log, child: None };
+        let mut node =
+            Node { name: name.to_owned(), dir, tahoe: tahoe.to_owned(), log, port: tub_port(args), child: None };
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         node.spawn(&args);
         node
@@ -352,10 +381,17 @@ impl Node {
         self.dir = dir.to_owned();
     }
 
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let child = self.child.as_ref().expect("a running node");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), signal).expect("a child of ours");
+    }
+
     fn stop(&mut self) {
+        if self.child.is_none() {
+            return;
+        }
+        self.signal(nix::sys::signal::Signal::SIGTERM);
         let Some(mut child) = self.child.take() else { return };
-        let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let deadline = Instant::now() + STOP_LIMIT;
         while child.try_wait().expect("a child of ours").is_none() {
             if Instant::now() > deadline {
@@ -412,6 +448,11 @@ fn tub_options(command: &str) -> Vec<String> {
         format!("--port=tcp:{port}:interface=127.0.0.1"),
         format!("--location=tcp:127.0.0.1:{port}"),
     ]
+}
+
+fn tub_port(args: &[String]) -> u16 {
+    let port = args.iter().find_map(|arg| arg.strip_prefix("--port=tcp:")?.split(':').next()?.parse().ok());
+    port.unwrap_or(0)
 }
 
 /// A port nobody listens on, below those that outgoing connections are given, and not one given out before.
@@ -497,6 +538,7 @@ fn a_grid_takes_stores_over() {
     assert_eq!(second.get(&root, "name"), b"another version");
 }
 
-fn fresh(count: usize) -> Vec<ServerSpec> {
+/// Servers with an identity and a store of their own.
+pub fn fresh(count: usize) -> Vec<ServerSpec> {
     (0..count).map(|_| ServerSpec::Fresh).collect()
 }

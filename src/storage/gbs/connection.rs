@@ -1,0 +1,171 @@
+//! A connection to one address of a server: TCP, TLS with the pinned key, HTTP/1.1, and when it last moved.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::HeaderValue;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+
+use super::tls;
+use crate::config::Nurl;
+
+/// How long TCP and TLS may take together.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// The most that is read ahead, and so the most that the headers of an answer may be, in bytes.
+const BUFFER: usize = 256 << 10;
+/// The most headers of an answer.
+const HEADERS: usize = 64;
+
+/// One address of a server, with what a connection to it needs.
+pub(super) struct Place {
+    pub address: String,
+    host: String,
+    port: u16,
+    tls: Arc<ClientConfig>,
+    /// The authorization that lets us in; sensitive.
+    pub authorization: HeaderValue,
+}
+
+impl Place {
+    pub fn new(nurl: &Nurl) -> Place {
+        let encoded = data_encoding::BASE64.encode(nurl.swissnum.as_bytes());
+        let text = zeroize::Zeroizing::new(format!("Tahoe-LAFS {encoded}"));
+        let mut authorization = HeaderValue::from_str(&text).expect("base64 can stand in a header");
+        authorization.set_sensitive(true);
+        let mut tls = tls::client(nurl.spki_hash);
+        // The name of a server plays no part: its key does.
+        Arc::get_mut(&mut tls).expect("just made").enable_sni = false;
+        Place { address: nurl.address(), host: nurl.host.clone(), port: nurl.port, tls, authorization }
+    }
+
+    /// Connects. The error is a sentence's end for people.
+    pub async fn connect(&self) -> Result<Connection, String> {
+        match tokio::time::timeout(CONNECT_LIMIT, self.try_connect()).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(why)) => Err(why),
+            Err(_) => Err(format!("no connection in {} seconds", CONNECT_LIMIT.as_secs())),
+        }
+    }
+
+    async fn try_connect(&self) -> Result<Connection, String> {
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| plain(&e))?;
+        tcp.set_nodelay(true).map_err(|e| plain(&e))?;
+        let activity = Activity::begin();
+        let watched = Watched { tcp, activity: Arc::clone(&activity) };
+        let name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into());
+        let tls = TlsConnector::from(Arc::clone(&self.tls)).connect(name, watched).await.map_err(|e| tls_error(&e))?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(BUFFER).max_headers(HEADERS);
+        let (sender, connection) = builder.handshake(TokioIo::new(tls)).await.map_err(|e| e.to_string())?;
+        // It ends when the sender is dropped or the server hangs up.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::trace!(%error, "a connection to a storage server ended");
+            }
+        });
+        Ok(Connection { sender, activity })
+    }
+}
+
+/// An open connection, used by one request at a time.
+pub(super) struct Connection {
+    pub sender: SendRequest<Full<Bytes>>,
+    pub activity: Arc<Activity>,
+}
+
+/// When bytes last went either way.
+pub(super) struct Activity {
+    began: Instant,
+    /// Milliseconds after `began`.
+    last: AtomicU64,
+}
+
+impl Activity {
+    fn begin() -> Arc<Activity> {
+        Arc::new(Activity { began: Instant::now(), last: AtomicU64::new(0) })
+    }
+
+    /// Something moved, or may be waited for from now on.
+    pub fn note(&self) {
+        self.last.fetch_max(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    pub fn last(&self) -> Instant {
+        self.began + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+}
+
+struct Watched {
+    tcp: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
+        if buf.filled().len() > before {
+            self.activity.note();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.tcp).poll_write(cx, data))?;
+        self.activity.note();
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, data))?;
+        self.activity.note();
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+fn tls_error(error: &io::Error) -> String {
+    match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
+            "its key is not the one that its NURL names".into()
+        }
+        Some(e) => format!("no TLS as expected: {e}"),
+        None => plain(error),
+    }
+}
+
+/// An error of the system without its number.
+fn plain(error: &io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
+}

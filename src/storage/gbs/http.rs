@@ -1,0 +1,234 @@
+//! Requests to one server: its connections are used again, every wait has a limit, every answer a size.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{FuturesUnordered, StreamExt};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::connection::{Activity, Connection, Place};
+use crate::config::Nurl;
+use crate::storage::StorageError;
+use crate::util::Cx;
+
+/// Requests to one server at the same time, and so connections to it: as many as the reference has.
+const CONNECTIONS: usize = 10;
+/// A connection is not used again after this long: servers hang up after 60 s, and an answer may be on its way then.
+const IDLE_LIMIT: Duration = Duration::from_secs(45);
+/// The longest that a request may take without a byte moving.
+const STALL_LIMIT: Duration = Duration::from_secs(15);
+/// How often somebody who waits hears that bytes move.
+const NEWS: Duration = Duration::from_secs(1);
+
+/// A request.
+pub(super) struct Ask {
+    pub method: Method,
+    pub path: String,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub body: Bytes,
+    /// Whether it may be sent twice.
+    pub idempotent: bool,
+    /// The most that the answer's body may be, in bytes.
+    pub limit: u64,
+}
+
+/// An answer, complete and within its limit.
+pub(super) struct Answer {
+    pub status: StatusCode,
+    pub content_range: Option<String>,
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+enum Broken {
+    /// The request was not sent, or nothing came back and the connection had been used before.
+    Stale(String),
+    /// Whatever else.
+    Failed(StorageError),
+}
+
+/// The connections to one server.
+pub(super) struct Http {
+    places: Vec<Place>,
+    /// The place that answered last.
+    preferred: AtomicUsize,
+    idle: Mutex<Vec<Idle>>,
+    turns: Semaphore,
+}
+
+struct Idle {
+    since: Instant,
+    place: usize,
+    connection: Connection,
+}
+
+impl Http {
+    /// Nothing is contacted yet. NURLs that ask for Tor are left out.
+    pub fn new(nurls: &[Nurl]) -> Http {
+        let places = nurls.iter().filter(|nurl| !nurl.tor).map(Place::new).collect();
+        let (preferred, idle) = (AtomicUsize::new(0), Mutex::default());
+        Http { places, preferred, idle, turns: Semaphore::new(CONNECTIONS) }
+    }
+
+    /// Sends a request and reads the answer to its end.
+    pub async fn send(&self, cx: &Cx, ask: &Ask) -> Result<Answer, StorageError> {
+        cx.run(self.send_in_turn(cx, ask)).await?
+    }
+
+    async fn send_in_turn(&self, cx: &Cx, ask: &Ask) -> Result<Answer, StorageError> {
+        let _turn = self.turns.acquire().await.expect("never closed");
+        if let Some((place, connection)) = self.reuse() {
+            match self.exchange(cx, ask, place, connection, true).await {
+                Ok(answer) => return Ok(answer),
+                Err(Broken::Failed(error)) => return Err(error),
+                Err(Broken::Stale(why)) => tracing::trace!(why, "a kept connection was closed; another is made"),
+            }
+        }
+        let (place, connection) = self.connect().await?;
+        self.exchange(cx, ask, place, connection, false).await.map_err(|broken| match broken {
+            Broken::Stale(why) => self.unreachable(place, &why),
+            Broken::Failed(error) => error,
+        })
+    }
+
+    /// Where the server answered last, for error texts.
+    pub fn address(&self) -> &str {
+        self.places.get(self.preferred.load(Ordering::Relaxed)).map_or("no address", |place| &place.address)
+    }
+
+    fn unreachable(&self, place: usize, why: &str) -> StorageError {
+        StorageError::Unreachable(format!("{}: {why}", self.places[place].address))
+    }
+
+    fn malformed(&self, place: usize, why: &str) -> Broken {
+        Broken::Failed(StorageError::Malformed(format!("{}: {why}", self.places[place].address)))
+    }
+
+    /// The connection used last, if one may still be open.
+    fn reuse(&self) -> Option<(usize, Connection)> {
+        let mut idle = self.idle.lock().unwrap_or_else(|e| e.into_inner());
+        idle.retain(|i| i.since.elapsed() < IDLE_LIMIT && i.connection.sender.is_ready());
+        idle.pop().map(|i| (i.place, i.connection))
+    }
+
+    fn keep(&self, place: usize, connection: Connection) {
+        let mut idle = self.idle.lock().unwrap_or_else(|e| e.into_inner());
+        idle.push(Idle { since: Instant::now(), place, connection });
+    }
+
+    /// Connects to the place that answered last, else to whichever answers first.
+    async fn connect(&self) -> Result<(usize, Connection), StorageError> {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let Some(place) = self.places.get(first) else {
+            return Err(StorageError::Unreachable("it announces no address that may be contacted".into()));
+        };
+        let mut why = match place.connect().await {
+            Ok(connection) => return Ok((first, connection)),
+            Err(why) => self.unreachable(first, &why),
+        };
+        let others = self.places.iter().enumerate().filter(|(index, _)| *index != first);
+        let mut others: FuturesUnordered<_> =
+            others.map(|(i, place)| async move { (i, place.connect().await) }).collect();
+        while let Some((index, outcome)) = others.next().await {
+            match outcome {
+                Ok(connection) => {
+                    self.preferred.store(index, Ordering::Relaxed);
+                    return Ok((index, connection));
+                }
+                Err(other) => why = self.unreachable(index, &other),
+            }
+        }
+        Err(why)
+    }
+
+    async fn exchange(
+        &self,
+        cx: &Cx,
+        ask: &Ask,
+        place: usize,
+        mut connection: Connection,
+        reused: bool,
+    ) -> Result<Answer, Broken> {
+        let mut request = Request::builder()
+            .method(&ask.method)
+            .uri(&ask.path)
+            .header(header::HOST, &self.places[place].address)
+            .header(header::AUTHORIZATION, &self.places[place].authorization)
+            .header(header::ACCEPT, HeaderValue::from_static("application/cbor"));
+        for (name, value) in &ask.headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(ask.body.clone()));
+        let request = request.map_err(|_| self.malformed(place, "a request could not be made"))?;
+        let activity = std::sync::Arc::clone(&connection.activity);
+        activity.note();
+        let work = async {
+            let response = connection.sender.send_request(request).await.map_err(|e| {
+                // Canceled: it never left. Otherwise a kept connection may have been closed before it arrived.
+                let stale = reused && (e.is_canceled() || ask.idempotent);
+                if stale { Broken::Stale(e.to_string()) } else { self.broken(place, &e) }
+            })?;
+            self.answer(place, response, ask.limit).await
+        };
+        let answer = match while_moving(cx, &activity, work).await {
+            Some(answer) => answer?,
+            None => {
+                let why = format!("nothing moved for {} seconds", STALL_LIMIT.as_secs());
+                return Err(Broken::Failed(self.unreachable(place, &why)));
+            }
+        };
+        self.preferred.store(place, Ordering::Relaxed);
+        self.keep(place, connection);
+        Ok(answer)
+    }
+
+    fn broken(&self, place: usize, error: &hyper::Error) -> Broken {
+        if error.is_parse() {
+            return self.malformed(place, "its answer is no HTTP");
+        }
+        Broken::Failed(self.unreachable(place, &error.to_string()))
+    }
+
+    async fn answer(&self, place: usize, response: Response<Incoming>, limit: u64) -> Result<Answer, Broken> {
+        let (parts, mut incoming) = response.into_parts();
+        let content_range = parts.headers.get(header::CONTENT_RANGE).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let mut body = BytesMut::new();
+        while let Some(frame) = incoming.frame().await {
+            let frame = frame.map_err(|e| self.broken(place, &e))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if (body.len() + data.len()) as u64 > limit {
+                return Err(self.malformed(place, "it sent more than was asked for"));
+            }
+            body.extend_from_slice(&data);
+        }
+        Ok(Answer { status: parts.status, content_range, body: body.freeze() })
+    }
+}
+
+/// Runs `work` for as long as bytes move; `None` when they have not for too long.
+async fn while_moving<T>(cx: &Cx, activity: &Activity, work: impl Future<Output = T>) -> Option<T> {
+    tokio::pin!(work);
+    let mut seen = activity.last();
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return Some(done),
+            () = tokio::time::sleep(NEWS) => {
+                let last = activity.last();
+                if last > seen {
+                    cx.acknowledge();
+                    seen = last;
+                } else if last.elapsed() >= STALL_LIMIT {
+                    return None;
+                }
+            }
+        }
+    }
+}

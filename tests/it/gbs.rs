@@ -1,0 +1,327 @@
+//! Storage servers over HTTPS: a real one, and ones that do not keep to the protocol.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tahoefs::config::Nurl;
+use tahoefs::storage::gbs::GbsServer;
+use tahoefs::storage::{ReadRange, ShareKind, StorageError, StorageServer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::server::TlsStream;
+
+use crate::storage::{conformance, cx, enabler, lease, numbers, pattern, put, rtw, secret, si, write};
+use crate::tahoe::{Grid, GridSpec, fresh};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_server_passes_the_suite() {
+    let mut grid =
+        tokio::task::spawn_blocking(|| Grid::start(GridSpec { servers: fresh(1), needed: 1, happy: 1, total: 1 }))
+            .await
+            .unwrap();
+    let nurl = Nurl::parse(&grid.nurl(0)).unwrap();
+    let server = &GbsServer::new(std::slice::from_ref(&nurl));
+    conformance!(all on server);
+
+    let mut wrong = nurl.clone();
+    wrong.spki_hash[0] ^= 1;
+    let refused = GbsServer::new(&[wrong.clone()]).status(&cx()).await.unwrap_err();
+    assert!(matches!(&refused, StorageError::Unreachable(why) if why.contains("key")), "{refused}");
+    let mut other = nurl.clone();
+    other.swissnum = String::from("notthisone").into();
+    let refused = GbsServer::new(&[other]).status(&cx()).await.unwrap_err();
+    assert!(matches!(&refused, StorageError::Unreachable(why) if why.contains("swissnum")), "{refused}");
+    assert!(!refused.to_string().contains("notthisone"));
+    // The second of two addresses answers; one behind Tor is not contacted.
+    let mut tor = nurl.clone();
+    tor.tor = true;
+    assert!(GbsServer::new(&[wrong, tor.clone(), nurl.clone()]).status(&cx()).await.is_ok());
+    assert!(matches!(GbsServer::new(&[tor]).status(&cx()).await, Err(StorageError::Unreachable(_))));
+
+    // Without space it lists what it holds and takes nothing; it still changes mutable shares.
+    let held = si(200);
+    put(server, held, 4, &pattern(50, 0)).await;
+    grid.fill_server(0);
+    assert_eq!(server.status(&cx()).await.unwrap().maximum_immutable_share_size, 0);
+    let answer = server.allocate(&cx(), held, &numbers(&[5]), 50, &secret(1), &lease(99)).await.unwrap();
+    assert_eq!((answer.already_have, answer.allocated), (numbers(&[4]), numbers(&[])));
+    let answer = server.allocate(&cx(), si(201), &numbers(&[5]), 50, &secret(1), &lease(99)).await.unwrap();
+    assert_eq!((answer.already_have, answer.allocated), (numbers(&[]), numbers(&[])));
+    assert_eq!(server.add_lease(&cx(), held, &lease(98)).await, Err(StorageError::NoSpace));
+    assert!(rtw(server, si(202), &[(0, write(0, b"x"))]).await.unwrap().success);
+    grid.stop();
+}
+
+/// What a server of ours does with a connection, of which it is the `n`th.
+type Manner = fn(usize, TlsStream<TcpStream>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A server with a key of its own, and how often it was connected to.
+struct Hostile {
+    nurl: Nurl,
+    connections: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn acceptor(versions: &[&'static tokio_rustls::rustls::SupportedProtocolVersion]) -> (TlsAcceptor, [u8; 32]) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let made = rcgen::CertificateParams::new(vec!["server".into()]).unwrap().self_signed(&key).unwrap();
+    let pin = Sha256::digest(rcgen::PublicKeyData::subject_public_key_info(&key)).into();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.der().clone()], key)
+        .unwrap();
+    (TlsAcceptor::from(Arc::new(config)), pin)
+}
+
+fn nurl(address: SocketAddr, pin: [u8; 32]) -> Nurl {
+    let pin = data_encoding::BASE64URL_NOPAD.encode(&pin);
+    Nurl::parse(&format!("pb://{pin}@{address}/swissnum#v=1")).unwrap()
+}
+
+impl Hostile {
+    async fn start(manner: Manner) -> Hostile {
+        Hostile::with(vec![acceptor(&[&TLS13, &TLS12])], manner).await
+    }
+
+    /// The first acceptor takes the first connection, and so on; the last takes all others. The NURL names the first.
+    async fn with(acceptors: Vec<(TlsAcceptor, [u8; 32])>, manner: Manner) -> Hostile {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nurl = nurl(listener.local_addr().unwrap(), acceptors[0].1);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        let task = tokio::spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let n = counted.fetch_add(1, Ordering::Relaxed);
+                let acceptor = acceptors[n.min(acceptors.len() - 1)].0.clone();
+                tokio::spawn(async move {
+                    if let Ok(tls) = acceptor.accept(tcp).await {
+                        manner(n, tls).await;
+                    }
+                });
+            }
+        });
+        Hostile { nurl, connections, task }
+    }
+
+    fn server(&self) -> GbsServer {
+        GbsServer::new(std::slice::from_ref(&self.nurl))
+    }
+
+    fn is_named_in(&self, error: &StorageError) -> bool {
+        error.to_string().contains(&self.nurl.address())
+    }
+}
+
+/// Reads requests without bodies and answers each with the same bytes.
+async fn answering(mut tls: TlsStream<TcpStream>, answer: &'static [u8]) {
+    let mut seen = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(read @ 1..) = tls.read(&mut buffer).await {
+        seen.extend_from_slice(&buffer[..read]);
+        while let Some(end) = seen.windows(4).position(|w| w == b"\r\n\r\n") {
+            seen.drain(..end + 4);
+            if tls.write_all(answer).await.is_err() || tls.flush().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+async fn endlessly(mut tls: TlsStream<TcpStream>, head: &'static [u8], piece: &'static [u8]) {
+    let mut buffer = [0; 4096];
+    let _ = tls.read(&mut buffer).await;
+    let mut sent = tls.write_all(head).await;
+    while sent.is_ok() {
+        sent = tls.write_all(piece).await;
+    }
+}
+
+const SHARE: ReadRange = ReadRange { offset: 10, length: 20 };
+
+async fn read(server: &GbsServer) -> Result<Vec<Bytes>, StorageError> {
+    server.read_share(&cx(), ShareKind::Immutable, si(1), 0, &[SHARE]).await
+}
+
+#[tokio::test]
+async fn both_versions_of_tls_are_spoken_and_the_key_must_be_the_named_one() {
+    const VERSION: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n\xd9\x01\x02\x84\x01\x02\x03\x19\x01\x00";
+    for version in [&TLS12, &TLS13] {
+        let hostile = Hostile::with(vec![acceptor(&[version])], |_, tls| Box::pin(answering(tls, VERSION))).await;
+        let shares = hostile.server().list_shares(&cx(), ShareKind::Mutable, si(1)).await;
+        assert_eq!(shares, Ok(numbers(&[1, 2, 3, 256])));
+        let mut wrong = hostile.nurl.clone();
+        wrong.spki_hash[31] ^= 0x80;
+        let error = GbsServer::new(&[wrong]).list_shares(&cx(), ShareKind::Mutable, si(1)).await.unwrap_err();
+        assert!(matches!(&error, StorageError::Unreachable(why) if why.contains("key")), "{error}");
+        assert!(hostile.is_named_in(&error));
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_changes_under_way_is_refused() {
+    const ONCE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\n\xd9\x01\x02\x80";
+    let both = vec![acceptor(&[&TLS13]), acceptor(&[&TLS13])];
+    let hostile = Hostile::with(both, |_, tls| Box::pin(answering(tls, ONCE))).await;
+    let server = hostile.server();
+    assert_eq!(server.list_shares(&cx(), ShareKind::Mutable, si(1)).await, Ok(numbers(&[])));
+    let error = server.list_shares(&cx(), ShareKind::Mutable, si(1)).await.unwrap_err();
+    assert!(matches!(&error, StorageError::Unreachable(why) if why.contains("key")), "{error}");
+}
+
+#[tokio::test]
+async fn answers_without_end_are_cut_off() {
+    let manners: [Manner; 4] = [
+        |_, tls| {
+            Box::pin(endlessly(
+                tls,
+                b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-29/*\r\n\
+                                           Content-Length: 10737418240\r\n\r\n",
+                &[7; 65536],
+            ))
+        },
+        |_, tls| {
+            Box::pin(endlessly(
+                tls,
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+                b"10\r\n0123456789abcdef\r\n",
+            ))
+        },
+        |_, tls| Box::pin(endlessly(tls, b"HTTP/1.1 200 OK\r\n", b"X-Filler: and so on, for as long as you like\r\n")),
+        |_, tls| Box::pin(endlessly(tls, b"", b"this is no HTTP\r\n")),
+    ];
+    for (i, manner) in manners.into_iter().enumerate() {
+        let hostile = Hostile::start(manner).await;
+        let began = Instant::now();
+        let error = read(&hostile.server()).await.unwrap_err();
+        assert!(matches!(error, StorageError::Malformed(_)), "manner {i}: {error}");
+        assert!(hostile.is_named_in(&error), "manner {i}: {error}");
+        assert!(began.elapsed() < Duration::from_secs(10), "manner {i}");
+    }
+}
+
+#[tokio::test]
+async fn other_bytes_than_those_asked_for_are_refused() {
+    let manners: [Manner; 4] = [
+        |_, tls| {
+            Box::pin(answering(tls, b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-19/*\r\nContent-Length: 20\r\n\r\n01234567890123456789"))
+        },
+        |_, tls| Box::pin(answering(tls, b"HTTP/1.1 206 Partial\r\nContent-Length: 20\r\n\r\n01234567890123456789")),
+        |_, tls| {
+            Box::pin(answering(tls, b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-30/*\r\nContent-Length: 21\r\n\r\n012345678901234567890"))
+        },
+        |_, tls| Box::pin(answering(tls, b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n01234567890123456789")),
+    ];
+    for (i, manner) in manners.into_iter().enumerate() {
+        let error = read(&Hostile::start(manner).await.server()).await.unwrap_err();
+        assert!(matches!(error, StorageError::Malformed(_)), "answer {i}: {error}");
+    }
+    let short: Manner = |_, tls| {
+        Box::pin(answering(
+            tls,
+            b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-14/*\r\nContent-Length: 5\r\n\r\n01234",
+        ))
+    };
+    assert_eq!(read(&Hostile::start(short).await.server()).await, Ok(vec![Bytes::from_static(b"01234")]));
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_was_closed_is_made_again_once() {
+    // The first connection answers once and hangs up when it is asked again.
+    let manner: Manner = |n, mut tls| {
+        Box::pin(async move {
+            if n > 0 {
+                return answering(tls, b"HTTP/1.1 204 No Content\r\n\r\n").await;
+            }
+            let mut buffer = [0; 4096];
+            let _ = tls.read(&mut buffer).await;
+            let _ = tls.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+            let _ = tls.read(&mut buffer).await;
+        })
+    };
+    let hostile = Hostile::start(manner).await;
+    let server = hostile.server();
+    assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
+    assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
+    assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
+    assert_eq!(hostile.connections.load(Ordering::Relaxed), 2, "a connection that holds is used again");
+
+    // What may have been applied is not sent twice.
+    let hostile = Hostile::start(manner).await;
+    let server = hostile.server();
+    assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
+    let shares = BTreeMap::from([(0, write(0, b"x"))]);
+    let error = server.read_test_write(&cx(), si(1), &enabler(1), &lease(1), &shares, &[]).await.unwrap_err();
+    assert!(matches!(error, StorageError::Unreachable(_)), "{error}");
+    assert_eq!(hostile.connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn who_does_not_answer_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let no_tls = GbsServer::new(&[nurl(silent.local_addr().unwrap(), [0; 32])]);
+    let hangs = Hostile::start(|_, tls| {
+        Box::pin(async move {
+            let _tls = tls;
+            std::future::pending().await
+        })
+    })
+    .await;
+    let hanging = hangs.server();
+    let context = cx();
+    let began = Instant::now();
+    let (first, second) = tokio::join!(no_tls.status(&context), read(&hanging));
+    for error in [first.unwrap_err(), second.unwrap_err()] {
+        assert!(matches!(error, StorageError::Unreachable(_)), "{error}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    let gone = GbsServer::new(&[nurl(([127, 0, 0, 1], 1).into(), [0; 32])]);
+    assert!(matches!(gone.status(&cx()).await, Err(StorageError::Unreachable(_))));
+    // The caller's own deadline comes first.
+    let stopped = hanging.status(&cx().with_timeout(Duration::from_millis(100))).await;
+    assert!(matches!(stopped, Err(StorageError::Stopped(_))));
+}
+
+#[tokio::test]
+async fn a_transfer_that_moves_is_not_cut_short() {
+    // Twenty bytes, one every second: longer in all than nothing may move for, and than the caller waits for progress.
+    let manner: Manner = |_, mut tls| {
+        Box::pin(async move {
+            let mut buffer = [0; 4096];
+            let _ = tls.read(&mut buffer).await;
+            let head = b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-29/*\r\nContent-Length: 20\r\n\r\n";
+            let mut sent = tls.write_all(head).await;
+            for _ in 0..20 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                sent = sent.and(tls.write_all(b"x").await).and(tls.flush().await);
+            }
+            drop(sent);
+            std::future::pending().await
+        })
+    };
+    let server = Hostile::start(manner).await;
+    let patient = cx().with_patience(Duration::from_secs(5));
+    let read = server.server().read_share(&patient, ShareKind::Immutable, si(1), 0, &[SHARE]).await;
+    assert_eq!(read, Ok(vec![Bytes::from_static(&[b'x'; 20])]));
+}
