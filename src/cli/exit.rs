@@ -68,7 +68,7 @@ impl Failure {
             NodeError::NotWriteable => (Exit::NotWriteable, "; use a write capability"),
             NodeError::BadCap(_) => (Exit::Usage, ""),
             NodeError::Refused(_) => (Exit::Failed, ""),
-            NodeError::Uncoordinated => (Exit::Failed, "; try again"),
+            NodeError::Uncoordinated | NodeError::Changed(_) => (Exit::Failed, "; try again"),
             NodeError::WrongKind(_) | NodeError::Corrupt(_) | NodeError::TooLarge | NodeError::Source(_) => {
                 (Exit::Failed, "")
             }

@@ -97,7 +97,7 @@ impl From<NodeError> for FsError {
             NodeError::NotWriteable => FsError::ReadOnly,
             NodeError::Refused(_) => FsError::Denied,
             NodeError::TooLarge => FsError::TooLarge,
-            NodeError::Uncoordinated => FsError::Busy,
+            NodeError::Uncoordinated | NodeError::Changed(_) => FsError::Busy,
             NodeError::WrongKind(_) => FsError::Unsupported,
             NodeError::NotEnoughShares { .. }
             | NodeError::NotEnoughServers { .. }

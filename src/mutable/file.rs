@@ -8,16 +8,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::Slot;
 use super::publish::{Code, Published, Unpublished, publish};
 use super::retrieve::{Retrieve, Unread};
 use super::servermap::{Mode, ServerMap};
-use super::{MAX_CONTENT, Slot};
 use crate::cap::{MutableCap, MutableFormat};
 use crate::crypto::SigningKey;
 use crate::crypto::secrets::{fingerprint, write_key};
 use crate::grid::Grid;
-use crate::node::{NodeError, Readable, Writeable};
-use crate::share::Version;
+use crate::node::{FileVersion, NodeError, Readable};
+use crate::share::{MutableHeader, Version};
 use crate::util::Cx;
 
 /// How often a change is tried again after others have written at the same time.
@@ -48,6 +48,11 @@ pub trait Change: Send {
     /// Whether the old content matters.
     fn needs_old(&self) -> bool {
         true
+    }
+
+    /// The only version that is to be changed, if just one is.
+    fn base(&self) -> Option<&FileVersion> {
+        None
     }
 
     /// The content of `version`, if it is at hand and need not be fetched.
@@ -179,7 +184,9 @@ impl MutableFile {
             return Err(NodeError::WrongKind("of a format that can be written yet"));
         }
         let _turn = cx.run(self.turn.lock()).await?;
-        let mut remembered = self.remembered();
+        let only = change.base().cloned();
+        let is_base = |version: &Version| only.as_ref().is_none_or(|only| file_version(&version.header) == *only);
+        let mut remembered = self.remembered().filter(|(_, version)| is_base(version));
         let mut before: Option<ServerMap> = None;
         let mut force = self.state().unsettled;
         // What our last attempt was based on.
@@ -211,6 +218,7 @@ impl MutableFile {
             } else {
                 (map, version, Bytes::new())
             };
+            self.check_base(only.as_ref(), version.as_deref(), &map)?;
             map.drop_heads();
             let content = match change.apply(version.as_ref(), old.clone()).await? {
                 Some(content) => content,
@@ -308,6 +316,18 @@ impl MutableFile {
         }
     }
 
+    /// Fails unless the best version of a map is the only one that is to be changed, if there is such.
+    fn check_base(&self, base: Option<&FileVersion>, best: Option<&Version>, map: &ServerMap) -> Result<(), NodeError> {
+        let Some(base) = base else { return Ok(()) };
+        let best = best.map(|best| file_version(&best.header));
+        match best {
+            Some(best) if best == *base => Ok(()),
+            Some(best) if best > *base => Err(NodeError::Changed(best)),
+            // What is newest cannot be had just now; to write upon an older one would take it back.
+            _ => Err(self.too_few(map, 0)),
+        }
+    }
+
     /// The error for a map of which nothing can be read; `found` good shares were seen in a download.
     fn too_few(&self, map: &ServerMap, found: usize) -> NodeError {
         let newest = map.newest();
@@ -382,11 +402,21 @@ fn new_code(grid: &Grid) -> Code {
     Code { needed: byte(encoding.needed), total: byte(encoding.total) }
 }
 
+/// What others call a version.
+pub(super) fn file_version(header: &MutableHeader) -> FileVersion {
+    FileVersion { seqnum: header.seqnum, root_hash: header.root_hash, size: header.data_length }
+}
+
 #[async_trait]
 impl Readable for MutableFile {
     async fn size(&self, cx: &Cx) -> Result<u64, NodeError> {
         let _turn = cx.run(self.turn.lock()).await?;
         Ok(self.reading(cx).await?.1.header.data_length)
+    }
+
+    async fn file_version(&self, cx: &Cx) -> Result<Option<FileVersion>, NodeError> {
+        let _turn = cx.run(self.turn.lock()).await?;
+        Ok(Some(file_version(&self.reading(cx).await?.1.header)))
     }
 
     async fn read(&self, cx: &Cx, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
@@ -427,47 +457,11 @@ impl Readable for MutableFile {
     }
 }
 
-#[async_trait]
-impl Writeable for MutableFile {
-    async fn overwrite(&self, cx: &Cx, content: Bytes) -> Result<(), NodeError> {
-        self.change(cx, &mut Overwrite(content)).await.map(drop)
-    }
-
-    async fn update(&self, cx: &Cx, offset: u64, data: Bytes) -> Result<(), NodeError> {
-        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= MAX_CONTENT);
-        let (start, end) = (offset as usize, end.ok_or(NodeError::TooLarge)? as usize);
-        self.modify(cx, |old| {
-            if old.get(start..end) == Some(&data[..]) {
-                return Ok(None);
-            }
-            let mut new = old.to_vec();
-            // Should somebody else have cut the file, zeros fill the gap.
-            new.resize(new.len().max(end), 0);
-            new[start..end].copy_from_slice(&data);
-            Ok(Some(new))
-        })
-        .await
-    }
-}
-
 struct ByFunction<F>(F);
 
 #[async_trait]
 impl<F: FnMut(&[u8]) -> Result<Option<Vec<u8>>, NodeError> + Send> Change for ByFunction<F> {
     async fn apply(&mut self, _: Option<&Arc<Version>>, old: Bytes) -> Result<Option<Bytes>, NodeError> {
         Ok((self.0)(&old)?.map(Bytes::from))
-    }
-}
-
-struct Overwrite(Bytes);
-
-#[async_trait]
-impl Change for Overwrite {
-    async fn apply(&mut self, _: Option<&Arc<Version>>, _: Bytes) -> Result<Option<Bytes>, NodeError> {
-        Ok(Some(self.0.clone()))
-    }
-
-    fn needs_old(&self) -> bool {
-        false
     }
 }

@@ -7,6 +7,7 @@ mod publish;
 mod query;
 mod retrieve;
 mod servermap;
+mod write;
 
 use std::sync::{Arc, OnceLock};
 

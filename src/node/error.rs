@@ -1,5 +1,6 @@
 //! Why a node could not be read or written.
 
+use super::FileVersion;
 use crate::cap::CapError;
 use crate::util::Stopped;
 
@@ -45,6 +46,9 @@ pub enum NodeError {
     /// Others kept writing at the same time.
     #[error("another client keeps changing this at the same time")]
     Uncoordinated,
+    /// Somebody else has changed the file: it is of this version now.
+    #[error("another client has changed this meanwhile")]
+    Changed(FileVersion),
     /// Larger than the format allows.
     #[error("too large")]
     TooLarge,

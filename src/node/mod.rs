@@ -3,6 +3,7 @@
 //! Nothing here does any work; `immutable`, `mutable` and `dirnode` implement these traits and `client` composes them.
 
 mod attributes;
+mod changes;
 mod edit;
 mod error;
 mod metadata;
@@ -19,6 +20,7 @@ use crate::cap::{Cap, StorageIndex};
 use crate::util::Cx;
 
 pub use attributes::{Attributes, FileType, Timestamp, cap_mark};
+pub use changes::{Changes, FileVersion};
 pub use edit::{Edit, EditOutcome, Expect};
 pub use error::NodeError;
 pub use metadata::{Metadata, NotAnObject, float};
@@ -42,16 +44,42 @@ pub trait Readable: Send + Sync {
 
     /// Reads byte ranges, in the order asked; each is cut at the end of the file. All bytes are verified.
     async fn read(&self, cx: &Cx, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError>;
+
+    /// Which version of a mutable file is read here, with its size; at most a few seconds old. `None` of a file that
+    /// cannot change.
+    async fn file_version(&self, cx: &Cx) -> Result<Option<FileVersion>, NodeError> {
+        let _ = cx;
+        Ok(None)
+    }
 }
 
 /// A mutable file that can be written (IWriteable).
 #[async_trait]
 pub trait Writeable: Readable {
-    /// Replaces the whole content.
-    async fn overwrite(&self, cx: &Cx, content: Bytes) -> Result<(), NodeError>;
+    /// Makes one new version of the file, with these changes, and returns it. It is published even if it changes nothing.
+    ///
+    /// With a `base` the changes are made to that version alone: [`NodeError::Changed`] with the newest one says that
+    /// somebody else has written, and nothing of ours is left then that anybody reads. A version that an earlier call
+    /// on this object made out of the base, and of which it could not say that it was stored, is none of somebody
+    /// else's: the changes are made to it. Without a base they are made to whatever is newest, and when others write at
+    /// the same time again and again, with waits between, until [`NodeError::Uncoordinated`] gives up.
+    ///
+    /// After any other error the new version may be there or not.
+    ///
+    /// An MDMF file is changed in place: only segments that the changes touch are sent, and what is in memory is N/k
+    /// times these, with the whole file's where a server gets a share anew. Of an SDMF file everything is sent and is in
+    /// memory.
+    async fn write(&self, cx: &Cx, base: Option<&FileVersion>, changes: &Changes) -> Result<FileVersion, NodeError>;
+
+    /// Replaces the whole content, whatever it was.
+    async fn overwrite(&self, cx: &Cx, content: Bytes) -> Result<(), NodeError> {
+        self.write(cx, None, &Changes::whole(Arc::new(BytesSource(content)))).await.map(drop)
+    }
 
     /// Writes `data` at `offset`, at most the current size; the file grows where it must.
-    async fn update(&self, cx: &Cx, offset: u64, data: Bytes) -> Result<(), NodeError>;
+    async fn update(&self, cx: &Cx, offset: u64, data: Bytes) -> Result<(), NodeError> {
+        self.write(cx, None, &Changes::patch(offset, data)).await.map(drop)
+    }
 }
 
 /// A directory (IDirectoryNode).

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tahoefs::cap::{MutableCap, MutableFormat};
 use tahoefs::mutable::MutableFile;
-use tahoefs::node::{NodeError, Readable, Writeable};
+use tahoefs::node::{BytesSource, Changes, FileVersion, NodeError, Readable, Source, Writeable};
 use tahoefs::share::{SdmfShare, Version};
 use tahoefs::storage::fault::Method;
 
@@ -75,6 +75,39 @@ async fn ranges_are_read_and_patched() {
     assert!(matches!(
         MutableFile::new(servers.client(3, 5), file.cap().readonly()).overwrite(&cx(), Bytes::new()).await,
         Err(NodeError::NotWriteable)
+    ));
+}
+
+#[tokio::test]
+async fn several_ranges_and_the_size_become_one_version() {
+    let servers = Servers::new(5);
+    let file = create(&servers, b"0123456789").await;
+    let first = file.file_version(&cx()).await.unwrap().unwrap();
+    assert_eq!((first.seqnum, first.size), (1, 10));
+    let source: Arc<dyn Source> = Arc::new(BytesSource(Bytes::from_static(b"ABCDEFGHIJKLMNOP")));
+    let changes = Changes::new(source, vec![1..3, 8..12], Some(14));
+    let second = file.write(&cx(), Some(&first), &changes).await.unwrap();
+    assert_eq!((second.seqnum, second.size), (2, 14));
+    let other = reopen(&servers, &file);
+    assert_eq!(content(&other).await, b"0BC34567IJKL\0\0");
+    assert_eq!(other.file_version(&cx()).await.unwrap(), Some(second.clone()));
+    // The base is old by now: nothing is written.
+    for object in [&other, &file, &reopen(&servers, &file)] {
+        let error = object.write(&cx(), Some(&first), &changes).await.unwrap_err();
+        assert_eq!(error, NodeError::Changed(second.clone()));
+        assert_eq!(content(&reopen(&servers, &file)).await, b"0BC34567IJKL\0\0");
+    }
+    let third = other.write(&cx(), Some(&second), &Changes::resize(4)).await.unwrap();
+    assert_eq!(content(&reopen(&servers, &file)).await, b"0BC3");
+    // An object that remembers an older version than the base.
+    let fourth = file.write(&cx(), Some(&third), &Changes::resize(6)).await.unwrap();
+    assert_eq!(content(&reopen(&servers, &file)).await, b"0BC3\0\0");
+    assert!(fourth > third && third > second && second > first);
+    // A base that cannot be found: what is newest is out of reach.
+    let lost = FileVersion { seqnum: 9, ..fourth };
+    assert!(matches!(
+        file.write(&cx(), Some(&lost), &Changes::resize(0)).await,
+        Err(NodeError::NotEnoughShares { .. })
     ));
 }
 
