@@ -1,6 +1,5 @@
 //! The client: a node directory opened, its grid, and nodes made out of caps.
 
-mod network;
 mod nodes;
 mod resolve;
 mod servers;
@@ -24,6 +23,7 @@ use crate::grid::{Encoding, Grid, Server, ServerInfo};
 use crate::immutable::{Uploaded, Uploader};
 use crate::mutable::MutableFile;
 use crate::node::{Directory, Metadata, Name, NodeError, NodeFactory, Readable, Source, Space, Writeable};
+use crate::storage::gbs::GbsServer;
 use crate::util::{Clock, Cpu, Cx, Priority, Rng};
 
 pub use resolve::{Found, ResolveError};
@@ -104,9 +104,8 @@ impl Client {
     pub async fn open(dir: NodeDir, options: ClientOptions) -> Result<Client, ConfigError> {
         let config = GridConfig::load(&dir)?;
         let stores = Stores::load(&dir)?;
-        let (dialling, rng) = (options.rng.clone(), options.rng.clone());
-        let dial: servers::Dial = Box::new(move |nurls| network::dial(nurls, &dialling));
-        let roster = Roster::load(&dir, &config, &stores, rng, dial);
+        let dial: servers::Dial = Box::new(|nurls| Arc::new(GbsServer::new(&nurls)));
+        let roster = Roster::load(&dir, &config, &stores, options.rng.clone(), dial);
         if stores.entries.is_empty() && roster.announced().is_empty() && !options.may_be_empty {
             return Err(ConfigError::NoServers(roster.explain()));
         }

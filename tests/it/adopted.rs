@@ -7,11 +7,18 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tahoefs::cap::Cap;
+use tahoefs::client::{Client, ClientOptions};
+use tahoefs::config::NodeDir;
+use tahoefs::grid::{LinkState, Server};
+use tahoefs::node::{BytesSource, NodeFactory};
 
 use crate::mount::world::World;
+use crate::tahoe::{Grid, GridSpec, fresh};
 
 const KEY: &str = "v0-e4jzyshezxyfmtotptn6mtuftcvetpusx2wjm2bgzmk6lt5dj4oq";
 const OTHER: &str = "v0-33al6dkxwnx724xrvn6nx2rh5kaffpe6s44n7fp2l7z6jv6rkbeq";
@@ -163,4 +170,93 @@ fn refused_objects_are_not_opened() {
     assert!(failed.status.code() == Some(1) && said.contains("closed"), "{said}");
     fs::remove_file(&list).unwrap();
     ok(&dir, &["ls"], b"");
+}
+
+/// A client on the directory itself, which stays open.
+async fn client(dir: &Path) -> Client {
+    Client::open(NodeDir::at(dir), ClientOptions { keep_asking: true, ..ClientOptions::default() }).await.unwrap()
+}
+
+/// Waits until servers are as they should be.
+async fn until(client: &Client, what: &str, is_so: impl Fn(&[Arc<Server>]) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so(&client.grid().servers()) {
+        let states: Vec<_> = client.grid().servers().iter().map(|s| (s.address(), s.state(), s.health())).collect();
+        assert!(Instant::now() < deadline, "waited in vain until {what}: {states:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_clients_directory_and_its_servers_are_used_beside_it() {
+    let mut grid = Grid::start(GridSpec { servers: fresh(5), needed: 3, happy: 3, total: 10 });
+    let dir = grid.client_dir().to_owned();
+    let config = fs::read(dir.join("tahoe.cfg")).unwrap();
+    grid.tahoe(&["create-alias", "tahoe"]);
+    let data: Vec<u8> = (0..300_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
+
+    // What one writes the other reads.
+    let file = dir.parent().unwrap().join("file");
+    fs::write(&file, &data).unwrap();
+    grid.tahoe(&["put", file.to_str().unwrap(), "tahoe:theirs"]);
+    assert_eq!(ok(&dir, &["get", "tahoe:theirs"], b""), data);
+    ok(&dir, &["put", "-", "tahoe:ours"], &data[..100_000]);
+    assert_eq!(ok(&dir, &["ls"], b""), b"ours\ntheirs\n");
+    let back = dir.parent().unwrap().join("back");
+    grid.tahoe(&["get", "tahoe:ours", back.to_str().unwrap()]);
+    assert_eq!(fs::read(&back).unwrap(), &data[..100_000]);
+    // Convergence and encoding are the same.
+    let cap = ok(&dir, &["put"], &data);
+    assert_eq!(String::from_utf8(cap).unwrap().trim(), grid.put(&data, "CHK"));
+
+    let shown = status(&dir);
+    let servers = shown["servers"].as_array().unwrap();
+    assert_eq!(servers.len(), 5, "{shown}");
+    for server in servers {
+        assert_eq!(
+            (&server["state"], &server["reachable"]),
+            (&Value::from("connected"), &Value::from(true)),
+            "{shown}"
+        );
+        assert!(server["available"].as_u64().unwrap() > 0 && server["latency_ms"].as_f64().unwrap() > 0.0, "{shown}");
+        assert!(server["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{shown}");
+    }
+
+    // A server goes away, and another one moves, under a client that stays open.
+    let client = client(&dir).await;
+    until(&client, "all answer", |all| all.iter().all(|s| s.state() == LinkState::Connected)).await;
+    assert!(client.space().free > 0);
+    let address = |grid: &Grid, n: usize| format!("127.0.0.1:{}", grid.server_port(n));
+    let (gone, old) = (address(&grid, 0), address(&grid, 1));
+    grid.stop_server(0);
+    grid.move_server(1);
+    let new = address(&grid, 1);
+    until(&client, "the server that moved is found", |all| {
+        !all.iter().any(|s| s.address() == old)
+            && all.iter().any(|s| s.address() == new && s.last_status().is_some() && !s.is_down())
+    })
+    .await;
+    let root = client.aliases().unwrap().get("tahoe").unwrap().to_owned();
+    let root = Cap::parse(&root).unwrap();
+    let found = client.resolve(&client.cx(), &root, &["ours".into()]).await.unwrap();
+    let reader = client.readable(&found.cap).unwrap();
+    assert_eq!(reader.read(&client.cx(), &[0..100_000]).await.unwrap()[0], &data[..100_000]);
+    let source = Arc::new(BytesSource(vec![9; 70_000].into()));
+    let uploaded = client.upload(&client.cx(), source).await.unwrap();
+    assert_eq!(uploaded.results.happiness, 4, "{:?}", uploaded.results.share_map);
+    let dead = |s: &Arc<Server>| s.address() == gone && matches!(s.state(), LinkState::Unreachable { .. });
+    until(&client, "the one that is gone shows", |all| all.iter().any(dead)).await;
+    drop(client);
+    let shown = status(&dir);
+    let away = shown["servers"].as_array().unwrap().iter().filter(|s| s["state"] == "unreachable").count();
+    assert_eq!(away, 1, "{shown}");
+
+    // The client starts on its directory after us, and finds what was stored meanwhile.
+    ok(&dir, &["put", "-", "tahoe:late"], &data[..1000]);
+    grid.stop_client();
+    assert_eq!(fs::read(dir.join("tahoe.cfg")).unwrap(), config);
+    grid.start_client(4);
+    assert_eq!(grid.tahoe(&["ls", "tahoe:"]), "late\nours\ntheirs\n");
+    assert_eq!(fs::metadata(dir.join("tahoefs")).unwrap().permissions().mode() & 0o777, 0o700);
+    grid.stop();
 }

@@ -167,6 +167,27 @@ impl Grid {
         words.find(|w| w.contains(&address) && w.ends_with("#v=1")).expect("the server's NURL").to_owned()
     }
 
+    /// Ends the client, whose web API then does not answer.
+    pub fn stop_client(&mut self) {
+        self.client.stop();
+    }
+
+    /// Starts the client again and waits until it is connected to `count` servers.
+    pub fn start_client(&mut self, count: usize) {
+        self.client.run();
+        self.wait_connected(count, Instant::now() + START_LIMIT);
+    }
+
+    /// Starts a server again at another port, which it announces.
+    pub fn move_server(&mut self, index: usize) {
+        let node = &mut self.servers[index];
+        node.stop();
+        node.port = free_port();
+        node.set_option("tub.port", &format!("tcp:{}:interface=127.0.0.1", node.port));
+        node.set_option("tub.location", &format!("tcp:127.0.0.1:{}", node.port));
+        node.run();
+    }
+
     /// Starts a server again with no space left for immutable shares.
     pub fn fill_server(&mut self, index: usize) {
         self.servers[index].stop();
