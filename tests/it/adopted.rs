@@ -172,6 +172,21 @@ fn refused_objects_are_not_opened() {
     ok(&dir, &["ls"], b"");
 }
 
+/// A mount, until it is dropped.
+struct Mount {
+    dir: PathBuf,
+    at: PathBuf,
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let output = run(&self.dir, &[OsStr::new("unmount"), self.at.as_os_str()], b"");
+        if !output.status.success() {
+            let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+        }
+    }
+}
+
 /// A client on the directory itself, which stays open.
 async fn client(dir: &Path) -> Client {
     Client::open(NodeDir::at(dir), ClientOptions { keep_asking: true, ..ClientOptions::default() }).await.unwrap()
@@ -222,6 +237,23 @@ async fn a_running_clients_directory_and_its_servers_are_used_beside_it() {
         assert!(server["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{shown}");
     }
 
+    // The client's own directory, mounted from its own servers.
+    let mount = Mount { dir: dir.clone(), at: dir.parent().unwrap().join("mnt") };
+    ok(&dir, &[OsStr::new("mount"), OsStr::new("tahoe:"), mount.at.as_os_str()], b"");
+    assert_eq!(fs::read(mount.at.join("theirs")).unwrap(), data);
+    fs::create_dir(mount.at.join("made")).unwrap();
+    fs::write(mount.at.join("made/inside"), &data).unwrap();
+    let shown = ok(&dir, &[OsStr::new("status"), OsStr::new("--json"), mount.at.as_os_str()], b"");
+    let shown: Value = serde_json::from_slice(&shown).unwrap();
+    let servers = shown["servers"].as_array().unwrap();
+    assert!(servers.len() == 5 && servers.iter().all(|s| s["state"] == "connected"), "{shown}");
+    assert!(servers.iter().all(|s| s["available"].as_u64().unwrap() > 0), "{shown}");
+    drop(mount);
+    grid.tahoe(&["get", "tahoe:made/inside", back.to_str().unwrap()]);
+    assert_eq!(fs::read(&back).unwrap(), data);
+    grid.tahoe(&["unlink", "tahoe:made"]);
+    assert!(!dir.join("tahoefs/stores").exists(), "no grid of our own was made");
+
     // A server goes away, and another one moves, under a client that stays open.
     let client = client(&dir).await;
     until(&client, "all answer", |all| all.iter().all(|s| s.state() == LinkState::Connected)).await;
@@ -240,7 +272,7 @@ async fn a_running_clients_directory_and_its_servers_are_used_beside_it() {
     let root = Cap::parse(&root).unwrap();
     let found = client.resolve(&client.cx(), &root, &["ours".into()]).await.unwrap();
     let reader = client.readable(&found.cap).unwrap();
-    assert_eq!(reader.read(&client.cx(), &[0..100_000]).await.unwrap()[0], &data[..100_000]);
+    assert_eq!(reader.read(&client.cx(), std::slice::from_ref(&(0..100_000))).await.unwrap()[0], &data[..100_000]);
     let source = Arc::new(BytesSource(vec![9; 70_000].into()));
     let uploaded = client.upload(&client.cx(), source).await.unwrap();
     assert_eq!(uploaded.results.happiness, 4, "{:?}", uploaded.results.share_map);
