@@ -1,5 +1,6 @@
 //! The command line: names and flags are a contract.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -116,7 +117,14 @@ pub enum Command {
     },
     /// Store a file; without WHERE its capability is printed
     Put(Put),
+    /// Copy files and directories to the grid, from it, or within it
+    Cp(Cp),
+    /// Move a name to another, or into a directory
+    Mv(Mv),
+    /// Give what a name or a capability stands for another name
+    Ln(Ln),
     /// Remove a name from its directory
+    #[command(visible_alias = "unlink")]
     Rm {
         /// alias:path
         #[arg(value_name = "WHERE")]
@@ -189,8 +197,50 @@ pub struct Put {
     /// Read a mutable file's capability from this file, in WHERE's place
     #[arg(long, value_name = "FILE")]
     pub cap_file: Option<PathBuf>,
+    /// Print how the upload went, as JSON
+    #[arg(long)]
+    pub json: bool,
     /// FILE (- or none: standard input), then WHERE (alias:path, or - for a capability on standard input)
     #[arg(value_name = "[FILE|-] [WHERE]", num_args = 0..=2)]
+    pub operands: Vec<String>,
+}
+
+/// `cp`.
+#[derive(Debug, Args)]
+pub struct Cp {
+    /// Copy directories with all that is in them, and links and special files as they are
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// Read a capability from this file, as the first FROM
+    #[arg(long, value_name = "FILE")]
+    pub cap_file: Option<PathBuf>,
+    /// Print what was copied, as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Local paths, alias:path, or - for a capability on standard input; the last is where it goes
+    #[arg(value_name = "FROM… TO", num_args = 1.., required = true)]
+    pub operands: Vec<OsString>,
+}
+
+/// `mv`.
+#[derive(Debug, Args)]
+pub struct Mv {
+    /// alias:path
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    /// alias:path, or - for the capability of a directory on standard input
+    #[arg(value_name = "TO")]
+    pub to: String,
+}
+
+/// `ln`.
+#[derive(Debug, Args)]
+pub struct Ln {
+    /// Read the capability from this file, in FROM's place
+    #[arg(long, value_name = "FILE")]
+    pub cap_file: Option<PathBuf>,
+    /// FROM (alias:path, or - for a capability on standard input), then TO
+    #[arg(value_name = "FROM TO", num_args = 1..=2, required = true)]
     pub operands: Vec<String>,
 }
 

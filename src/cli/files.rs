@@ -1,15 +1,14 @@
 //! `mkdir`, `ls`, `get`, `rm`.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use futures::stream::{self, StreamExt};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::args::{At, DirFormat};
 use super::exit::{Exit, Failure};
+use super::local::Target;
 use super::output;
 use super::place::Place;
 use super::session::Session;
@@ -203,29 +202,33 @@ pub fn get(session: &Session, cap_file: Option<&Path>, operands: &[String]) -> R
         let cx = client.cx();
         let found = find(&client, &cx, &place).await?;
         if found.cap.is_directory() {
-            return Err(Failure::at(Exit::Failed, place.shown(), "is a directory; mount it to copy it"));
+            return Err(Failure::at(Exit::Failed, place.shown(), "is a directory; `tahoefs cp -r` copies it"));
         }
         let mut out = match &target {
-            Some(path) => Target::file(path)?,
+            Some(path) => Target::file(path, None)?,
             None => Target::Stdout,
         };
-        fetch(session, &client, &cx, &found.cap, &place.shown(), &mut out).await?;
+        let bar = session.speech.bytes(&place.shown(), 0);
+        let fetched = fetch(&client, &cx, &found.cap, &place.shown(), &bar, &mut out).await;
+        bar.finish_and_clear();
+        fetched?;
         out.finish()
     })
 }
 
-async fn fetch(
-    session: &Session,
+/// Reads a whole file into `out`.
+pub async fn fetch(
     client: &Client,
     cx: &Cx,
     cap: &Cap,
     shown: &str,
+    bar: &ProgressBar,
     out: &mut Target,
-) -> Result<(), Failure> {
+) -> Result<u64, Failure> {
     let named = |e| Failure::node(shown, &e);
     let file = client.readable(cap).map_err(named)?;
     let size = cx.run(file.size(cx)).await.map_err(|e| named(e.into()))?.map_err(named)?;
-    let bar = session.speech.bytes(shown, size);
+    bar.inc_length(size);
     let pieces = (0..size.div_ceil(READ_SIZE)).map(|n| n * READ_SIZE..((n + 1) * READ_SIZE).min(size));
     let reads = pieces.map(|range| {
         let file = &file;
@@ -245,72 +248,7 @@ async fn fetch(
         bar.inc(data.len() as u64);
         out.write(&data)?;
     }
-    bar.finish_and_clear();
-    Ok(())
-}
-
-/// Where a fetched file goes: a new file beside its place, renamed at the end, so that nothing half-made is left.
-enum Target {
-    Stdout,
-    InPlace { file: File, path: PathBuf },
-    File { file: File, temporary: PathBuf, path: PathBuf, kept: bool },
-}
-
-impl Target {
-    /// A file of its own is replaced whole; a device, a pipe, a link or a file with other names is written into.
-    fn file(path: &Path) -> Result<Target, Failure> {
-        let replaceable = |m: &fs::Metadata| m.is_file() && m.nlink() == 1;
-        let there = fs::symlink_metadata(path).ok().filter(|m| !m.is_dir());
-        if there.as_ref().is_some_and(|m| !replaceable(m)) && !path.is_dir() {
-            let file = OpenOptions::new().write(true).truncate(true).open(path);
-            let file = file.map_err(|e| Failure::io(path.display(), &e))?;
-            return Ok(Target::InPlace { file, path: path.to_owned() });
-        }
-        if path.is_dir() {
-            return Err(Failure::at(Exit::Failed, path.display(), "is a directory; name a file in it"));
-        }
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = path.with_file_name(format!(".{name}.part{}", std::process::id()));
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o666).open(&temporary);
-        let file = file.map_err(|e| Failure::io(path.display(), &e))?;
-        let target = Target::File { file, temporary, path: path.to_owned(), kept: false };
-        if let (Some(there), Target::File { file, .. }) = (there, &target) {
-            // Only root can give a file away; whoever cannot keeps it.
-            let _ = std::os::unix::fs::fchown(file, Some(there.uid()), Some(there.gid()));
-            file.set_permissions(there.permissions()).map_err(|e| Failure::io(path.display(), &e))?;
-        }
-        Ok(target)
-    }
-
-    fn write(&mut self, data: &[u8]) -> Result<(), Failure> {
-        match self {
-            Target::Stdout => io::stdout().lock().write_all(data).map_err(|e| Failure::io("standard output", &e)),
-            Target::File { file, path, .. } | Target::InPlace { file, path } => {
-                file.write_all(data).map_err(|e| Failure::io(path.display(), &e))
-            }
-        }
-    }
-
-    fn finish(&mut self) -> Result<(), Failure> {
-        match self {
-            Target::Stdout => io::stdout().lock().flush().map_err(|e| Failure::io("standard output", &e)),
-            Target::InPlace { .. } => Ok(()),
-            Target::File { temporary, path, kept, .. } => {
-                fs::rename(&*temporary, &*path).map_err(|e| Failure::io(path.display(), &e))?;
-                *kept = true;
-                Ok(())
-            }
-        }
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        if let Target::File { temporary, kept: false, .. } = self {
-            // The failure that led here is reported already.
-            let _ = fs::remove_file(temporary);
-        }
-    }
+    Ok(size)
 }
 
 /// The names above the last, and the last.

@@ -2,9 +2,12 @@
 
 mod alias;
 mod args;
+mod copy;
 mod daemon;
 mod exit;
 mod files;
+mod link;
+mod local;
 mod log;
 mod mount;
 mod mountpoint;
@@ -81,6 +84,9 @@ fn run(arguments: &[OsString]) -> Result<u8, Failure> {
         Command::Ls { long, json, at } => done(files::ls(session, *long, *json, at)),
         Command::Get { cap_file, operands } => done(files::get(session, cap_file.as_deref(), operands)),
         Command::Put(args) => done(put::put(session, args)),
+        Command::Cp(args) => done(copy::cp(session, args)),
+        Command::Mv(args) => done(link::mv(session, args)),
+        Command::Ln(args) => done(link::ln(session, args)),
         Command::Rm { place } => done(files::rm(session, place)),
     }
 }

@@ -62,6 +62,12 @@ pub fn result(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// One of several errors; the last is the command's own.
+pub fn error(message: &str) {
+    // Nobody to tell it to is no reason for another exit code.
+    let _ = writeln!(io::stderr(), "tahoefs: {}", message.replace('\n', " "));
+}
+
 /// A line of JSON on standard output.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use data_encoding::BASE64;
 use indicatif::ProgressBar;
+use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::args::{FileFormat, Put};
@@ -22,11 +23,12 @@ use crate::cap::Cap;
 use crate::client::{Client, ResolveError};
 use crate::config::{NodeDir, read_optional};
 use crate::crypto::SigningKey;
+use crate::immutable::{UploadResults, Uploaded};
 use crate::node::{Edit, Expect, Name, NodeFactory, Source};
-use crate::util::Cx;
+use crate::util::{Cx, base32};
 
 /// The largest mutable file that is written, in bytes: it is in memory whole.
-const MUTABLE_LIMIT: u64 = 1 << 30;
+pub const MUTABLE_LIMIT: u64 = 1 << 30;
 
 pub fn put(session: &Session, args: &Put) -> Result<(), Failure> {
     let (file, place) = match (&args.cap_file, args.operands.as_slice()) {
@@ -55,32 +57,83 @@ pub fn put(session: &Session, args: &Put) -> Result<(), Failure> {
         let input = Input::open(client.dir(), file)?;
         match place {
             None => {
-                let cap = store(session, &client, args.format, key, &input).await?;
+                let stored = store(session, &client, args.format, key, &input).await?;
                 client.sync(&client.cx()).await.map_err(|e| Failure::node(&input.name, &e))?;
-                output::result(&format!("{}\n", cap.to_uri()))
+                if args.json { say(&stored) } else { output::result(&format!("{}\n", stored.cap.to_uri())) }
             }
-            Some(place) => put_at(session, &client, args.format, key, &input, &place).await,
+            Some(place) => {
+                let stored = put_at(session, &client, args.format, key, &input, &place).await?;
+                if args.json { say(&stored) } else { Ok(()) }
+            }
         }
     })
 }
 
-/// Stores the input as a new file and returns its cap.
+/// Prints how an upload went.
+fn say(uploaded: &Uploaded) -> Result<(), Failure> {
+    let Uploaded { cap, results } = uploaded;
+    let ueb = results.ueb.as_ref().map(|ueb| {
+        json!({
+            "codec_name": ueb.codec_name,
+            "codec_params": ueb.codec_params.map(|p| p.to_string()),
+            "tail_codec_params": ueb.tail_codec_params.map(|p| p.to_string()),
+            "segment_size": ueb.segment_size,
+            "num_segments": ueb.num_segments,
+            "size": ueb.size,
+            "needed_shares": ueb.needed_shares,
+            "total_shares": ueb.total_shares,
+            "crypttext_hash": ueb.crypttext_hash.map(|hash| base32::encode(&hash)),
+            "crypttext_root_hash": base32::encode(&ueb.crypttext_root_hash),
+            "share_root_hash": base32::encode(&ueb.share_root_hash),
+        })
+    });
+    let share_map: Map<String, Value> =
+        results.share_map.iter().map(|(share, servers)| (share.to_string(), json!(servers))).collect();
+    let timings = results.timings;
+    output::json(&json!({
+        "cap": cap.to_uri(),
+        "file_size": results.file_size,
+        "pushed_shares": results.pushed_shares,
+        "preexisting_shares": results.preexisting_shares,
+        "happiness": results.happiness,
+        "sharemap": share_map,
+        "servermap": results.server_map,
+        "nicknames": results.nicknames,
+        "timings": {
+            "storage_index": timings.storage_index.as_secs_f64(),
+            "peer_selection": timings.server_selection.as_secs_f64(),
+            "encode_and_push": timings.encode_and_push.as_secs_f64(),
+            "total": timings.total.as_secs_f64(),
+        },
+        "uri_extension_data": ueb,
+        "uri_extension_hash": results.ueb_hash.map(|hash| base32::encode(&hash)),
+        "verifycap": results.verify_cap.as_ref().map(Cap::to_uri),
+    }))
+}
+
+/// What is known of a mutable file that was written: how its shares went is not counted.
+fn written(cap: Cap, size: u64) -> Uploaded {
+    Uploaded { cap, results: UploadResults { file_size: size, ..UploadResults::default() } }
+}
+
+/// Stores the input as a new file.
 async fn store(
     session: &Session,
     client: &Client,
     format: Option<FileFormat>,
     key: Option<SigningKey>,
     input: &Input,
-) -> Result<Cap, Failure> {
+) -> Result<Uploaded, Failure> {
     let cx = client.cx();
     let named = |e| Failure::node(&input.name, &e);
     if format == Some(FileFormat::Sdmf) {
-        return client.create_mutable(&cx, key, input.whole(&cx).await?).await.map_err(named);
+        let cap = client.create_mutable(&cx, key, input.whole(&cx).await?).await.map_err(named)?;
+        return Ok(written(cap, input.size));
     }
     // The content is read twice: once for its key, once to be sent.
     let bar = session.speech.bytes(&input.name, input.size.saturating_mul(2));
     let source = FileSource { file: Arc::clone(&input.file), size: input.size, bar: bar.clone() };
-    let stored = client.store_file(&cx, Arc::new(source)).await.map_err(named);
+    let stored = client.upload(&cx, Arc::new(source)).await.map_err(named);
     bar.finish_and_clear();
     stored
 }
@@ -92,7 +145,7 @@ async fn put_at(
     key: Option<SigningKey>,
     input: &Input,
     place: &Place,
-) -> Result<(), Failure> {
+) -> Result<Uploaded, Failure> {
     let cx = client.cx();
     let shown = place.shown();
     let named = |e| Failure::node(&shown, &e);
@@ -116,7 +169,8 @@ async fn put_at(
         if found.cap.is_mutable() && format.is_none() || found.edge.is_none() {
             let file = client.writeable(&found.cap).map_err(named)?;
             file.overwrite(&cx, input.whole(&cx).await?).await.map_err(named)?;
-            return client.sync(&cx).await.map_err(named);
+            client.sync(&cx).await.map_err(named)?;
+            return Ok(written(found.cap.clone(), input.size));
         }
     }
     // Whether the directory can be changed is known before anything is uploaded.
@@ -128,9 +182,10 @@ async fn put_at(
     if !client.directory(&parent).map_err(named)?.is_writeable() {
         return Err(named(crate::node::NodeError::NotWriteable));
     }
-    let cap = store(session, client, format, key, input).await?;
-    let edit = Edit::Link { name: name.clone(), cap, metadata: None, expect: Expect::Anything };
-    modify(client, &cx, &parent, edit, &shown).await
+    let stored = store(session, client, format, key, input).await?;
+    let edit = Edit::Link { name: name.clone(), cap: stored.cap.clone(), metadata: None, expect: Expect::Anything };
+    modify(client, &cx, &parent, edit, &shown).await?;
+    Ok(stored)
 }
 
 /// What is to be stored: a file, or standard input spooled into one without a name.
@@ -199,10 +254,13 @@ fn spool(dir: &NodeDir) -> Result<File, Failure> {
 }
 
 /// A file that is uploaded; moves a progress bar.
-struct FileSource {
-    file: Arc<File>,
-    size: u64,
-    bar: ProgressBar,
+pub struct FileSource {
+    /// The file.
+    pub file: Arc<File>,
+    /// Its bytes.
+    pub size: u64,
+    /// Moves on by what is read.
+    pub bar: ProgressBar,
 }
 
 #[async_trait]

@@ -22,6 +22,7 @@ use crate::writeback::{Change, DirId, Scope, Writeback};
 pub use attr::{Attr, Caller, FsOptions, Ino, Owner, ROOT, SetAttr, SetTime};
 pub use error::FsError;
 pub use handles::{Handle, OpenMode};
+pub use names::{edge_name, shown};
 pub use ops::{Listed, RenameMode};
 
 use handles::Handles;

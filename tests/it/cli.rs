@@ -10,43 +10,43 @@ use std::process::{Command, Output, Stdio};
 use data_encoding::BASE64;
 
 /// A home directory and the program in it.
-struct Home {
-    top: tempfile::TempDir,
+pub struct Home {
+    pub top: tempfile::TempDir,
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 impl Home {
-    fn new() -> Home {
+    pub fn new() -> Home {
         Home { top: tempfile::tempdir().unwrap() }
     }
 
     /// With a node directory.
-    fn initialised() -> Home {
+    pub fn initialised() -> Home {
         let home = Home::new();
         home.ok(["-q", "init"]);
         home
     }
 
     /// With the alias `tahoe:` too.
-    fn with_alias() -> Home {
+    pub fn with_alias() -> Home {
         let home = Home::initialised();
         home.ok(["create-alias", "tahoe"]);
         home
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.top.path().join(name)
     }
 
-    fn write(&self, name: &str, content: &[u8]) -> PathBuf {
+    pub fn write(&self, name: &str, content: &[u8]) -> PathBuf {
         fs::write(self.path(name), content).unwrap();
         self.path(name)
     }
 
-    fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>, input: &[u8]) -> Output {
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>, input: &[u8]) -> Output {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tahoefs"))
             .args(arguments)
             .env_clear()
@@ -63,18 +63,23 @@ impl Home {
     }
 
     /// Runs what must succeed; its standard output.
-    fn ok_with<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>, input: &[u8]) -> Vec<u8> {
+    pub fn ok_with<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>, input: &[u8]) -> Vec<u8> {
         let output = self.run(arguments, input);
         assert!(output.status.success(), "{}", text(&output.stderr));
         output.stdout
     }
 
-    fn ok<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
+    pub fn ok<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
         text(&self.ok_with(arguments, b""))
     }
 
     /// Runs what must fail with this code; its one line, which holds no cap.
-    fn fails_with<S: AsRef<OsStr>>(&self, code: i32, arguments: impl IntoIterator<Item = S>, input: &[u8]) -> String {
+    pub fn fails_with<S: AsRef<OsStr>>(
+        &self,
+        code: i32,
+        arguments: impl IntoIterator<Item = S>,
+        input: &[u8],
+    ) -> String {
         let output = self.run(arguments, input);
         let line = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{line}");
@@ -86,16 +91,16 @@ impl Home {
         line
     }
 
-    fn fails<S: AsRef<OsStr>>(&self, code: i32, arguments: impl IntoIterator<Item = S>) -> String {
+    pub fn fails<S: AsRef<OsStr>>(&self, code: i32, arguments: impl IntoIterator<Item = S>) -> String {
         self.fails_with(code, arguments, b"")
     }
 
-    fn store(&self, number: usize) -> PathBuf {
+    pub fn store(&self, number: usize) -> PathBuf {
         self.path(&format!(".tahoefs/tahoefs/stores/store-{number}"))
     }
 
     /// Removes all shares of the first `count` stores.
-    fn empty_stores(&self, count: usize) {
+    pub fn empty_stores(&self, count: usize) {
         for number in 1..=count {
             let shares = self.store(number).join("storage/shares");
             fs::remove_dir_all(&shares).unwrap();
@@ -104,7 +109,7 @@ impl Home {
     }
 }
 
-fn content(length: usize) -> Vec<u8> {
+pub fn content(length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     tahoefs::util::Rng::seeded(length as u64).fill(&mut bytes);
     bytes

@@ -11,6 +11,7 @@ mod chain_order;
 mod chk_shares;
 mod chk_vectors;
 mod cli;
+mod cli_copy;
 mod config;
 mod containers;
 mod convergence;

@@ -1,0 +1,254 @@
+//! Into the grid: files are stored and directories published once each, when all that is new in them is there.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{self, StreamExt};
+
+use super::{Copier, Item, Source, WIDTH};
+use crate::cap::{Cap, FileCap, LitCap};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::local::{describe, kind_of};
+use crate::cli::put::{FileSource, MUTABLE_LIMIT};
+use crate::node::{
+    Attributes, BytesSource, Child, Edit, EditOutcome, Expect, FileType, Freshness, Metadata, Name, NodeError,
+    NodeFactory, Table,
+};
+use crate::util::base32;
+
+/// An entry that is to be published.
+struct Entry {
+    name: Name,
+    cap: Cap,
+    metadata: Metadata,
+    /// What stood there before.
+    there: Option<Cap>,
+    shown: String,
+}
+
+impl Copier {
+    /// Stores all items and names them in the directory `parent`, or in a new one; gives its cap.
+    pub(super) fn store_all<'a>(
+        &'a self,
+        items: Vec<Item>,
+        parent: Option<&'a Cap>,
+        shown: &'a str,
+    ) -> BoxFuture<'a, Result<Cap, Failure>> {
+        Box::pin(async move {
+            let named = |e| Failure::node(shown, &e);
+            let directory = parent.map(|cap| self.client.directory(cap)).transpose().map_err(named)?;
+            if directory.as_ref().is_some_and(|d| !d.is_writeable()) {
+                return Err(named(NodeError::NotWriteable));
+            }
+            let table: Arc<Table> = match &directory {
+                Some(directory) => directory.snapshot(&self.cx(), Freshness::Newest).await.map_err(named)?,
+                None => Arc::default(),
+            };
+            let mut names = HashSet::new();
+            let mut stores = Vec::new();
+            for item in items {
+                if names.insert(Arc::clone(&item.name)) {
+                    stores.push(item);
+                } else {
+                    let what = format_args!("another entry has the name {} on the grid", item.name);
+                    self.note::<()>(Err(Failure::at(Exit::Failed, &item.shown, what)))?;
+                }
+            }
+            let table = &table;
+            let mut stores = stream::iter(stores)
+                .map(|item| async move {
+                    let there = table.entries.get(&item.name);
+                    self.store(item, there).await
+                })
+                .buffer_unordered(WIDTH);
+            let mut entries = Vec::new();
+            while let Some(entry) = stores.next().await {
+                entries.extend(self.note(entry)?);
+            }
+            let Some(directory) = directory else {
+                let children: Vec<(Name, Cap, Metadata)> =
+                    entries.into_iter().map(|e| (e.name, e.cap, e.metadata)).collect();
+                let cap = self.client.create_directory(&self.cx(), &children).await.map_err(named)?;
+                self.copied_directory();
+                return Ok(cap);
+            };
+            let edit = |entry: &Entry| Edit::Link {
+                name: Arc::clone(&entry.name),
+                cap: entry.cap.clone(),
+                metadata: Some(entry.metadata.clone()),
+                expect: Expect::OneOf(vec![entry.there.clone(), Some(entry.cap.clone())]),
+            };
+            let edits: Vec<Edit> = entries.iter().map(edit).collect();
+            if !edits.is_empty() {
+                let outcomes = directory.modify(&self.cx(), &edits).await.map_err(named)?;
+                for (entry, outcome) in entries.iter().zip(outcomes) {
+                    if matches!(outcome, EditOutcome::Conflict { .. }) {
+                        let what = "another client put something else there meanwhile; it was left";
+                        self.note::<()>(Err(Failure::at(Exit::Failed, &entry.shown, what)))?;
+                    }
+                }
+            }
+            parent.cloned().ok_or_else(|| named(NodeError::NotWriteable))
+        })
+    }
+
+    /// Stores one item; `None` when no entry has to be published for it.
+    async fn store(&self, item: Item, there: Option<&Child>) -> Result<Option<Entry>, Failure> {
+        let Item { name, shown, .. } = &item;
+        let (name, shown) = (Arc::clone(name), shown.clone());
+        let is_directory = item.source.is_directory();
+        match there {
+            Some(child) if child.cap.is_directory() != is_directory => {
+                let what =
+                    if is_directory { "is a directory, and a file has its name" } else { "a directory has its name" };
+                return Err(Failure::at(Exit::Failed, &shown, format_args!("{what} on the grid")));
+            }
+            Some(child) if is_directory => {
+                let items = self.contents(item).await?;
+                self.store_all(items, Some(&child.cap), &shown).await?;
+                return Ok(None);
+            }
+            _ => {}
+        }
+        let attributes = self.attributes(&item, there);
+        let cap = if is_directory {
+            let items = self.contents(item).await?;
+            self.store_all(items, None, &shown).await?
+        } else {
+            match there {
+                Some(child) if child.cap.is_mutable() && !child.cap.is_readonly() => {
+                    self.overwrite(&item, &child.cap, &shown).await?;
+                    child.cap.clone()
+                }
+                _ => self.store_file(&item).await?,
+            }
+        };
+        let base = there.map(|child| child.metadata.clone());
+        let metadata = match attributes {
+            Some((attributes, metadata)) => attributes.write_into(&base.or(metadata).unwrap_or_default(), &cap),
+            None => base.unwrap_or_default(),
+        };
+        Ok(Some(Entry { name, cap, metadata, there: there.map(|child| child.cap.clone()), shown }))
+    }
+
+    async fn contents(&self, item: Item) -> Result<Vec<Item>, Failure> {
+        match item.source {
+            Source::Group(items) => Ok(items),
+            _ => self.children(&item).await,
+        }
+    }
+
+    /// The attributes that the entry gets, and the metadata of the source with what is not ours in it. `None` where
+    /// the source says nothing of itself.
+    fn attributes(&self, item: &Item, there: Option<&Child>) -> Option<(Attributes, Option<Metadata>)> {
+        let before = there.map(|child| Attributes::of(&item.name, child));
+        let (mut attributes, metadata) = match &item.source {
+            Source::Group(_) => return None,
+            Source::Local(_, local) => {
+                let kind = kind_of(local);
+                let before = before.clone().filter(|before| before.kind == kind);
+                let mut attributes = describe(before.unwrap_or_else(|| Attributes::new(kind)), local);
+                attributes.name = item.given.clone();
+                (attributes, None)
+            }
+            Source::Grid { child, .. } => {
+                let child = child.as_ref()?;
+                (Attributes::of(&item.name, child), Some(child.metadata.clone()))
+            }
+        };
+        // A copy is a file of its own, and what it replaces is the same file with other content.
+        attributes.id = before.and_then(|before| before.id);
+        if attributes.id.is_none() && attributes.kind != FileType::Directory {
+            attributes.id = Some(base32::encode(&self.client.grid().rng().bytes::<10>()));
+        }
+        Some((attributes, metadata))
+    }
+
+    /// Stores what is no directory, and gives its cap. Mutable files become immutable copies of what they hold now.
+    async fn store_file(&self, item: &Item) -> Result<Cap, Failure> {
+        let _turn = self.transfers.acquire().await;
+        let (named, cx) = (|e| Failure::node(&item.shown, &e), self.cx());
+        match &item.source {
+            Source::Local(path, metadata) if metadata.is_file() => {
+                let (file, size) = open(path)?;
+                // The content is read twice: once for its key, once to be sent.
+                self.bar.inc_length(size.saturating_mul(2));
+                let source = FileSource { file: Arc::new(file), size, bar: self.bar.clone() };
+                let cap = self.client.store_file(&cx, Arc::new(source)).await.map_err(named)?;
+                self.copied_file(size);
+                Ok(cap)
+            }
+            Source::Grid { cap, .. } if !cap.is_mutable() => {
+                self.copied_file(0);
+                Ok(cap.clone())
+            }
+            _ => {
+                let content = self.whole(item).await?;
+                let size = content.len() as u64;
+                let cap = if size <= LitCap::LONGEST as u64 {
+                    Cap::File(FileCap::Lit(LitCap { data: content.to_vec() }))
+                } else {
+                    self.client.store_file(&cx, Arc::new(BytesSource(content))).await.map_err(named)?
+                };
+                self.copied_file(size);
+                Ok(cap)
+            }
+        }
+    }
+
+    /// Writes what an item holds into a mutable file.
+    pub(super) async fn overwrite(&self, item: &Item, cap: &Cap, shown: &str) -> Result<(), Failure> {
+        let (named, cx) = (|e| Failure::node(shown, &e), self.cx());
+        let file = self.client.writeable(cap).map_err(named)?;
+        let content = self.whole(item).await?;
+        let size = content.len() as u64;
+        file.overwrite(&cx, content).await.map_err(named)?;
+        self.copied_file(size);
+        Ok(())
+    }
+
+    /// All that a file holds; the target of a link; nothing for a special file.
+    async fn whole(&self, item: &Item) -> Result<Bytes, Failure> {
+        let (named, cx) = (|e| Failure::node(&item.shown, &e), self.cx());
+        let failed = |e: io::Error| Failure::io(&item.shown, &e);
+        match &item.source {
+            Source::Group(_) => Ok(Bytes::new()),
+            Source::Local(path, metadata) if metadata.is_symlink() => {
+                Ok(Bytes::copy_from_slice(fs::read_link(path).map_err(failed)?.as_os_str().as_bytes()))
+            }
+            Source::Local(path, metadata) if metadata.is_file() => {
+                let (_, size) = open(path)?;
+                if size > MUTABLE_LIMIT {
+                    return Err(named(NodeError::TooLarge));
+                }
+                fs::read(path).map(Bytes::from).map_err(failed)
+            }
+            Source::Local(..) => Ok(Bytes::new()),
+            Source::Grid { cap, .. } => {
+                let file = self.client.readable(cap).map_err(named)?;
+                let read = async {
+                    let size = file.size(&cx).await?;
+                    if size > MUTABLE_LIMIT {
+                        return Err(NodeError::TooLarge);
+                    }
+                    Ok(file.read(&cx, std::slice::from_ref(&(0..size))).await?.pop().unwrap_or_default())
+                };
+                cx.run(read).await.map_err(|e| named(e.into()))?.map_err(named)
+            }
+        }
+    }
+}
+
+/// A local file and its size.
+fn open(path: &Path) -> Result<(File, u64), Failure> {
+    let failed = |e: io::Error| Failure::io(path.display(), &e);
+    let file = File::open(path).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    Ok((file, size))
+}
