@@ -205,7 +205,9 @@ async fn ask_all(cx: &Cx, servers: &[Arc<Server>], wanted: Wanted, limits: &Limi
 fn suffice(answers: &[Option<Answer>], wanted: Wanted) -> bool {
     let candidates: Vec<Candidate> =
         answers.iter().map(|a| a.as_ref().map_or_else(Candidate::default, |a| a.candidate.clone())).collect();
-    best_happiness(&candidates, wanted.total) >= wanted.happy
+    // Placing many shares on many servers takes a while, and is in vain before there are enough of them.
+    let useful = candidates.iter().filter(|c| c.writable || !c.holds.is_empty()).count();
+    useful >= wanted.happy && best_happiness(&candidates, wanted.total) >= wanted.happy
 }
 
 /// The happiness that a placement on these servers would have.
