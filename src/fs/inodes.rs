@@ -10,7 +10,7 @@ use super::FsError;
 use super::attr::{Ino, ROOT};
 use crate::cap::Cap;
 use crate::crypto::hash::sha256d;
-use crate::node::{Attributes, Metadata, Name};
+use crate::node::{Attributes, Metadata, Name, Timestamp};
 use crate::writeback::{DirId, Entry, FileObject, Seen, Target};
 
 /// What an inode is.
@@ -18,7 +18,10 @@ use crate::writeback::{DirId, Entry, FileObject, Seen, Target};
 pub(super) enum Kind {
     Directory(DirId),
     Stored(Cap),
+    /// A new file, or an immutable one that was changed.
     Staged(Arc<FileObject>),
+    /// A mutable file, opened by this cap: one object for all its names.
+    Mutable(Cap, Arc<FileObject>),
 }
 
 pub(super) struct Inode {
@@ -28,6 +31,8 @@ pub(super) struct Inode {
     pub attributes: Attributes,
     pub metadata: Metadata,
     pub seen: Seen,
+    /// Of a mutable file whose times belong to another version than this one, by its mark: when it was first seen.
+    pub sighted: Option<(String, Timestamp)>,
     /// How often the kernel has been told of it and not forgotten it.
     pub lookups: u64,
     pub handles: u32,
@@ -45,6 +50,7 @@ impl Inode {
             attributes,
             metadata,
             seen: Seen::default(),
+            sighted: None,
             lookups: 1,
             handles: 0,
             unlinked: false,
@@ -57,6 +63,8 @@ impl Inode {
             Kind::Directory(dir) => Target::Directory(*dir),
             Kind::Stored(cap) => Target::Stored(cap.clone()),
             Kind::Staged(file) => Target::File(Arc::clone(file)),
+            Kind::Mutable(cap, _) if cap.is_readonly() => Target::Stored(cap.clone()),
+            Kind::Mutable(_, file) => Target::File(Arc::clone(file)),
         };
         Entry { target, attributes: self.attributes.clone(), metadata: self.metadata.clone(), seen: self.seen.clone() }
     }
@@ -66,8 +74,27 @@ impl Inode {
         match &self.kind {
             Kind::Directory(_) => Some(4096),
             Kind::Stored(cap) => cap.size(),
-            Kind::Staged(file) => Some(file.size()),
+            Kind::Staged(file) | Kind::Mutable(_, file) => Some(file.size()),
         }
+    }
+
+    /// Takes over what is known of the times of a mutable file, which has changed since the edge was written.
+    pub fn update_times(&mut self, now: Timestamp) {
+        let Kind::Mutable(_, file) = &self.kind else { return };
+        let written_here = file.is_dirty() || self.attributes.seen != file.own_mark();
+        if let Some(times) = file.times().filter(|_| written_here) {
+            self.attributes.mtime = Some(times.mtime);
+            self.attributes.ctime = self.attributes.ctime.max(Some(times.ctime));
+            self.attributes.seen = file.own_mark().or(self.attributes.seen.take());
+            self.sighted = None;
+            return;
+        }
+        let (known, mark) = (self.attributes.seen.as_ref(), file.mark());
+        self.sighted = match mark.filter(|mark| known.is_some_and(|known| known != mark)) {
+            Some(mark) if self.sighted.as_ref().is_none_or(|(seen, _)| *seen != mark) => Some((mark, now)),
+            Some(_) => self.sighted.take(),
+            None => None,
+        };
     }
 
     /// A file that is stored and no longer open for writing needs no staging.
@@ -106,7 +133,7 @@ impl Inodes {
     pub fn directory(&self, ino: Ino) -> Result<DirId, FsError> {
         match self.get(ino).ok_or(FsError::Stale)?.kind {
             Kind::Directory(dir) => Ok(dir),
-            Kind::Stored(_) | Kind::Staged(_) => Err(FsError::NotDirectory),
+            Kind::Stored(_) | Kind::Staged(_) | Kind::Mutable(..) => Err(FsError::NotDirectory),
         }
     }
 
@@ -141,6 +168,7 @@ impl Inodes {
             attributes,
             metadata,
             seen: Seen::default(),
+            sighted: None,
             lookups: 0,
             handles: 0,
             unlinked: false,
@@ -168,6 +196,11 @@ impl Inodes {
                     // Ours is yet to be published.
                     None => Some(inode.kind.clone()),
                 },
+                (Kind::Mutable(_, old), Kind::Mutable(_, new)) => {
+                    (Arc::ptr_eq(old, new) || !open).then(|| kind.clone())
+                }
+                (Kind::Staged(ours), Kind::Mutable(..)) if ours.stored().is_none() => Some(inode.kind.clone()),
+                (Kind::Mutable(..), _) | (_, Kind::Mutable(..)) => (!open).then(|| kind.clone()),
                 (_, Kind::Staged(_)) => Some(kind.clone()),
             };
             if let Some(now) = now {

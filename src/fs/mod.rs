@@ -8,6 +8,7 @@ mod attr;
 mod error;
 mod handles;
 mod inodes;
+mod mutable;
 mod names;
 mod ops;
 
@@ -27,6 +28,7 @@ pub use ops::{Listed, RenameMode};
 
 use handles::Handles;
 use inodes::{Inode, Inodes, Kind};
+use mutable::Mutables;
 
 /// The directory that is mounted, and where its own attributes stand.
 pub struct Root {
@@ -56,6 +58,7 @@ pub struct Filesystem {
 struct State {
     inodes: Inodes,
     handles: Handles,
+    mutables: Mutables,
     /// The root's attributes have changed since they were last written to the index.
     root_changed: bool,
 }
@@ -92,6 +95,7 @@ impl Filesystem {
         let state = State {
             inodes: Inodes::new(Inode::root(root.dir, attributes, metadata)),
             handles: Handles::default(),
+            mutables: Mutables::default(),
             root_changed: false,
         };
         let reads = Cx::new(Priority::Waiting, options.memory);
@@ -170,8 +174,9 @@ impl Filesystem {
         if inode.unlinked {
             return;
         }
-        if let Kind::Staged(file) = &inode.kind
-            && let Some(name) = file.take_conflict_name()
+        if let Kind::Staged(file) | Kind::Mutable(_, file) = &inode.kind
+            && let Ok(dir) = state.inodes.directory(inode.parent)
+            && let Some(name) = file.take_conflict_name(dir, &inode.name)
         {
             let parent = inode.parent;
             state.inodes.relocate(ino, parent, name);
@@ -200,8 +205,8 @@ impl Filesystem {
         self.submit(state, ino, true);
     }
 
-    /// The attributes of an inode; `size` is for a mutable file, whose size only the grid knows.
-    fn attr(&self, state: &State, ino: Ino, size: Option<u64>) -> Result<Attr, FsError> {
+    /// The attributes of an inode, those of a mutable file as they were last seen.
+    fn attr(&self, state: &State, ino: Ino) -> Result<Attr, FsError> {
         let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
         let attributes = &inode.attributes;
         let (uid, gid) = self.options.owner.shown(attributes);
@@ -209,36 +214,37 @@ impl Filesystem {
         let nlink = match &inode.kind {
             _ if inode.unlinked => 0,
             Kind::Directory(dir) => self.writeback.count_directories(*dir).map_or(1, |n| n.saturating_add(2)),
-            Kind::Stored(_) | Kind::Staged(_) => 1,
+            Kind::Stored(_) | Kind::Staged(_) | Kind::Mutable(..) => 1,
         };
+        let sighted = inode.sighted.as_ref().map(|(_, at)| *at);
+        let mtime = sighted.or(attributes.mtime);
         Ok(Attr {
             ino,
-            size: size.or(inode.size()).unwrap_or(0),
+            size: inode.size().unwrap_or(0),
             kind: attributes.kind,
             mode: attributes.mode.unwrap_or(if directory { 0o755 } else { 0o644 }),
             nlink,
             uid,
             gid,
             rdev: attributes.rdev,
-            atime: attributes.atime.or(attributes.mtime).unwrap_or_default(),
-            mtime: attributes.mtime.unwrap_or_default(),
-            ctime: attributes.ctime.or(attributes.mtime).unwrap_or_default(),
+            atime: attributes.atime.or(mtime).unwrap_or_default(),
+            mtime: mtime.unwrap_or_default(),
+            ctime: attributes.ctime.or(mtime).max(sighted).unwrap_or_default(),
         })
     }
 
-    /// The attributes of an inode, with the size of a mutable file asked from the grid.
+    /// The attributes of an inode; of a mutable file the grid is asked.
     async fn full_attr(&self, ino: Ino) -> Result<Attr, FsError> {
-        let mutable = {
-            let state = self.lock();
-            match &state.inodes.get(ino).ok_or(FsError::Stale)?.kind {
-                Kind::Stored(cap) if cap.is_mutable() => Some(cap.clone()),
-                _ => return self.attr(&state, ino, None),
-            }
+        let mutable = match &self.lock().inodes.get(ino).ok_or(FsError::Stale)?.kind {
+            Kind::Mutable(_, file) => Some(Arc::clone(file)),
+            Kind::Directory(_) | Kind::Stored(_) | Kind::Staged(_) => None,
         };
-        let size = match mutable.map(|cap| self.factory.readable(&cap)) {
-            Some(Ok(file)) => Some(file.size(&self.cx()).await?),
-            _ => None,
-        };
-        self.attr(&self.lock(), ino, size)
+        if let Some(file) = mutable {
+            file.refresh(&self.cx()).await?;
+        }
+        let mut state = self.lock();
+        let now = self.now();
+        state.inodes.get_mut(ino).ok_or(FsError::Stale)?.update_times(now);
+        self.attr(&state, ino)
     }
 }

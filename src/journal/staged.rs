@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
 use super::extents::Extents;
-use crate::node::{NodeError, Readable, Source};
+use crate::node::{Changes, NodeError, Readable, Source};
 use crate::util::{Cpu, Cx};
 
 /// The folder in which staging files are made.
@@ -33,37 +33,63 @@ impl Staging {
 
     /// An empty staging file, or one that begins as a stored file of `base.1` bytes.
     pub fn create(&self, base: Option<(Arc<dyn Readable>, u64)>) -> io::Result<Staged> {
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC)
-            .open(&self.folder)?;
         let size = base.as_ref().map_or(0, |b| b.1);
-        let state = State { size, base_size: size, written: Extents::default(), generation: 0 };
-        Ok(Staged { file: Arc::new(file), base: base.map(|b| b.0), state: Mutex::new(state), disk: self.disk.clone() })
+        let staged = self.over(base.map(|b| b.0), size);
+        staged.file()?;
+        Ok(staged)
+    }
+
+    /// One that begins as a mutable file, whose size [`Staged::rebase`] will tell. It takes no file on the disk before
+    /// something is written.
+    pub fn over_mutable(&self, base: Arc<dyn Readable>) -> Staged {
+        self.over(Some(base), 0)
+    }
+
+    fn over(&self, base: Option<Arc<dyn Readable>>, size: u64) -> Staged {
+        let (written, file) = (Extents::default(), None);
+        let state = State { base, file, size, base_size: size, written, cut: None, generation: 0 };
+        Staged { staging: self.clone(), state: Mutex::new(state) }
+    }
+
+    fn open(&self) -> io::Result<File> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC);
+        options.open(&self.folder)
     }
 }
 
 struct State {
+    base: Option<Arc<dyn Readable>>,
+    /// Holds what is written; made when something is.
+    file: Option<Arc<File>>,
     size: u64,
     /// Bytes of the base that still show; what lies beyond is zeros.
     base_size: u64,
     written: Extents,
+    /// The smallest size that the file was given since the base was taken.
+    cut: Option<u64>,
     generation: u64,
 }
 
 /// The content of a file that is being changed.
 pub struct Staged {
-    file: Arc<File>,
-    base: Option<Arc<dyn Readable>>,
+    staging: Staging,
     state: Mutex<State>,
-    disk: Cpu,
 }
 
 impl Staged {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn file(&self) -> io::Result<Arc<File>> {
+        let mut state = self.state();
+        if let Some(file) = &state.file {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(self.staging.open()?);
+        state.file = Some(Arc::clone(&file));
+        Ok(file)
     }
 
     /// Bytes of the file.
@@ -76,14 +102,40 @@ impl Staged {
         self.state().generation
     }
 
+    /// Reads from another node of the same file from now on.
+    pub fn set_base(&self, base: Arc<dyn Readable>) {
+        self.state().base = Some(base);
+    }
+
+    /// Forgets all changes, if the file is still in `generation`: the base has them, and `size` bytes. Reads that are
+    /// under way end as they began.
+    pub fn rebase(&self, generation: u64, size: u64) {
+        let mut state = self.state();
+        if state.generation == generation {
+            (state.size, state.base_size, state.cut) = (size, size, None);
+            (state.written, state.file) = (Extents::default(), None);
+        }
+    }
+
+    /// What must be done to the base, in whatever version, to get what is staged, and the generation that this makes of
+    /// it. Zeros are written where the file was cut and grew again. Fails, when it is read, once the content has changed.
+    pub fn changes(self: &Arc<Self>, cx: &Cx) -> (u64, Changes) {
+        let source = self.freeze(cx);
+        let state = self.state();
+        let written = state.written.split(0..state.size).into_iter().filter(|(_, written)| *written);
+        let zeros = state.cut.map(|cut| cut..state.size);
+        let dirty = written.map(|(piece, _)| piece).chain(zeros).collect();
+        (state.generation, Changes::new(source, dirty, state.cut.map(|_| state.size)))
+    }
+
     /// Writes `data` at `offset`; a hole before it reads as zeros.
     pub async fn write(&self, offset: u64, data: Bytes) -> io::Result<()> {
         if data.is_empty() {
             return Ok(());
         }
         let end = offset.checked_add(data.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
-        let file = Arc::clone(&self.file);
-        self.disk.run(move || file.write_all_at(&data, offset)).await?;
+        let file = self.file()?;
+        self.staging.disk.run(move || file.write_all_at(&data, offset)).await?;
         let mut state = self.state();
         state.written.insert(offset..end);
         state.size = state.size.max(end);
@@ -93,33 +145,38 @@ impl Staged {
 
     /// Cuts the file, or grows it with zeros.
     pub async fn truncate(&self, size: u64) -> io::Result<()> {
-        let file = Arc::clone(&self.file);
-        let cut = size < self.size();
-        self.disk.run(move || if cut { file.set_len(size) } else { Ok(()) }).await?;
+        let file = {
+            let state = self.state();
+            state.file.clone().filter(|_| size < state.size)
+        };
+        if let Some(file) = file {
+            self.staging.disk.run(move || file.set_len(size)).await?;
+        }
         let mut state = self.state();
         state.size = size;
         state.base_size = state.base_size.min(size);
         state.written.truncate(size);
+        state.cut = Some(state.cut.map_or(size, |cut| cut.min(size)));
         state.generation += 1;
         Ok(())
     }
 
     /// Reads a range, cut at the end of the file.
     pub async fn read(&self, cx: &Cx, range: Range<u64>) -> Result<Bytes, NodeError> {
-        let (pieces, base_size, size) = {
+        let (pieces, base_size, size, base, file) = {
             let state = self.state();
             let range = range.start.min(state.size)..range.end.min(state.size);
-            (state.written.split(range), state.base_size, state.size)
+            (state.written.split(range), state.base_size, state.size, state.base.clone(), state.file.clone())
         };
         let mut out = BytesMut::with_capacity(range.end.min(size).saturating_sub(range.start) as usize);
         for (piece, written) in pieces {
-            if written {
-                out.extend_from_slice(&self.read_written(piece).await?);
+            if let (true, Some(file)) = (written, &file) {
+                out.extend_from_slice(&self.read_written(Arc::clone(file), piece).await?);
                 continue;
             }
             let shows = piece.start..piece.end.min(base_size);
             let wanted = out.len() + (piece.end - piece.start) as usize;
-            if let (Some(base), false) = (&self.base, shows.is_empty()) {
+            if let (Some(base), false) = (&base, shows.is_empty()) {
                 for part in base.read(cx, std::slice::from_ref(&shows)).await? {
                     out.extend_from_slice(&part);
                 }
@@ -129,10 +186,10 @@ impl Staged {
         Ok(out.freeze())
     }
 
-    async fn read_written(&self, range: Range<u64>) -> Result<Vec<u8>, NodeError> {
-        let file = Arc::clone(&self.file);
+    async fn read_written(&self, file: Arc<File>, range: Range<u64>) -> Result<Vec<u8>, NodeError> {
         let length = (range.end - range.start) as usize;
-        self.disk
+        self.staging
+            .disk
             .run(move || {
                 let mut data = vec![0; length];
                 file.read_exact_at(&mut data, range.start).map(|()| data)

@@ -17,6 +17,10 @@ impl Writeable for MutableFile {
         let (version, _) = self.change(cx, &mut Rewrite { cx, base, changes }).await?;
         Ok(file_version(&version.header))
     }
+
+    fn longest(&self) -> u64 {
+        MAX_CONTENT
+    }
 }
 
 /// Changes made by writing everything anew.

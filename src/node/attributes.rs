@@ -108,6 +108,8 @@ pub struct Attributes {
     pub ctime: Option<Timestamp>,
     /// Last access, as far as somebody set it.
     pub atime: Option<Timestamp>,
+    /// The version that the times belong to, as text ([`super::FileVersion`]); mutable files alone have one.
+    pub seen: Option<String>,
     /// Device number of a special file.
     pub rdev: u32,
     /// Birth id of a file, which hard-linked names share.
@@ -129,6 +131,7 @@ impl Attributes {
             mtime: None,
             ctime: None,
             atime: None,
+            seen: None,
             rdev: 0,
             id: None,
             name: None,
@@ -176,6 +179,9 @@ impl Attributes {
             mtime,
             ctime,
             atime,
+            seen: text("seen")
+                .filter(|_| matches && own_kind == FileType::File && child.cap.is_mutable())
+                .map(str::to_owned),
             rdev: number(ours.and_then(|o| o.get("rdev"))).filter(|_| matches).unwrap_or(0),
             id: text("id").filter(|_| matches).map(str::to_owned),
             name: ours.and_then(|o| o.get("name")).and_then(read_name).filter(|given| belongs(given, name)),
@@ -189,7 +195,7 @@ impl Attributes {
         let old = map.shift_remove("tahoefs");
         let mut ours = old.and_then(|v| v.as_object().cloned()).unwrap_or_default();
         ours.insert("for".into(), cap_mark(cap).into());
-        ours.shift_remove("seen");
+        set(&mut ours, "seen", self.seen.clone().filter(|_| cap.is_mutable() && !cap.is_directory()).map(Value::from));
         set(&mut map, "mtime", self.mtime.map(|t| float(t.as_float())));
         set(&mut map, "ctime", self.ctime.map(|t| float(t.as_float())));
         set(&mut map, "st_mode", self.mode.map(|m| (m & 0o7777 | self.kind.bits()).into()));

@@ -71,6 +71,9 @@ pub trait Writeable: Readable {
     /// memory.
     async fn write(&self, cx: &Cx, base: Option<&FileVersion>, changes: &Changes) -> Result<FileVersion, NodeError>;
 
+    /// The most bytes that the file can hold.
+    fn longest(&self) -> u64;
+
     /// Replaces the whole content, whatever it was.
     async fn overwrite(&self, cx: &Cx, content: Bytes) -> Result<(), NodeError> {
         self.write(cx, None, &Changes::whole(Arc::new(BytesSource(content)))).await.map(drop)

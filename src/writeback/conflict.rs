@@ -44,7 +44,7 @@ impl State {
         let fresh = fresh.expect("some number is free");
         tracing::warn!(name = &**name, kept_as = &*fresh, "another client stored a different file here; both stay");
         if let Target::File(file) = &entry.target {
-            file.set_conflict_name(Arc::clone(&fresh));
+            file.set_conflict_name(dir, Arc::clone(name), Arc::clone(&fresh));
         }
         self.want(dir, Arc::clone(&fresh), Some(entry), Seen::default(), false, None);
         // It is as old as what it was made from: who waits for that waits for it.

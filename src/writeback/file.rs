@@ -1,37 +1,71 @@
 //! A file whose content is staged here.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
 use super::DirId;
 use crate::cap::Cap;
-use crate::journal::Staged;
-use crate::node::Name;
-use crate::node::{NodeError, NodeFactory};
+use crate::journal::{Staged, Staging};
+use crate::node::{FileVersion, Name, NodeError, NodeFactory, Readable, Timestamp, Writeable};
 use crate::util::Cx;
 
-/// A file whose content is staged: new, being changed, or stored since but still open.
+/// A file whose content is staged: new, being changed, or stored since but still open; or a mutable file, whose content
+/// belongs into what its cap names, whether it is being changed or not.
 pub struct FileObject {
     staged: Arc<Staged>,
     stored: Mutex<Option<(u64, Cap)>>,
+    mutable: Option<Mutex<Mutable>>,
     home: Mutex<Option<DirId>>,
-    /// The name that a conflict gave it, until the file system has heard of it.
-    conflict_name: Mutex<Option<Name>>,
+    /// The name that a conflict gave it, for the place where it had another, until the file system has heard of it.
+    conflict_name: Mutex<Option<(DirId, Name, Name)>>,
     writers: AtomicU32,
     /// Taken for writing by a change of the content, for reading by an upload: an upload sees one content.
     content: tokio::sync::RwLock<()>,
     uploading: tokio::sync::Mutex<()>,
 }
 
+/// What is known of the mutable file behind an object.
+struct Mutable {
+    node: Arc<dyn Readable>,
+    /// The write cap, once one was met, and what it opens.
+    writeable: Option<(Cap, Arc<dyn Writeable>)>,
+    /// The version that the grid was last seen to hold.
+    version: Option<FileVersion>,
+    /// The mark of the version that `times` belong to: one that was stored here, or whose times were set here.
+    own: Option<String>,
+    times: Option<Times>,
+}
+
+/// When the content of a mutable file was changed here: true of all its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// Last change of the content, or what it was set to.
+    pub mtime: Timestamp,
+    /// When that was done.
+    pub ctime: Timestamp,
+}
+
 impl FileObject {
     /// A file with this content. `stored` is its cap where the content is that of a stored file still.
     pub fn new(staged: Staged, stored: Option<Cap>) -> Arc<FileObject> {
+        FileObject::make(staged, stored, None)
+    }
+
+    /// The mutable file behind `node`. Nothing is asked yet; it cannot be written before [`FileObject::empower`].
+    pub fn mutable(staging: &Staging, node: Arc<dyn Readable>) -> Arc<FileObject> {
+        let staged = staging.over_mutable(Arc::clone(&node));
+        let mutable = Mutable { node, writeable: None, version: None, own: None, times: None };
+        FileObject::make(staged, None, Some(Mutex::new(mutable)))
+    }
+
+    fn make(staged: Staged, stored: Option<Cap>, mutable: Option<Mutex<Mutable>>) -> Arc<FileObject> {
         let stored = stored.map(|cap| (staged.generation(), cap));
         Arc::new(FileObject {
             staged: Arc::new(staged),
             stored: Mutex::new(stored),
+            mutable,
             home: Mutex::default(),
             conflict_name: Mutex::default(),
             writers: AtomicU32::new(0),
@@ -40,9 +74,82 @@ impl FileObject {
         })
     }
 
-    /// Bytes of the file.
+    fn behind(&self) -> Option<MutexGuard<'_, Mutable>> {
+        self.mutable.as_ref().map(|mutable| mutable.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    /// Gives a mutable file its write cap, with what that opens.
+    pub fn empower(&self, cap: Cap, node: Arc<dyn Writeable>) {
+        let Some(mut mutable) = self.behind().filter(|mutable| mutable.writeable.is_none()) else { return };
+        mutable.node = Arc::clone(&node) as Arc<dyn Readable>;
+        self.staged.set_base(Arc::clone(&mutable.node));
+        *self.stored.lock().unwrap_or_else(|e| e.into_inner()) = Some((self.staged.generation(), cap.clone()));
+        mutable.writeable = Some((cap, node));
+    }
+
+    /// Whether the content belongs into a mutable file.
+    pub fn is_mutable(&self) -> bool {
+        self.mutable.is_some()
+    }
+
+    /// The write cap of a mutable file, where it is known.
+    pub fn write_cap(&self) -> Option<Cap> {
+        self.behind()?.writeable.as_ref().map(|(cap, _)| cap.clone())
+    }
+
+    /// Bytes of the file. Those of a mutable one may be out of date before [`FileObject::refresh`].
     pub fn size(&self) -> u64 {
         self.staged.size()
+    }
+
+    /// Looks what version of a mutable file the grid holds, unless there are changes here to be stored first.
+    pub async fn refresh(&self, cx: &Cx) -> Result<(), NodeError> {
+        let Some(node) = self.behind().map(|mutable| Arc::clone(&mutable.node)) else { return Ok(()) };
+        let generation = self.staged.generation();
+        if self.is_dirty() {
+            return Ok(());
+        }
+        let version = cx.run(node.file_version(cx)).await??.ok_or(NodeError::WrongKind("a mutable file's"))?;
+        if let Some(mut mutable) = self.behind()
+            && self.staged.generation() == generation
+        {
+            self.staged.rebase(generation, version.size);
+            mutable.version = Some(version);
+        }
+        Ok(())
+    }
+
+    /// Whether a mutable file has changes that are not stored.
+    pub fn is_dirty(&self) -> bool {
+        self.is_mutable() && self.staged.generation() > 0 && self.stored().is_none()
+    }
+
+    /// The content of a mutable file was changed, or its times were set.
+    pub fn set_times(&self, times: Times) {
+        let dirty = self.is_dirty();
+        if let Some(mut mutable) = self.behind() {
+            mutable.times = Some(times);
+            if !dirty {
+                mutable.own = mutable.mark();
+            }
+        }
+    }
+
+    /// The times of what a mutable file holds now, where they were made here.
+    pub fn times(&self) -> Option<Times> {
+        let dirty = self.is_dirty();
+        let mutable = self.behind()?;
+        mutable.times.filter(|_| dirty || mutable.own.is_some() && mutable.own == mutable.mark())
+    }
+
+    /// The mark of the version that the grid was last seen to hold of a mutable file.
+    pub fn mark(&self) -> Option<String> {
+        self.behind()?.mark()
+    }
+
+    /// The mark of the version that the times made here belong to.
+    pub fn own_mark(&self) -> Option<String> {
+        self.behind()?.own.clone()
     }
 
     /// Reads a range, cut at the end of the file.
@@ -53,6 +160,7 @@ impl FileObject {
     /// Writes at `offset`; waits while the file is being uploaded.
     pub async fn write(&self, offset: u64, data: Bytes) -> std::io::Result<()> {
         let _content = self.content.write().await;
+        self.check_size(offset.saturating_add(data.len() as u64))?;
         self.staged.write(offset, data).await
     }
 
@@ -60,13 +168,24 @@ impl FileObject {
     pub async fn append(&self, data: Bytes) -> std::io::Result<u64> {
         let _content = self.content.write().await;
         let offset = self.staged.size();
+        self.check_size(offset.saturating_add(data.len() as u64))?;
         self.staged.write(offset, data).await.map(|()| offset)
     }
 
     /// Cuts the file, or grows it with zeros; waits while the file is being uploaded.
     pub async fn truncate(&self, size: u64) -> std::io::Result<()> {
         let _content = self.content.write().await;
+        self.check_size(size)?;
         self.staged.truncate(size).await
+    }
+
+    /// EFBIG for more than a mutable file can hold.
+    fn check_size(&self, size: u64) -> std::io::Result<()> {
+        let longest = self.behind().and_then(|mutable| mutable.writeable.as_ref().map(|(_, node)| node.longest()));
+        match longest {
+            Some(longest) if size > longest => Err(std::io::Error::from_raw_os_error(libc::EFBIG)),
+            _ => Ok(()),
+        }
     }
 
     /// The cap of the content as it is now, if that is stored.
@@ -85,13 +204,14 @@ impl FileObject {
         self.writers.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// The name under which it went on after a conflict, once.
-    pub fn take_conflict_name(&self) -> Option<Name> {
-        self.conflict_name.lock().unwrap_or_else(|e| e.into_inner()).take()
+    /// The name under which it went on after a conflict over `name` in `dir`, once.
+    pub fn take_conflict_name(&self, dir: DirId, name: &str) -> Option<Name> {
+        let mut given = self.conflict_name.lock().unwrap_or_else(|e| e.into_inner());
+        given.take_if(|(at, old, _)| *at == dir && **old == *name).map(|(_, _, fresh)| fresh)
     }
 
-    pub(super) fn set_conflict_name(&self, name: Name) {
-        *self.conflict_name.lock().unwrap_or_else(|e| e.into_inner()) = Some(name);
+    pub(super) fn set_conflict_name(&self, dir: DirId, name: Name, fresh: Name) {
+        *self.conflict_name.lock().unwrap_or_else(|e| e.into_inner()) = Some((dir, name, fresh));
     }
 
     pub(super) fn is_held(&self) -> bool {
@@ -113,9 +233,34 @@ impl FileObject {
             return Ok(cap);
         }
         let _content = self.content.read().await;
-        let generation = self.staged.generation();
-        let cap = factory.store_file(cx, self.staged.freeze(cx)).await?;
+        let (generation, cap) = match &self.mutable {
+            Some(_) => self.store_in_place(cx).await?,
+            None => {
+                let generation = self.staged.generation();
+                (generation, factory.store_file(cx, self.staged.freeze(cx)).await?)
+            }
+        };
         *self.stored.lock().unwrap_or_else(|e| e.into_inner()) = Some((generation, cap.clone()));
         Ok(cap)
+    }
+
+    /// Writes what was changed, and no more, into the mutable file; from then on it is read from the grid.
+    async fn store_in_place(&self, cx: &Cx) -> Result<(u64, Cap), NodeError> {
+        let writeable = self.behind().and_then(|mutable| mutable.writeable.clone());
+        let (cap, node) = writeable.ok_or(NodeError::NotWriteable)?;
+        let (generation, changes) = self.staged.changes(cx);
+        let version = node.write(cx, None, &changes).await?;
+        self.staged.rebase(generation, version.size);
+        if let Some(mut mutable) = self.behind() {
+            mutable.own = Some(version.to_string());
+            mutable.version = Some(version);
+        }
+        Ok((generation, cap))
+    }
+}
+
+impl Mutable {
+    fn mark(&self) -> Option<String> {
+        self.version.as_ref().map(ToString::to_string)
     }
 }

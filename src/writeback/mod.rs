@@ -23,7 +23,7 @@ use crate::crypto::hash::sha256d;
 use crate::node::{Attributes, Child, Directory, Expect, Freshness, Metadata, Name, NodeError, NodeFactory, Table};
 use crate::util::{Clock, Cx, Priority};
 
-pub use file::FileObject;
+pub use file::{FileObject, Times};
 pub use queue::{Failure, QueueStatus, Scope};
 
 /// A directory, on the grid or not yet.
@@ -149,6 +149,18 @@ struct State {
     /// For a place that a rename made: the old places, whose removal waits for its publish.
     waiting_for: HashMap<(DirId, Name), Vec<(DirId, Name)>>,
     failures: Vec<Failure>,
+    /// Mutable files whose content has changed and may not be stored, whether a name leads to them or not.
+    contents: Vec<Content>,
+}
+
+/// Changed content that belongs into a mutable file.
+struct Content {
+    file: Arc<FileObject>,
+    /// A name that it had, for messages.
+    name: Name,
+    /// The oldest change that may not be stored.
+    first: u64,
+    since: Instant,
 }
 
 /// One directory. Its invariant: what a user sees is `table` with `pending` laid over it.
@@ -184,6 +196,14 @@ struct Pending {
 }
 
 impl Pending {
+    /// The file that is wanted under the name, where its content is, or was, staged here.
+    fn file(&self) -> Option<&Arc<FileObject>> {
+        match &self.wanted.as_ref()?.target {
+            Target::File(file) => Some(file),
+            Target::Stored(_) | Target::Directory(_) => None,
+        }
+    }
+
     /// What the name may hold when the change is published.
     fn expect(&self) -> Expect {
         let tried = self.tried.iter().cloned().map(Some);
@@ -350,6 +370,21 @@ impl Writeback {
             }
         }
         drop(state);
+        self.changed.notify_one();
+    }
+
+    /// The content of a mutable file has changed. It will be stored even if its name is gone by then: others may have
+    /// its cap.
+    pub fn content_changed(&self, file: &Arc<FileObject>, name: &Name) {
+        {
+            let mut state = self.state();
+            state.next_seq += 1;
+            let first = state.next_seq;
+            if !state.contents.iter().any(|content| Arc::ptr_eq(&content.file, file)) {
+                let (file, name) = (Arc::clone(file), Arc::clone(name));
+                state.contents.push(Content { file, name, first, since: Instant::now() });
+            }
+        }
         self.changed.notify_one();
     }
 }

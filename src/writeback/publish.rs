@@ -14,7 +14,7 @@ use crate::util::Cx;
 use super::file::FileObject;
 
 /// Files that are uploaded at the same time for one directory.
-const PARALLEL_UPLOADS: usize = 4;
+pub(super) const PARALLEL_UPLOADS: usize = 4;
 
 /// One publish of a directory at a time.
 type PublishLock = Arc<tokio::sync::Mutex<()>>;
@@ -121,7 +121,7 @@ impl Writeback {
         let (mut uploaded, mut result) = (Vec::new(), Ok(()));
         let mut uploads = stream::iter(files)
             .map(|(name, file, seq)| async move {
-                let stored = file.store(cx, &*self.factory).await;
+                let stored = self.store(cx, &file).await;
                 (name, file, seq, stored)
             })
             .buffer_unordered(PARALLEL_UPLOADS);
@@ -283,10 +283,14 @@ impl State {
                 },
             };
             let Some(cap) = cap else { continue };
+            let mut attributes = entry.attributes.clone();
+            if let Target::File(file) = &entry.target {
+                attributes.seen = file.own_mark().or(attributes.seen);
+            }
             let published = d.table.as_ref().and_then(|t| t.entries.get(&name));
             let edit = match published.filter(|child| child.cap.readonly() == cap.readonly()) {
                 Some(child) => {
-                    let keys = child.metadata.difference(&entry.attributes.write_into(&child.metadata, &cap));
+                    let keys = child.metadata.difference(&attributes.write_into(&child.metadata, &cap));
                     if keys.is_empty() {
                         satisfied.push((name, seq));
                         continue;
@@ -294,7 +298,7 @@ impl State {
                     Edit::Patch { name: Arc::clone(&name), keys, expect }
                 }
                 None => {
-                    let metadata = Some(entry.attributes.write_into(&entry.metadata, &cap));
+                    let metadata = Some(attributes.write_into(&entry.metadata, &cap));
                     Edit::Link { name: Arc::clone(&name), cap: cap.clone(), metadata, expect }
                 }
             };

@@ -1,15 +1,18 @@
 //! The queue: when what is pending gets published, who waits for it, and what is known of it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use tokio::time::{Instant, sleep};
 
-use super::publish::Force;
-use super::{DirId, FileObject, Target, Writeback};
+use super::publish::{Force, PARALLEL_UPLOADS};
+use super::{Content, DirId, FileObject, State, Target, Writeback};
+use crate::cap::Cap;
 use crate::node::NodeError;
-use crate::util::Priority;
+use crate::util::{Cx, Priority};
 
 /// How often the queue looks whether something has become due.
 const TICK: Duration = Duration::from_millis(250);
@@ -68,8 +71,11 @@ impl Writeback {
                         cx.run(self.publish(cx, dir, &Force::Nothing, false)).await.unwrap_or_else(|e| Err(e.into()))
                     }
                 });
-                let results = join_all(work.collect::<Vec<_>>()).await;
-                let failed = results.into_iter().filter_map(Result::err).next_back();
+                let contents = self.store_orphans(&cx, |content| {
+                    !content.file.is_held() && content.since.elapsed() >= self.options.idle
+                });
+                let (stored, results) = tokio::join!(contents, join_all(work.collect::<Vec<_>>()));
+                let failed = results.into_iter().chain([stored]).filter_map(Result::err).next_back();
                 backoff = match &failed {
                     None => Duration::ZERO,
                     Some(_) => (backoff * 2).clamp(Duration::from_secs(1), LONGEST_BACKOFF),
@@ -88,6 +94,11 @@ impl Writeback {
         let cx = self.base.with_priority(Priority::Waiting);
         let until = self.state().next_seq;
         cx.run(async {
+            if let Scope::File(file) = &scope
+                && file.is_mutable()
+            {
+                self.store_noted(&cx, file).await?;
+            }
             while let Some(dirs) = self.outstanding(&scope, until) {
                 let before = self.state().next_seq;
                 let force = match &scope {
@@ -96,7 +107,10 @@ impl Writeback {
                     Scope::All => Force::Everything,
                 };
                 let work = dirs.iter().map(|dir| self.publish(&cx, *dir, &force, false));
-                join_all(work).await.into_iter().collect::<Result<(), _>>()?;
+                let all = matches!(scope, Scope::All);
+                let contents = self.store_orphans(&cx, |content| all && content.first <= until);
+                let (stored, published) = tokio::join!(contents, join_all(work));
+                published.into_iter().chain([stored]).collect::<Result<(), _>>()?;
                 if self.state().next_seq == before && self.outstanding(&scope, until).is_some() {
                     sleep(TICK).await;
                 }
@@ -111,11 +125,18 @@ impl Writeback {
         let (dir, wanted): (DirId, Option<&Arc<FileObject>>) = match scope {
             Scope::All => {
                 let state = self.state();
-                let waiting = |d: &super::Dir| d.node.is_some() && d.pending.values().any(|p| p.first <= until);
+                let older = |content: &&Content| content.first <= until && content.file.is_dirty();
+                let contents: HashSet<_> =
+                    state.contents.iter().filter(older).map(|content| Arc::as_ptr(&content.file)).collect();
+                let waits = |p: &super::Pending| {
+                    p.first <= until || p.file().is_some_and(|file| contents.contains(&Arc::as_ptr(file)))
+                };
+                let waiting = |d: &super::Dir| d.node.is_some() && d.pending.values().any(waits);
                 let dirs: Vec<DirId> = state.dirs.iter().filter(|(_, d)| waiting(d)).map(|(id, _)| *id).collect();
-                return (!dirs.is_empty()).then_some(dirs);
+                let orphans = state.orphans().any(|content| older(&content));
+                return (orphans || !dirs.is_empty()).then_some(dirs);
             }
-            Scope::File(file) => (file.home()?, Some(file)),
+            Scope::File(file) => (self.home_of(file, until)?, Some(file)),
             Scope::Directory(dir) => (*dir, None),
         };
         let chain = self.upwards(dir);
@@ -142,9 +163,14 @@ impl Writeback {
     pub fn status(&self) -> QueueStatus {
         let state = self.state();
         let mut status = QueueStatus { failures: state.failures.clone(), ..QueueStatus::default() };
+        for content in state.orphans().filter(|content| content.file.is_dirty()) {
+            status.changes += 1;
+            status.files += 1;
+            status.bytes += content.file.size();
+        }
         for pending in state.dirs.values().flat_map(|d| d.pending.values()) {
             status.changes += 1;
-            if let Some(Target::File(file)) = pending.wanted.as_ref().map(|e| &e.target)
+            if let Some(file) = pending.file()
                 && file.stored().is_none()
             {
                 status.files += 1;
@@ -152,6 +178,50 @@ impl Writeback {
             }
         }
         status
+    }
+
+    /// Stores the content of a file.
+    pub(super) async fn store(&self, cx: &Cx, file: &Arc<FileObject>) -> Result<Cap, NodeError> {
+        let before = self.state().next_seq;
+        let cap = file.store(cx, &*self.factory).await?;
+        let mut state = self.state();
+        if let Some(at) = state.contents.iter().position(|content| Arc::ptr_eq(&content.file, file)) {
+            // It may have been written to since.
+            if file.is_dirty() { state.contents[at].first = before + 1 } else { drop(state.contents.swap_remove(at)) }
+        }
+        Ok(cap)
+    }
+
+    async fn store_noted(&self, cx: &Cx, file: &Arc<FileObject>) -> Result<(), NodeError> {
+        let Err(error) = self.store(cx, file).await else { return Ok(()) };
+        let content =
+            |state: &State| Some(Arc::clone(&state.contents.iter().find(|c| Arc::ptr_eq(&c.file, file))?.name));
+        let name = content(&self.state()).unwrap_or_default();
+        self.note_failure(&name, &error);
+        Err(error)
+    }
+
+    /// Stores the changed mutable files that are `wanted` and that no publish of a directory will store.
+    async fn store_orphans(&self, cx: &Cx, wanted: impl Fn(&Content) -> bool) -> Result<(), NodeError> {
+        let files: Vec<Arc<FileObject>> =
+            self.state().orphans().filter(|content| wanted(content)).map(|content| Arc::clone(&content.file)).collect();
+        let stored = stream::iter(files).map(|file| async move {
+            let stored = cx.run(self.store_noted(cx, &file)).await;
+            stored.unwrap_or_else(|e| Err(e.into()))
+        });
+        let stored: Vec<_> = stored.buffer_unordered(PARALLEL_UPLOADS).collect().await;
+        stored.into_iter().collect()
+    }
+
+    /// The directory where an edge of `file` is pending. A mutable file may have names in several.
+    fn home_of(&self, file: &Arc<FileObject>, until: u64) -> Option<DirId> {
+        if !file.is_mutable() {
+            return file.home();
+        }
+        let state = self.state();
+        let names = |p: &super::Pending| p.first <= until && p.file().is_some_and(|other| Arc::ptr_eq(file, other));
+        let named = state.dirs.iter().find(|(_, d)| d.pending.values().any(names)).map(|(id, _)| *id);
+        named.or_else(|| file.home())
     }
 
     pub(super) fn note_failure(&self, name: &str, error: &NodeError) {
@@ -163,7 +233,9 @@ impl Writeback {
     }
 
     fn has_pending(&self) -> bool {
-        self.state().dirs.values().any(|d| !d.pending.is_empty())
+        let mut state = self.state();
+        state.contents.retain(|content| content.file.is_dirty());
+        !state.contents.is_empty() || state.dirs.values().any(|d| !d.pending.is_empty())
     }
 
     /// Directories on the grid with a change that has waited long enough, and that nobody is still writing to.
@@ -171,10 +243,20 @@ impl Writeback {
         let now = Instant::now();
         let state = self.state();
         let due = |p: &super::Pending| {
-            let held = matches!(p.wanted.as_ref().map(|e| &e.target), Some(Target::File(file)) if file.is_held());
+            let held = p.file().is_some_and(|file| file.is_held());
             !p.rides_along && !held && now.duration_since(p.since) >= self.options.idle
         };
         let dirs = state.dirs.iter().filter(|(_, d)| d.node.is_some() && d.pending.values().any(due));
         dirs.map(|(id, _)| *id).collect()
+    }
+}
+
+impl State {
+    /// Changed contents of mutable files under no pending name: no publish of a directory will store them.
+    fn orphans(&self) -> impl Iterator<Item = &Content> {
+        let pending = self.dirs.values().filter(|d| d.node.is_some()).flat_map(|d| d.pending.values());
+        let files = pending.filter_map(|p| p.file().map(Arc::as_ptr));
+        let named: HashSet<*const FileObject> = if self.contents.is_empty() { HashSet::new() } else { files.collect() };
+        self.contents.iter().filter(move |content| !named.contains(&Arc::as_ptr(&content.file)))
     }
 }

@@ -18,11 +18,12 @@ impl Filesystem {
         let changes = mode.write || mode.truncate;
         if changes {
             self.check_changeable(ino)?;
+            self.check_authority(ino)?;
         }
         let (stored, staged) = match kind {
             Kind::Directory(_) => return Err(FsError::IsDirectory),
-            _ if changes => (None, Some(self.stage(ino)?)),
-            Kind::Staged(_) => (None, None),
+            _ if changes => (None, Some(self.stage_unread(ino)?)),
+            Kind::Staged(_) | Kind::Mutable(..) => (None, None),
             Kind::Stored(cap) => (Some(self.factory.readable(&cap)?), None),
         };
         let handle = {
@@ -58,7 +59,10 @@ impl Filesystem {
         let range = offset..offset.saturating_add(length.into());
         match (kind, stored) {
             (Kind::Directory(_), _) => Err(FsError::IsDirectory),
-            (Kind::Staged(file), _) => Ok(cx.run(file.read(&cx, range)).await??),
+            (Kind::Staged(file) | Kind::Mutable(_, file), _) => {
+                file.refresh(&cx).await?;
+                Ok(cx.run(file.read(&cx, range)).await??)
+            }
             (Kind::Stored(cap), stored) => {
                 let file = match stored {
                     Some(file) => file,
@@ -73,7 +77,7 @@ impl Filesystem {
     /// Writes what a program wrote; through a handle that appends, at the end of the file.
     pub async fn write(&self, ino: Ino, handle: Handle, offset: u64, data: Bytes) -> Result<(), FsError> {
         let append = self.writing_mode(handle)?.append;
-        let file = self.stage(ino)?;
+        let file = self.stage(ino).await?;
         self.check_room(file.size(), offset.saturating_add(data.len() as u64))?;
         if append {
             file.append(data).await?;
@@ -87,7 +91,7 @@ impl Filesystem {
     /// Writes a page of a memory map, which has its place whatever handle the kernel picks for it.
     pub async fn write_page(&self, ino: Ino, handle: Handle, offset: u64, data: Bytes) -> Result<(), FsError> {
         self.writing_mode(handle)?;
-        self.stage(ino)?.write(offset, data).await?;
+        self.stage(ino).await?.write(offset, data).await?;
         self.content_changed(ino);
         Ok(())
     }
@@ -109,6 +113,7 @@ impl Filesystem {
             let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
             match &inode.kind {
                 Kind::Staged(file) if mode.write && !inode.unlinked => Arc::clone(file),
+                Kind::Mutable(cap, file) if mode.write && !cap.is_readonly() => Arc::clone(file),
                 _ => return Ok(()),
             }
         };
@@ -121,9 +126,10 @@ impl Filesystem {
             let state = self.lock();
             let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
             match &inode.kind {
+                Kind::Mutable(cap, file) if !cap.is_readonly() => Scope::File(Arc::clone(file)),
                 _ if inode.unlinked => return Ok(()),
                 Kind::Staged(file) => Scope::File(Arc::clone(file)),
-                Kind::Stored(_) => Scope::Directory(state.inodes.directory(inode.parent)?),
+                Kind::Stored(_) | Kind::Mutable(..) => Scope::Directory(state.inodes.directory(inode.parent)?),
                 Kind::Directory(dir) => Scope::Directory(*dir),
             }
         };
@@ -145,13 +151,22 @@ impl Filesystem {
         state.inodes.release(ino);
     }
 
-    /// The staged form of a file, which begins as what is stored.
-    pub(super) fn stage(&self, ino: Ino) -> Result<Arc<FileObject>, FsError> {
+    /// The staged form of a file, which begins as what is stored; its size is known.
+    pub(super) async fn stage(&self, ino: Ino) -> Result<Arc<FileObject>, FsError> {
+        let file = self.stage_unread(ino)?;
+        file.refresh(&self.cx()).await?;
+        Ok(file)
+    }
+
+    /// As [`Filesystem::stage`], but the size of a mutable file may be out of date.
+    fn stage_unread(&self, ino: Ino) -> Result<Arc<FileObject>, FsError> {
         let mut state = self.lock();
         let inode = state.inodes.get_mut(ino).ok_or(FsError::Stale)?;
         let cap = match &inode.kind {
             Kind::Directory(_) => return Err(FsError::IsDirectory),
             Kind::Staged(file) => return Ok(Arc::clone(file)),
+            Kind::Mutable(_, file) if inode.attributes.kind == FileType::File => return Ok(Arc::clone(file)),
+            Kind::Mutable(..) => return Err(FsError::Unsupported),
             Kind::Stored(cap) => cap.clone(),
         };
         let size = cap.size().filter(|_| inode.attributes.kind == FileType::File).ok_or(FsError::Unsupported)?;
@@ -164,10 +179,6 @@ impl Filesystem {
     fn content_changed(&self, ino: Ino) {
         let now = self.now();
         let mut state = self.lock();
-        if let Some(inode) = state.inodes.get_mut(ino) {
-            inode.attributes.mtime = Some(now);
-            inode.attributes.ctime = Some(now);
-        }
-        self.submit(&mut state, ino, false);
+        self.times_changed(&mut state, ino, now, true);
     }
 }

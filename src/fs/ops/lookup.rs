@@ -35,7 +35,7 @@ impl Filesystem {
         // The size of a mutable file may not be had; its name can still be removed.
         let attr = match self.full_attr(ino).await {
             Ok(attr) => attr,
-            Err(_) => self.attr(&self.lock(), ino, None)?,
+            Err(_) => self.attr(&self.lock(), ino)?,
         };
         self.lock().inodes.get_mut(ino).ok_or(FsError::Stale)?.lookups += 1;
         Ok(attr)
@@ -68,7 +68,10 @@ impl Filesystem {
         let cx = self.cx();
         let target = match kind {
             Kind::Directory(_) => return Err(FsError::Invalid),
-            Kind::Staged(file) => cx.run(file.read(&cx, 0..TARGET_MAX)).await??.to_vec(),
+            Kind::Staged(file) | Kind::Mutable(_, file) => {
+                file.refresh(&cx).await?;
+                cx.run(file.read(&cx, 0..TARGET_MAX)).await??.to_vec()
+            }
             Kind::Stored(cap) => {
                 let file = self.factory.readable(&cap)?;
                 let parts = cx.run(file.read(&cx, std::slice::from_ref(&(0..TARGET_MAX)))).await??;
@@ -106,7 +109,10 @@ impl Filesystem {
     ) -> Result<Ino, FsError> {
         let kind = match &entry.target {
             Target::Directory(dir) => Kind::Directory(*dir),
-            Target::File(file) => Kind::Staged(Arc::clone(file)),
+            Target::File(file) => match file.write_cap() {
+                Some(cap) => Kind::Mutable(cap, Arc::clone(file)),
+                None => Kind::Staged(Arc::clone(file)),
+            },
             Target::Stored(cap) if cap.is_directory() => {
                 let dir = self.writeback.directory(cap)?;
                 let own = cap.storage_index();
@@ -114,15 +120,23 @@ impl Filesystem {
                     Kind::Directory(above) => {
                         above == dir || own.is_some() && self.writeback.storage_index(above) == own
                     }
-                    Kind::Stored(_) | Kind::Staged(_) => false,
+                    Kind::Stored(_) | Kind::Staged(_) | Kind::Mutable(..) => false,
                 };
                 if state.inodes.ancestors(parent).any(closes_a_cycle) {
                     return Err(FsError::Loop);
                 }
                 Kind::Directory(dir)
             }
-            Target::Stored(cap) => Kind::Stored(cap.clone()),
+            // A cap that cannot be opened has a name all the same.
+            Target::Stored(cap) => match self.mutable(state, cap) {
+                Ok(Some(file)) => Kind::Mutable(cap.clone(), file),
+                Ok(None) | Err(_) => Kind::Stored(cap.clone()),
+            },
         };
-        Ok(state.inodes.bind(parent, edge, kind, entry))
+        let ino = state.inodes.bind(parent, edge, kind, entry);
+        if let Some(Kind::Mutable(cap, _)) = state.inodes.get(ino).map(|inode| inode.kind.clone()) {
+            state.mutables.shown_by(&cap, ino);
+        }
+        Ok(ino)
     }
 }

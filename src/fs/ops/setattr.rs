@@ -12,9 +12,15 @@ impl Filesystem {
             if self.lock().inodes.get(ino).ok_or(FsError::Stale)?.attributes.kind == FileType::Directory {
                 return Err(FsError::IsDirectory);
             }
-            let file = self.stage(ino)?;
+            self.check_authority(ino)?;
+            let file = self.stage(ino).await?;
             self.check_room(file.size(), size)?;
             file.truncate(size).await?;
+            // Also should its name be gone.
+            self.times_changed(&mut self.lock(), ino, self.now(), true);
+        } else if set.mtime.is_some() {
+            // The times will belong to the version that the grid holds now, where it can be asked.
+            let _ = self.full_attr(ino).await;
         }
         let now = self.now();
         let resolve = |time: SetTime| match time {
@@ -31,9 +37,11 @@ impl Filesystem {
             attributes.uid = set.uid.or(attributes.uid);
             attributes.gid = set.gid.or(attributes.gid);
             attributes.atime = set.atime.map(resolve).or(attributes.atime);
-            attributes.mtime = set.mtime.map(resolve).or(set.size.map(|_| now)).or(attributes.mtime);
             attributes.ctime = Some(now);
-            self.submit(&mut state, ino, false);
+            match set.mtime.map(resolve) {
+                Some(mtime) => self.times_changed(&mut state, ino, mtime, false),
+                None => self.submit(&mut state, ino, false),
+            }
         }
         if ino == ROOT {
             self.keep_root()?;

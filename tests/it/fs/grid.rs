@@ -24,6 +24,8 @@ pub enum Fault {
 struct State {
     files: HashMap<StorageIndex, Bytes>,
     dirs: HashMap<StorageIndex, Table>,
+    /// Sequence number and content.
+    mutables: HashMap<StorageIndex, (u64, Vec<u8>)>,
 }
 
 /// Directories and files by storage index.
@@ -35,6 +37,8 @@ pub struct NodeGrid {
     publish_millis: AtomicU64,
     pub publishes: AtomicUsize,
     pub uploads: AtomicUsize,
+    /// Bytes that were written into mutable files.
+    pub written: AtomicUsize,
 }
 
 impl NodeGrid {
@@ -78,6 +82,40 @@ impl NodeGrid {
     }
 }
 
+impl NodeGrid {
+    /// A mutable file, by its write cap: `SSK` or `MDMF`.
+    pub fn mutable_file(&self, format: &str, content: &[u8]) -> Cap {
+        let cap = self.fresh(&format!("URI:{format}:"), "");
+        self.state.lock().unwrap().mutables.insert(cap.storage_index().unwrap(), (1, content.to_vec()));
+        cap
+    }
+
+    /// What a mutable file holds.
+    pub fn content(&self, cap: &Cap) -> Vec<u8> {
+        self.state.lock().unwrap().mutables[&cap.storage_index().unwrap()].1.clone()
+    }
+
+    /// What another client does to a mutable file.
+    pub fn overwrite(&self, cap: &Cap, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.state.lock().unwrap();
+        let (seqnum, content) = state.mutables.get_mut(&cap.storage_index().unwrap()).unwrap();
+        *seqnum += 1;
+        change(content);
+    }
+
+    /// Puts `cap` under a name, as another client does.
+    pub fn link(&self, dir: &Cap, name: &str, cap: &Cap) {
+        let mut state = self.state.lock().unwrap();
+        let child = Child { cap: cap.clone(), metadata: Metadata::default(), packed: None };
+        state.dirs.get_mut(&dir.storage_index().unwrap()).unwrap().entries.insert(name.into(), child);
+    }
+
+    /// What stands under a name.
+    pub fn child(&self, dir: &Cap, name: &str) -> Option<Child> {
+        self.state.lock().unwrap().dirs[&dir.storage_index().unwrap()].entries.get(name).cloned()
+    }
+}
+
 /// The handle that implements the factory: nodes keep the grid alive.
 #[derive(Clone)]
 pub struct Factory(pub Arc<NodeGrid>);
@@ -104,6 +142,74 @@ impl Readable for File {
         let length = self.bytes.len() as u64;
         let cut = |r: &Range<u64>| self.bytes.slice(r.start.min(length) as usize..r.end.min(length) as usize);
         Ok(ranges.iter().map(cut).collect())
+    }
+}
+
+/// A mutable file, read as it is at the time.
+struct MutableFile {
+    grid: Arc<NodeGrid>,
+    si: StorageIndex,
+}
+
+/// What a mutable file may hold at most.
+pub const LONGEST: u64 = 100_000;
+
+fn version(seqnum: u64, content: &[u8]) -> FileVersion {
+    FileVersion { seqnum, root_hash: [3; 32], size: content.len() as u64 }
+}
+
+#[async_trait]
+impl Readable for MutableFile {
+    async fn size(&self, cx: &Cx) -> Result<u64, NodeError> {
+        Ok(self.file_version(cx).await?.unwrap().size)
+    }
+
+    async fn read(&self, _cx: &Cx, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
+        tokio::task::yield_now().await;
+        let state = self.grid.state.lock().unwrap();
+        let (_, content) = &state.mutables[&self.si];
+        let length = content.len() as u64;
+        let cut = |r: &Range<u64>| &content[r.start.min(length) as usize..r.end.min(length) as usize];
+        Ok(ranges.iter().map(|r| Bytes::copy_from_slice(cut(r))).collect())
+    }
+
+    async fn file_version(&self, _cx: &Cx) -> Result<Option<FileVersion>, NodeError> {
+        tokio::task::yield_now().await;
+        let state = self.grid.state.lock().unwrap();
+        let (seqnum, content) = &state.mutables[&self.si];
+        Ok(Some(version(*seqnum, content)))
+    }
+}
+
+#[async_trait]
+impl Writeable for MutableFile {
+    async fn write(&self, _cx: &Cx, _: Option<&FileVersion>, changes: &Changes) -> Result<FileVersion, NodeError> {
+        tokio::task::yield_now().await;
+        let mut writes = Vec::new();
+        for range in changes.dirty() {
+            let read = changes.source().read_at(range.start, (range.end - range.start) as usize).await;
+            writes.push((range.start as usize, read.map_err(|e| NodeError::Source(e.to_string()))?));
+        }
+        let fault = self.grid.fault();
+        if fault == Some(Fault::Refuse) {
+            return Err(NodeError::NoSpace);
+        }
+        let mut state = self.grid.state.lock().unwrap();
+        let (seqnum, content) = state.mutables.get_mut(&self.si).unwrap();
+        content.resize(changes.size_after(content.len() as u64) as usize, 0);
+        for (start, data) in writes {
+            content[start..start + data.len()].copy_from_slice(&data);
+            self.grid.written.fetch_add(data.len(), Ordering::Relaxed);
+        }
+        *seqnum += 1;
+        match fault {
+            Some(Fault::ApplyThenFail) => Err(NodeError::Uncoordinated),
+            _ => Ok(version(*seqnum, content)),
+        }
+    }
+
+    fn longest(&self) -> u64 {
+        LONGEST
     }
 }
 
@@ -200,12 +306,17 @@ impl NodeFactory for Factory {
             return Ok(Arc::new(File { bytes: lit.data.clone().into() }));
         }
         let si = cap.storage_index().ok_or(NodeError::WrongKind("a file"))?;
+        if cap.is_mutable() {
+            return Ok(Arc::new(MutableFile { grid: Arc::clone(&self.0), si }));
+        }
         let bytes = self.0.state.lock().unwrap().files.get(&si).cloned();
         Ok(Arc::new(File { bytes: bytes.ok_or(NodeError::NotEnoughShares { found: 0, needed: 3 })? }))
     }
 
-    fn writeable(&self, _cap: &Cap) -> Result<Arc<dyn Writeable>, NodeError> {
-        Err(NodeError::WrongKind("a mutable file"))
+    fn writeable(&self, cap: &Cap) -> Result<Arc<dyn Writeable>, NodeError> {
+        let si = cap.storage_index().filter(|_| cap.is_mutable()).ok_or(NodeError::WrongKind("a mutable file"))?;
+        let node = MutableFile { grid: Arc::clone(&self.0), si };
+        if cap.is_readonly() { Err(NodeError::NotWriteable) } else { Ok(Arc::new(node)) }
     }
 
     async fn store_file(&self, _cx: &Cx, source: Arc<dyn Source>) -> Result<Cap, NodeError> {

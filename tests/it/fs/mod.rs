@@ -2,6 +2,7 @@
 
 mod grid;
 mod model;
+mod mutable;
 mod queue;
 mod races;
 

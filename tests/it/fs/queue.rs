@@ -178,3 +178,51 @@ async fn changed_beats_removed() {
     fs.settle().await.unwrap();
     assert_eq!(ground.published().await, ["f"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_name_goes_only_after_the_new_one_is_there_although_somebody_writes() {
+    let ground = Ground::new();
+    let fs = ground.mount().await;
+    let a = fs.mkdir(ROOT, b"a", 0o755, ME).await.unwrap().ino;
+    let b = fs.mkdir(ROOT, b"b", 0o755, ME).await.unwrap().ino;
+    let ino = write(&fs, a, "f", &[1; 100]).await;
+    fs.settle().await.unwrap();
+    let writeback = Arc::clone(fs.writeback());
+    let running = tokio::spawn(async move { writeback.run().await });
+    let handle = fs.open(ino, WRITE).await.unwrap();
+    fs.rename(a, b"f", b, b"f", RenameMode::Replace).await.unwrap();
+    // The new name waits until the file is closed.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let other = ground.mount().await;
+    let place = |dir: &'static [u8]| {
+        let other = &other;
+        async move {
+            let dir = other.lookup(ROOT, dir).await.unwrap().ino;
+            other.lookup(dir, b"f").await.map(|attr| attr.size)
+        }
+    };
+    assert_eq!((place(b"a").await, place(b"b").await), (Ok(100), Err(FsError::NotFound)));
+    fs.release(handle);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!((place(b"a").await, place(b"b").await), (Err(FsError::NotFound), Ok(100)));
+    running.abort();
+}
+
+#[tokio::test]
+async fn what_was_cut_off_does_not_come_back() {
+    let ground = Ground::new();
+    let fs = ground.mount().await;
+    write(&fs, ROOT, "f", &[1; 100]).await;
+    fs.settle().await.unwrap();
+    // Of a mount that begins, all is on the grid.
+    let fs = ground.mount().await;
+    let ino = fs.lookup(ROOT, b"f").await.unwrap().ino;
+    let resize = |size| SetAttr { size: Some(size), ..SetAttr::default() };
+    fs.setattr(ino, resize(10)).await.unwrap();
+    fs.setattr(ino, resize(50)).await.unwrap();
+    assert_eq!(read(&fs, ino).await, [&[1; 10][..], &[0; 40]].concat());
+    fs.settle().await.unwrap();
+    let other = ground.mount().await;
+    let ino = other.lookup(ROOT, b"f").await.unwrap().ino;
+    assert_eq!(read(&other, ino).await, [&[1; 10][..], &[0; 40]].concat());
+}

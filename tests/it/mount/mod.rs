@@ -2,6 +2,7 @@
 
 mod basics;
 mod faults;
+mod mutable;
 mod refusals;
 mod rsync;
 pub mod world;
