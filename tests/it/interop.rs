@@ -7,7 +7,7 @@ mod tree;
 
 use std::fs::{self, FileTimes, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -126,6 +126,49 @@ fn there_and_back(needed: u32, total: u32) {
         assert_eq!(kept[path].metadata["st_mode"], 0o100_604, "{path}");
     }
     grid.stop();
+}
+
+#[test]
+fn a_mutable_file_is_written_in_place_by_both() {
+    let world = world(3, 5);
+    world.mount(&[]);
+    world.unmount();
+    let mut content = bytes(300_000, 1);
+    let source = world.home().join("source");
+    fs::write(&source, &content).unwrap();
+    world.ok(&["put".as_ref(), "--format".as_ref(), "SDMF".as_ref(), source.as_os_str(), "tahoe:m".as_ref()]);
+    world.mount(&[]);
+    let file = fs::OpenOptions::new().write(true).open(world.at("m")).unwrap();
+    file.write_all_at(b"ours", 131_070).unwrap();
+    content[131_070..131_074].copy_from_slice(b"ours");
+    drop(file);
+    fs::OpenOptions::new().append(true).open(world.at("m")).unwrap().write_all(b"appended").unwrap();
+    content.extend(b"appended");
+    set_time(&world.at("m"), 1_000_000_000, 1);
+    world.unmount();
+    let root = root_cap(&world);
+
+    let mut grid = serve(&world, 3, 5);
+    let before = stored(&grid, &root).remove("m").unwrap();
+    assert!(before.cap.starts_with("URI:SSK:"));
+    assert!(grid.get(&before.cap, "") == content);
+    assert_healthy(&grid, &root, 2, 5);
+    // The reference writes into it, too, and leaves the edge alone.
+    let theirs = bytes(200_000, 2);
+    grid.put_at(&root, "m", &theirs);
+    let after = stored(&grid, &root).remove("m").unwrap();
+    assert_eq!((&after.cap, &after.metadata), (&before.cap, &before.metadata));
+    grid.stop();
+
+    world.mount(&[]);
+    let shown = seen(&world.at("m"));
+    assert_eq!((shown.size, shown.digest), (200_000, digest(&theirs)));
+    assert!(shown.mtime.secs > 1_000_000_000, "the times were those of another version");
+    let file = fs::OpenOptions::new().write(true).open(world.at("m")).unwrap();
+    file.set_len(100_000).unwrap();
+    drop(file);
+    world.remount();
+    assert!(fs::read(world.at("m")).unwrap() == theirs[..100_000]);
 }
 
 /// What other programs may put beside our keys.
