@@ -62,6 +62,11 @@ impl Ready {
         Ready { pipe: None }
     }
 
+    /// Whether nobody waits.
+    pub fn is_foreground(&self) -> bool {
+        self.pipe.is_none()
+    }
+
     /// The mount answers: in the background, leaves the terminal and the working directory, sends what is traced to
     /// `log_path`, and lets the parent go.
     ///

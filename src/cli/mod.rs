@@ -9,8 +9,10 @@ mod files;
 mod link;
 mod local;
 mod log;
+mod manual;
 mod mount;
 mod mountpoint;
+mod notify;
 mod output;
 mod place;
 mod put;
@@ -20,6 +22,7 @@ mod setup;
 mod status;
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -38,7 +41,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             let name = arguments.first().map_or(OsStr::new("tahoefs"), |a| a.as_os_str());
-            let name = std::path::Path::new(name).file_name().unwrap_or(name).to_string_lossy().into_owned();
+            let name = Path::new(name).file_name().unwrap_or(name).to_string_lossy().into_owned();
             // Nobody to tell it to is no reason for another exit code.
             let _ = std::io::Write::write_all(
                 &mut std::io::stderr(),
@@ -50,6 +53,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(arguments: &[OsString]) -> Result<u8, Failure> {
+    // For those who make packages; no command of the contract, so that neither help nor completions show it.
+    if let [_, command, dir] = arguments
+        && command == "generate-docs"
+    {
+        return manual::generate(Path::new(dir)).map(|()| Exit::Done as u8);
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {

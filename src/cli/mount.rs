@@ -9,6 +9,7 @@ use super::args;
 use super::daemon::{Ready, Side, background, raise_descriptor_limit};
 use super::exit::{Exit, Failure};
 use super::mountpoint::Mountpoint;
+use super::notify::Manager;
 use super::place::{DEFAULT_ALIAS, Place};
 use super::serving::{Parts, Serving};
 use super::session::{Session, runtime};
@@ -98,6 +99,7 @@ fn run(session: &Session, plan: Plan, ready: &mut Ready) -> Result<u8, Failure> 
         }
     };
     raise_descriptor_limit();
+    let manager = Manager::new(ready.is_foreground());
     let runtime = runtime()?;
     let code = runtime.block_on(async {
         let serving = start(session, dir.clone(), place, &mountpoint, &options).await?;
@@ -106,7 +108,7 @@ fn run(session: &Session, plan: Plan, ready: &mut Ready) -> Result<u8, Failure> 
             let failure = Failure::io(dir.own("log").display(), &e);
             return serving.abandon(failure).await;
         }
-        serving.run().await
+        serving.run(manager).await
     });
     // What still runs are transfers that nobody waits for.
     runtime.shutdown_background();
@@ -187,6 +189,7 @@ async fn start(
         read_only,
         dev: options.dev,
         suid: options.suid,
+        no_exec: options.no_exec,
     };
     let mounted = fuse::mount(&spec, Arc::clone(&fs), tokio::runtime::Handle::current());
     let mounted = mounted.map_err(|e| {

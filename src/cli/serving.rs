@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::exit::{Exit, Failure};
+use super::notify::{self, Manager};
 use super::status::left_text;
 use crate::client::{self, Client};
 use crate::control::{
@@ -28,6 +29,8 @@ use crate::writeback::{Scope, Writeback};
 const NEWS: Duration = Duration::from_millis(200);
 /// The pause before what failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// What the service manager is asked for, again and again, while a drain goes on.
+const MORE_TIME: Duration = Duration::from_secs(60);
 /// How long the last answers may take to be sent.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
@@ -239,20 +242,24 @@ impl Serving {
         Err(failure)
     }
 
-    /// Serves until the mount is gone, and returns the exit code.
+    /// Serves until the mount is gone, tells `manager` how it goes, and returns the exit code.
     ///
     /// # Errors
     /// None so far: what was left behind is the exit code 7.
-    pub async fn run(mut self) -> Result<u8, Failure> {
+    pub async fn run(mut self, mut manager: Manager) -> Result<u8, Failure> {
         let target = Arc::clone(&self.target);
-        tokio::select! {
-            () = target.mounted.ended() => {}
-            () = target.leave.notified() => {}
-            _ = self.terminate.recv() => self.drain().await,
-            _ = self.interrupt.recv() => self.drain().await,
+        manager.ready(&target.left());
+        loop {
+            tokio::select! {
+                () = target.mounted.ended() => break,
+                () = target.leave.notified() => break,
+                _ = self.terminate.recv() => break self.drain(&mut manager).await,
+                _ = self.interrupt.recv() => break self.drain(&mut manager).await,
+                () = tokio::time::sleep(notify::NEWS) => manager.queue(&target.left()),
+            }
         }
         let forced = target.forced.load(Ordering::Acquire);
-        if !forced && let Err(failed) = self.unless_signalled(target.store_what_is_left()).await {
+        if !forced && let Err(failed) = self.unless_signalled(&mut manager, target.store_what_is_left()).await {
             tracing::error!("{}", failed.message);
         }
         self.tracker.close();
@@ -270,9 +277,9 @@ impl Serving {
     }
 
     /// A signal asked to end: store what is left, as long as that moves, and unmount even if it is in use.
-    async fn drain(&mut self) {
+    async fn drain(&mut self, manager: &mut Manager) {
         let target = Arc::clone(&self.target);
-        if let Err(failed) = self.unless_signalled(target.store_what_is_left()).await {
+        if let Err(failed) = self.unless_signalled(manager, target.store_what_is_left()).await {
             tracing::error!("{}", failed.message);
         }
         if let Err(error) = target.mounted.unmount(true) {
@@ -280,12 +287,18 @@ impl Serving {
         }
     }
 
-    /// A second signal ends the process at once.
-    async fn unless_signalled<T>(&mut self, work: impl Future<Output = T>) -> T {
-        tokio::select! {
-            done = work => done,
-            _ = self.terminate.recv() => std::process::exit(Exit::LeftBehind as i32),
-            _ = self.interrupt.recv() => std::process::exit(Exit::LeftBehind as i32),
+    /// A second signal ends the process at once. Until `work` ends, which it does by itself when nothing moves, the
+    /// service manager is asked for time.
+    async fn unless_signalled<T>(&mut self, manager: &mut Manager, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            manager.draining(&self.target.left(), MORE_TIME);
+            tokio::select! {
+                done = &mut work => return done,
+                _ = self.terminate.recv() => std::process::exit(Exit::LeftBehind as i32),
+                _ = self.interrupt.recv() => std::process::exit(Exit::LeftBehind as i32),
+                () = tokio::time::sleep(notify::NEWS) => {}
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod adapter;
 mod convert;
+mod direct;
 mod mounts;
 pub mod options;
 mod session;

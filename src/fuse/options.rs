@@ -33,6 +33,8 @@ pub struct MountOptions {
     pub dev: bool,
     /// `suid`: set-user-id bits work.
     pub suid: bool,
+    /// `noexec`: no program can be run from it.
+    pub no_exec: bool,
     /// `node-directory=`.
     pub node_directory: Option<PathBuf>,
 }
@@ -53,6 +55,7 @@ impl Default for MountOptions {
             memory: MEMORY,
             dev: false,
             suid: false,
+            no_exec: false,
             node_directory: None,
         }
     }
@@ -134,6 +137,8 @@ impl MountOptions {
             ("nodev", None) => self.dev = false,
             ("suid", None) => self.suid = true,
             ("nosuid", None) => self.suid = false,
+            ("exec", None) => self.no_exec = false,
+            ("noexec", None) => self.no_exec = true,
             ("owner", Some("me")) => self.owner = Some(Owner::Me),
             ("owner", Some("stored")) => self.owner = Some(Owner::Stored),
             ("owner", Some(_)) => return Err(wants("`me` or `stored`")),
@@ -166,7 +171,7 @@ impl MountOptions {
 }
 
 fn is_flag(name: &str) -> bool {
-    ["ro", "rw", "allow_other", "allow_root", "dev", "nodev", "suid", "nosuid"].contains(&name)
+    ["ro", "rw", "allow_other", "allow_root", "dev", "nodev", "suid", "nosuid", "exec", "noexec"].contains(&name)
         || IGNORED.contains(&name)
 }
 
@@ -188,9 +193,11 @@ mod tests {
 
     #[test]
     fn options_of_the_contract_are_read() {
-        let options =
-            MountOptions::parse(["ro,allow_other,owner=stored,deadline=5", "memory=256M,dev,node-directory=/n,"])
-                .unwrap();
+        let options = MountOptions::parse([
+            "ro,allow_other,owner=stored,deadline=5",
+            "memory=256M,dev,noexec,node-directory=/n,",
+        ])
+        .unwrap();
         let wanted = MountOptions {
             read_only: true,
             allow_other: true,
@@ -198,6 +205,7 @@ mod tests {
             deadline: Duration::from_secs(5),
             memory: 256 << 20,
             dev: true,
+            no_exec: true,
             node_directory: Some("/n".into()),
             ..MountOptions::default()
         };

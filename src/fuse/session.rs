@@ -15,6 +15,7 @@ use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use tokio::runtime;
 
 use super::adapter::Adapter;
+use super::direct::mount_as_root;
 use super::mounts::find_mount;
 use crate::fs::Filesystem;
 
@@ -50,6 +51,8 @@ pub struct MountSpec {
     pub dev: bool,
     /// Honour set-id bits.
     pub suid: bool,
+    /// Run no program from it.
+    pub no_exec: bool,
 }
 
 /// Why mounting or unmounting failed.
@@ -87,6 +90,7 @@ pub fn mount(spec: &MountSpec, fs: Arc<Filesystem>, runtime: runtime::Handle) ->
         if spec.read_only { MountOption::RO } else { MountOption::RW },
         if spec.dev { MountOption::Dev } else { MountOption::NoDev },
         if spec.suid { MountOption::Suid } else { MountOption::NoSuid },
+        if spec.no_exec { MountOption::NoExec } else { MountOption::Exec },
     ];
     config.acl = match spec.access {
         Access::Owner => SessionACL::Owner,
@@ -95,7 +99,15 @@ pub fn mount(spec: &MountSpec, fs: Arc<Filesystem>, runtime: runtime::Handle) ->
     };
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
-    let session = Session::new(Adapter { fs, runtime }, &spec.mountpoint, &config).map_err(MountError::Refused)?;
+    let adapter = Adapter { fs, runtime };
+    let session = match mount_as_root(spec).map_err(MountError::Refused)? {
+        Some(device) => Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
+            // The failure to start is what counts; what stands there is ours, and dead.
+            let _ = unmount_as_root(&spec.mountpoint, true);
+        }),
+        None => Session::new(adapter, &spec.mountpoint, &config),
+    };
+    let session = session.map_err(MountError::Refused)?;
     let session = ManuallyDrop::new(session.spawn().map_err(MountError::Refused)?);
     let entry = find_mount(&spec.mountpoint).map_err(MountError::Refused)?;
     let entry = entry.ok_or_else(|| MountError::Refused(io::Error::other("the mount is gone again")))?;

@@ -5,4 +5,5 @@ mod faults;
 mod mutable;
 mod refusals;
 mod rsync;
+mod service;
 pub mod world;
