@@ -93,7 +93,8 @@ fn pages(command: &clap::Command, dir: &Path) -> io::Result<()> {
     let page = Man::new(command.clone()).manual("tahoefs").source(SOURCE).date(DATE);
     let mut text = Vec::new();
     page.render(&mut text)?;
-    let text = String::from_utf8_lossy(&text).replace("\n.br\n.sp\n", "\n.sp\n").replace("\n.sp\n.br\n", "\n.sp\n");
+    // Breaks around a blank line are one too many.
+    let text = String::from_utf8_lossy(&text).replace("\n.br\n\n.br\n", "\n.sp\n");
     let text = text + &roff(sections);
     fs::write(dir.join(page.get_filename()), ascii(&text))?;
     command.get_subcommands().filter(|c| !c.is_hide_set()).try_for_each(|c| pages(c, dir))

@@ -32,6 +32,7 @@ mod mount;
 mod mutable;
 mod mutable_faults;
 mod mutable_vectors;
+mod packaging;
 mod rsa_keys;
 mod sdmf_shares;
 mod storage;
