@@ -158,6 +158,31 @@ impl Grid {
         self.servers[index].stop();
     }
 
+    /// Starts a server again that was ended, and waits until it listens. The client finds it at the old place.
+    pub fn start_server(&mut self, index: usize) {
+        self.servers[index].run();
+        let port = self.server_port(index);
+        let deadline = Instant::now() + START_LIMIT;
+        wait_until(deadline, &[&self.servers[index]], "the server listens", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+    }
+
+    /// Stops a server's clock: connections are accepted by the kernel, and nothing answers.
+    pub fn freeze_server(&self, index: usize) {
+        self.servers[index].signal(nix::sys::signal::Signal::SIGSTOP);
+    }
+
+    /// The counterpart of [`Grid::freeze_server`].
+    pub fn thaw_server(&self, index: usize) {
+        self.servers[index].signal(nix::sys::signal::Signal::SIGCONT);
+    }
+
+    /// Waits until the client is connected to all servers again.
+    pub fn wait_for_servers(&self) {
+        self.wait_connected(self.servers.len(), Instant::now() + START_LIMIT);
+    }
+
     /// Where a server speaks HTTPS, as it announced itself.
     pub fn nurl(&self, index: usize) -> String {
         let cache = self.client.dir.join("private/introducer_default_cache.yaml");
@@ -192,12 +217,7 @@ impl Grid {
     pub fn fill_server(&mut self, index: usize) {
         self.servers[index].stop();
         self.servers[index].set_option("reserved_space", "1000000G");
-        self.servers[index].run();
-        let port = self.server_port(index);
-        let deadline = Instant::now() + START_LIMIT;
-        wait_until(deadline, &[&self.servers[index]], "the server listens", || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
+        self.start_server(index);
     }
 
     /// The TCP port that a server was created with.
@@ -240,6 +260,16 @@ impl Grid {
     /// Uploads `data` to `path` below the directory `cap`: a new file, or a new version of the one that is there.
     pub fn put_at(&self, cap: &str, path: &str, data: &[u8]) -> String {
         text(self.web.put(&uri(cap, path), data))
+    }
+
+    /// As [`Grid::put_at`]; whether the client says that it is done.
+    pub fn try_put_at(&self, cap: &str, path: &str, data: &[u8]) -> bool {
+        self.web.try_request("PUT", &uri(cap, path), data)
+    }
+
+    /// As [`Grid::delete`]; whether the client says that it is done.
+    pub fn try_delete(&self, cap: &str, path: &str) -> bool {
+        self.web.try_request("DELETE", &uri(cap, path), b"")
     }
 
     /// Makes a directory that stands nowhere, in `format` (`SDMF`, `MDMF`), and returns its cap.

@@ -17,8 +17,8 @@ use crate::mount::world::World;
 use crate::tahoe::Grid;
 
 /// A directory of the reference, and what a mount must show of it: digests of files, `None` for directories.
-struct Made {
-    cap: String,
+pub(super) struct Made {
+    pub(super) cap: String,
     shown: BTreeMap<String, Option<String>>,
 }
 
@@ -75,7 +75,7 @@ fn immutable_files(grid: &Grid) -> Vec<(String, String, Vec<u8>)> {
 }
 
 /// A literal directory, an immutable one, and one of each mutable format that holds the former and mutable files.
-fn make_directories(grid: &Grid) -> Vec<(&'static str, Made)> {
+pub(super) fn make_directories(grid: &Grid) -> Vec<(&'static str, Made)> {
     let files = immutable_files(grid);
     let mut literal = Made::new(grid.mkdir_immutable(&json!({"x": ["filenode", {"ro_uri": "URI:LIT:nbswy3dp"}]})));
     literal.shown.insert("x".into(), Some(digest(b"hello")));
@@ -128,7 +128,7 @@ fn make_directories(grid: &Grid) -> Vec<(&'static str, Made)> {
 }
 
 /// Mounts `cap`, shows it to `look`, and unmounts.
-fn with_mounted(world: &World, cap: &str, look: impl FnOnce()) {
+pub(super) fn with_mounted(world: &World, cap: &str, look: impl FnOnce()) {
     let file = world.home().join("a.cap");
     fs::write(&file, cap).unwrap();
     world.mount(&["--cap-file", file.to_str().unwrap()]);
@@ -136,7 +136,7 @@ fn with_mounted(world: &World, cap: &str, look: impl FnOnce()) {
     world.unmount();
 }
 
-fn assert_shown(world: &World, made: &Made) {
+pub(super) fn assert_shown(world: &World, made: &Made) {
     let found: BTreeMap<String, Option<String>> = mounted(&world.mountpoint())
         .into_iter()
         .map(|(path, seen)| (path, (seen.kind() == libc::S_IFREG).then_some(seen.digest)))

@@ -7,15 +7,24 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-/// A home with an embedded grid.
+/// A home with an embedded grid, or beside a node directory that stands elsewhere.
 pub struct World {
     home: TempDir,
+    node: PathBuf,
 }
 
 impl World {
     /// An empty home.
     pub fn new() -> World {
-        World { home: tempfile::Builder::new().prefix("tahoefs-it-").tempdir().expect("a temporary folder") }
+        let home = tempfile::Builder::new().prefix("tahoefs-it-").tempdir().expect("a temporary folder");
+        World { node: home.path().join(".tahoefs"), home }
+    }
+
+    /// An empty home for the use of another program's node directory.
+    pub fn adopting(node: &Path) -> World {
+        let mut world = World::new();
+        world.node = node.to_owned();
+        world
     }
 
     /// A home whose `tahoe:` is mounted.
@@ -30,7 +39,7 @@ impl World {
     }
 
     pub fn node_directory(&self) -> PathBuf {
-        self.home().join(".tahoefs")
+        self.node.clone()
     }
 
     pub fn store(&self, n: usize) -> PathBuf {
@@ -56,6 +65,7 @@ impl World {
             .args(args)
             .env_clear()
             .env("HOME", self.home())
+            .env("TAHOEFS_NODE_DIRECTORY", &self.node)
             .env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.stdin(Stdio::null()).current_dir(self.home());
         command

@@ -23,6 +23,11 @@ impl Web {
         (status / 100 == 2).then_some(body)
     }
 
+    /// Whether the node answers with success.
+    pub fn try_request(&self, method: &str, path: &str, body: &[u8]) -> bool {
+        self.request(method, path, body).is_ok_and(|(status, _)| status / 100 == 2)
+    }
+
     pub fn get(&self, path: &str) -> Vec<u8> {
         self.expect("GET", path, b"")
     }
