@@ -22,20 +22,22 @@ const READ_SIZE: u64 = 2 << 20;
 const READS: usize = 3;
 
 pub fn mkdir(session: &Session, format: Option<DirFormat>, place: Option<&str>) -> Result<(), Failure> {
-    if format == Some(DirFormat::Mdmf) {
-        return Err(Failure::usage("mkdir --format MDMF is not supported yet; SDMF is"));
-    }
     session.with_client(async |client| {
         let cx = client.cx();
+        let format = match format {
+            None => client.config().mutable_format,
+            Some(DirFormat::Sdmf) => MutableFormat::Sdmf,
+            Some(DirFormat::Mdmf) => MutableFormat::Mdmf,
+        };
         let Some(place) = place else {
-            let made = client.create_directory(&cx, &[]).await;
+            let made = client.create_directory_in(&cx, format, &[]).await;
             let cap = made.map_err(|e| Failure::node("the new directory", &e))?;
             client.sync(&cx).await.map_err(|e| Failure::node("the new directory", &e))?;
             return output::result(&format!("{}\n", cap.to_uri()));
         };
         let place = Place::parse(place)?;
         let root = place.root(&client)?;
-        let made = client.make_directories(&cx, &root, place.path()).await;
+        let made = client.make_directories_in(&cx, &root, place.path(), format).await;
         made.map_err(|e| Failure::resolve(&place.base(), &e))?;
         client.sync(&cx).await.map_err(|e| Failure::node(place.shown(), &e))
     })

@@ -19,12 +19,12 @@ use super::files::{modify, split_last};
 use super::output;
 use super::place::Place;
 use super::session::Session;
-use crate::cap::Cap;
+use crate::cap::{Cap, MutableFormat};
 use crate::client::{Client, ResolveError};
 use crate::config::{NodeDir, read_optional};
 use crate::crypto::SigningKey;
 use crate::immutable::{UploadResults, Uploaded};
-use crate::node::{Edit, Expect, Name, NodeFactory, Source};
+use crate::node::{Changes, Edit, Expect, Name, NodeFactory, Source};
 use crate::util::{Cx, base32};
 
 /// The largest mutable file that is written, in bytes: it is in memory whole.
@@ -43,12 +43,9 @@ pub fn put(session: &Session, args: &Put) -> Result<(), Failure> {
     if file.is_none() && place == Some(Place::Stdin) {
         return Err(Failure::usage("put: the file and the capability cannot both come from standard input"));
     }
-    if args.format == Some(FileFormat::Mdmf) {
-        return Err(Failure::usage("put --format MDMF is not supported yet; SDMF is"));
-    }
     let key = match &args.private_key_path {
-        Some(_) if args.format != Some(FileFormat::Sdmf) => {
-            return Err(Failure::usage("put --private-key-path is for mutable files: add --format SDMF"));
+        Some(_) if mutable(args.format).is_none() => {
+            return Err(Failure::usage("put --private-key-path is for mutable files: add --format SDMF or MDMF"));
         }
         Some(path) => Some(read_key(path)?),
         None => None,
@@ -116,6 +113,15 @@ fn written(cap: Cap, size: u64) -> Uploaded {
     Uploaded { cap, results: UploadResults { file_size: size, ..UploadResults::default() } }
 }
 
+/// The format of a mutable file, if one is asked for.
+fn mutable(format: Option<FileFormat>) -> Option<MutableFormat> {
+    match format {
+        Some(FileFormat::Sdmf) => Some(MutableFormat::Sdmf),
+        Some(FileFormat::Mdmf) => Some(MutableFormat::Mdmf),
+        Some(FileFormat::Chk) | None => None,
+    }
+}
+
 /// Stores the input as a new file.
 async fn store(
     session: &Session,
@@ -126,8 +132,8 @@ async fn store(
 ) -> Result<Uploaded, Failure> {
     let cx = client.cx();
     let named = |e| Failure::node(&input.name, &e);
-    if format == Some(FileFormat::Sdmf) {
-        let cap = client.create_mutable(&cx, key, input.whole(&cx).await?).await.map_err(named)?;
+    if let Some(format) = mutable(format) {
+        let cap = client.create_mutable(&cx, key, format, input.whole(&cx).await?).await.map_err(named)?;
         return Ok(written(cap, input.size));
     }
     // The content is read twice: once for its key, once to be sent.
@@ -168,7 +174,11 @@ async fn put_at(
         }
         if found.cap.is_mutable() && format.is_none() || found.edge.is_none() {
             let file = client.writeable(&found.cap).map_err(named)?;
-            file.overwrite(&cx, input.whole(&cx).await?).await.map_err(named)?;
+            let bar = session.speech.bytes(&input.name, input.size);
+            let source = FileSource { file: Arc::clone(&input.file), size: input.size, bar: bar.clone() };
+            let wrote = file.write(&cx, None, &Changes::whole(Arc::new(source))).await.map_err(named);
+            bar.finish_and_clear();
+            wrote?;
             client.sync(&cx).await.map_err(named)?;
             return Ok(written(found.cap.clone(), input.size));
         }

@@ -225,17 +225,41 @@ impl Client {
         self.uploader.upload(cx, source).await
     }
 
-    /// Makes a mutable SDMF file with this content, under `key` or a fresh one, and returns its write cap.
+    /// Makes a mutable file with this content, under `key` or a fresh one, and returns its write cap. In memory are the
+    /// content and N/k times that.
     ///
     /// # Errors
-    /// It cannot be placed on enough servers.
-    pub async fn create_mutable(&self, cx: &Cx, key: Option<SigningKey>, content: Bytes) -> Result<Cap, NodeError> {
+    /// It is too large, or cannot be placed on enough servers.
+    pub async fn create_mutable(
+        &self,
+        cx: &Cx,
+        key: Option<SigningKey>,
+        format: MutableFormat,
+        content: Bytes,
+    ) -> Result<Cap, NodeError> {
         let key = match key {
             Some(key) => key,
             None => self.keys.take().await,
         };
-        let file = MutableFile::create(Arc::clone(&self.grid), cx, key, MutableFormat::Sdmf, content).await?;
+        let file = MutableFile::create(Arc::clone(&self.grid), cx, key, format, content).await?;
         Ok(Cap::File(FileCap::Mutable(file.cap().clone())))
+    }
+
+    /// As [`NodeFactory::create_directory`], which goes by `mutable.format`, in a file of this format.
+    ///
+    /// # Errors
+    /// It cannot be placed on enough servers, or a child's cap does not belong into its slot.
+    pub async fn create_directory_in(
+        &self,
+        cx: &Cx,
+        format: MutableFormat,
+        children: &[(Name, Cap, Metadata)],
+    ) -> Result<Cap, NodeError> {
+        let key = self.keys.take().await;
+        let node = DirNode::create(Arc::clone(&self.grid), cx, key, format, children).await?;
+        let cap = node.cap().clone();
+        self.nodes.keep(&cap, Arc::new(node));
+        Ok(cap)
     }
 }
 
@@ -261,12 +285,7 @@ impl NodeFactory for Client {
     }
 
     async fn create_directory(&self, cx: &Cx, children: &[(Name, Cap, Metadata)]) -> Result<Cap, NodeError> {
-        let key = self.keys.take().await;
-        // SDMF whatever `mutable.format` says, until MDMF is written: every client reads and changes it.
-        let node = DirNode::create(Arc::clone(&self.grid), cx, key, MutableFormat::Sdmf, children).await?;
-        let cap = node.cap().clone();
-        self.nodes.keep(&cap, Arc::new(node));
-        Ok(cap)
+        self.create_directory_in(cx, self.config.mutable_format, children).await
     }
 
     async fn sync(&self, cx: &Cx) -> Result<(), NodeError> {

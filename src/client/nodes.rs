@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use super::Client;
-use crate::cap::{Cap, FileCap, MutableCap, MutableFormat, MutableKey};
+use crate::cap::{Cap, FileCap, MutableCap, MutableKey};
 use crate::crypto::Hash;
 use crate::crypto::hash::sha256d;
 use crate::dirnode::DirNode;
@@ -114,9 +114,6 @@ impl Nodes {
 
     pub(super) fn writeable(&self, client: &Client, cap: &Cap) -> Result<Arc<dyn Writeable>, NodeError> {
         match cap {
-            Cap::File(FileCap::Mutable(mutable)) if mutable.format == MutableFormat::Mdmf => {
-                Err(NodeError::WrongKind("of a format that can be written yet"))
-            }
             Cap::File(FileCap::Mutable(mutable)) if mutable.write_key().is_some() => Ok(self.mutable(client, mutable)),
             Cap::File(_) => Err(NodeError::NotWriteable),
             _ => Err(unopened(cap, "a file's")),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Client;
-use crate::cap::Cap;
+use crate::cap::{Cap, MutableFormat};
 use crate::node::{Child, Directory, Freshness, Metadata, Name, NodeError, NodeFactory, normalize};
 use crate::util::Cx;
 
@@ -74,19 +74,33 @@ impl Client {
     /// # Errors
     /// As [`Client::resolve`], or a directory cannot be made.
     pub async fn make_directories(&self, cx: &Cx, root: &Cap, path: &[Name]) -> Result<Cap, ResolveError> {
+        self.make_directories_in(cx, root, path, self.config().mutable_format).await
+    }
+
+    /// As [`Client::make_directories`], which goes by `mutable.format`, in files of this format.
+    ///
+    /// # Errors
+    /// As [`Client::make_directories`].
+    pub async fn make_directories_in(
+        &self,
+        cx: &Cx,
+        root: &Cap,
+        path: &[Name],
+        format: MutableFormat,
+    ) -> Result<Cap, ResolveError> {
         let mut cap = root.clone();
         for (depth, name) in path.iter().enumerate() {
             let here = || path[..depth].join("/");
             if !cap.is_directory() {
                 return Err(ResolveError::NotADirectory { path: here() });
             }
-            let below = self.subdirectory(cx, &cap, name).await;
+            let below = self.subdirectory(cx, &cap, name, format).await;
             cap = below.map_err(|error| ResolveError::Node { path: path[..=depth].join("/"), error })?;
         }
         if cap.is_directory() { Ok(cap) } else { Err(ResolveError::NotADirectory { path: path.join("/") }) }
     }
 
-    async fn subdirectory(&self, cx: &Cx, parent: &Cap, name: &Name) -> Result<Cap, NodeError> {
+    async fn subdirectory(&self, cx: &Cx, parent: &Cap, name: &Name, format: MutableFormat) -> Result<Cap, NodeError> {
         use crate::node::{Edit, EditOutcome, Expect};
         let name = normalize(name);
         let directory: Arc<dyn Directory> = self.directory(parent)?;
@@ -96,7 +110,7 @@ impl Client {
         if !directory.is_writeable() {
             return Err(NodeError::NotWriteable);
         }
-        let cap = self.create_directory(cx, &[]).await?;
+        let cap = self.create_directory_in(cx, format, &[]).await?;
         let expect = Expect::OneOf(vec![None, Some(cap.clone())]);
         let edit = Edit::Link { name, cap: cap.clone(), metadata: Some(Metadata::default()), expect };
         match directory.modify(cx, &[edit]).await?.into_iter().next() {

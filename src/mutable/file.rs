@@ -9,14 +9,16 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Slot;
-use super::publish::{Code, Published, Unpublished, publish};
-use super::retrieve::{Retrieve, Unread};
+use super::encode::{Code, NewVersion, encode_sdmf, finish};
+use super::publish::{Goal, Published, Unpublished, publish};
+use super::retrieve::{Leaves, Retrieve, Unread};
 use super::servermap::{Mode, ServerMap};
+use super::update::Job;
 use crate::cap::{MutableCap, MutableFormat};
 use crate::crypto::SigningKey;
 use crate::crypto::secrets::{fingerprint, write_key};
 use crate::grid::Grid;
-use crate::node::{FileVersion, NodeError, Readable};
+use crate::node::{BytesSource, Changes, FileVersion, NodeError, Readable};
 use crate::share::{MutableHeader, Version};
 use crate::util::Cx;
 
@@ -24,10 +26,10 @@ use crate::util::Cx;
 const RETRIES: u32 = 5;
 
 /// The wait before the first of these, give or take a quarter; each is e times as long as the one before.
-const BACKOFF: Duration = Duration::from_millis(300);
+pub(super) const BACKOFF: Duration = Duration::from_millis(300);
 
 /// How often all servers are asked for a version that can be read while somebody else seems to be writing.
-const READ_AGAIN: u32 = 3;
+pub(super) const READ_AGAIN: u32 = 3;
 
 /// How long ranges are read from a version before a newer one is looked for.
 const READING: Duration = Duration::from_secs(3);
@@ -83,6 +85,10 @@ struct State {
     content: Option<(Arc<Version>, Bytes)>,
     /// The newest version that was read or written.
     seen: Option<Arc<Version>>,
+    /// The hashes of all blocks of a version that was written here, by share number.
+    leaves: Option<(Arc<Version>, Vec<Leaves>)>,
+    /// Versions that were made here, of which it is not known whether they are stored, each behind what it was made of.
+    attempts: Vec<(Option<FileVersion>, FileVersion)>,
     /// Whether a publish may have been left half done; then the next change is published even if it changes nothing.
     unsettled: bool,
 }
@@ -95,8 +101,6 @@ impl MutableFile {
     }
 
     /// A new file with a key of its own.
-    ///
-    /// Fails with [`NodeError::WrongKind`] for formats that cannot be written.
     pub async fn create(
         grid: Arc<Grid>,
         cx: &Cx,
@@ -110,14 +114,14 @@ impl MutableFile {
         let _ = file.slot.signing_key.set(key);
         let turn = cx.run(file.turn.lock()).await?;
         let map = ServerMap::new(&file.slot);
-        let published = publish(cx, &file.slot, map, code, contents.clone()).await;
+        let published = file.publish_whole(cx, map, code, contents.clone(), None).await;
         drop(turn);
         file.published(
             published.map_err(|unpublished| match unpublished {
                 Unpublished::Uncoordinated => NodeError::Uncoordinated,
                 Unpublished::Failed(error) => error,
             })?,
-            contents,
+            Some(contents),
         );
         Ok(file)
     }
@@ -180,30 +184,14 @@ impl MutableFile {
         if self.slot.write_key().is_none() {
             return Err(NodeError::NotWriteable);
         }
-        if self.slot.cap.format != MutableFormat::Sdmf {
-            return Err(NodeError::WrongKind("of a format that can be written yet"));
-        }
         let _turn = cx.run(self.turn.lock()).await?;
         let only = change.base().cloned();
-        let is_base = |version: &Version| only.as_ref().is_none_or(|only| file_version(&version.header) == *only);
-        let mut remembered = self.remembered().filter(|(_, version)| is_base(version));
-        let mut before: Option<ServerMap> = None;
+        let mut turns = self.turns(only.as_ref());
         let mut force = self.state().unsettled;
         // What our last attempt was based on.
         let mut base: Option<(Arc<Version>, Bytes)> = None;
-        let mut retries = 0;
         loop {
-            let from_memory = remembered.is_some();
-            let (map, version) = match remembered.take() {
-                Some((map, version)) => (map, Some(version)),
-                None => {
-                    let mode = if retries == 0 { Mode::Write } else { Mode::Check };
-                    let map = ServerMap::update(cx, &self.slot, mode, before.as_ref()).await?;
-                    self.state().surveyed = Some(Instant::now());
-                    let best = map.best();
-                    (map, best)
-                }
-            };
+            let (map, version) = turns.next(cx, self).await?;
             let (mut map, version, old) = if change.needs_old() {
                 let known = map.best().and_then(|best| Some((change.known(&best)?, best)));
                 match (self.read_from(cx, map, known).await, &base) {
@@ -223,8 +211,8 @@ impl MutableFile {
             let content = match change.apply(version.as_ref(), old.clone()).await? {
                 Some(content) => content,
                 // What is remembered may be out of date: nothing tested it.
-                None if from_memory => {
-                    before = Some(map);
+                None if turns.from_memory => {
+                    turns.again(map);
                     continue;
                 }
                 None => match version {
@@ -237,32 +225,82 @@ impl MutableFile {
                     _ => old.clone(),
                 },
             };
-            let header = version.as_ref().map(|v| &v.header).cloned();
-            let header = header.or_else(|| map.newest().map(|(version, _)| version.header.clone()));
-            let code = match header {
-                Some(header) => Code { needed: header.needed, total: header.total },
-                None => new_code(&self.slot.grid),
-            };
-            self.state().unsettled = true;
-            match publish(cx, &self.slot, map.clone(), code, content.clone()).await {
+            let code = self.code(version.as_deref(), &map);
+            match self.publish_whole(cx, map.clone(), code, content.clone(), version.as_deref()).await {
                 Ok(published) => {
                     let version = Arc::clone(&published.version);
-                    self.published(published, content.clone());
+                    self.published(published, Some(content.clone()));
                     return Ok((version, content));
                 }
                 Err(Unpublished::Failed(error)) => return Err(error),
-                // That others had written since we last looked is no race yet.
-                Err(Unpublished::Uncoordinated) if from_memory => {}
-                Err(Unpublished::Uncoordinated) if retries == RETRIES => return Err(NodeError::Uncoordinated),
-                Err(Unpublished::Uncoordinated) => {
-                    cx.run(tokio::time::sleep(self.backoff(retries))).await?;
-                    retries += 1;
-                }
+                Err(Unpublished::Uncoordinated) => turns.lost(cx, self, map).await?,
             }
             force = true;
             base = version.map(|version| (version, old));
-            before = Some(map);
         }
+    }
+
+    /// k and N of the next version: those of the one there is, if there is one.
+    pub(super) fn code(&self, best: Option<&Version>, map: &ServerMap) -> Code {
+        let header = best.map(|version| version.header.clone());
+        match header.or_else(|| map.newest().map(|(version, _)| version.header.clone())) {
+            Some(header) => Code { needed: header.needed, total: header.total },
+            None => new_code(&self.slot.grid),
+        }
+    }
+
+    /// Publishes `content` above everything that `map` has seen, over every share that it knows.
+    async fn publish_whole(
+        &self,
+        cx: &Cx,
+        map: ServerMap,
+        code: Code,
+        content: Bytes,
+        parent: Option<&Version>,
+    ) -> Result<Published, Unpublished> {
+        let keys = self.slot.keys()?;
+        let seqnum = map.next_seqnum()?;
+        let rng = self.slot.grid.rng().clone();
+        let new = match self.slot.cap.format {
+            MutableFormat::Sdmf => {
+                let made = move || encode_sdmf(&content, code, seqnum, rng.bytes(), &keys, &rng);
+                self.slot.grid.cpu().run(made).await?
+            }
+            MutableFormat::Mdmf => {
+                let changes = Changes::whole(Arc::new(BytesSource(content)));
+                let salt = |_| rng.bytes();
+                let segments = Job::new(cx, &self.slot, code, &changes, &salt).fresh().await?;
+                let rng = rng.clone();
+                self.slot.grid.cpu().run(move || finish(segments, seqnum, &keys, None, &rng)).await?
+            }
+        };
+        let goal = Goal::new(&self.slot, &map, code);
+        self.send(cx, map, goal, &new, parent).await
+    }
+
+    /// Sends a version that was made of `parent`, and remembers what came of it.
+    pub(super) async fn send(
+        &self,
+        cx: &Cx,
+        map: ServerMap,
+        goal: Goal,
+        new: &NewVersion,
+        parent: Option<&Version>,
+    ) -> Result<Published, Unpublished> {
+        {
+            let mut state = self.state();
+            state.unsettled = true;
+            let parent = parent.map(|parent| file_version(&parent.header));
+            state.attempts.push((parent, file_version(&new.version.header)));
+        }
+        let published = publish(cx, &self.slot, map, goal, new).await?;
+        let leaves = &new.segments.leaves;
+        let bytes = leaves.iter().map(|leaves| 32 * leaves.len()).sum::<usize>();
+        let kept = new.version.header.iv.is_none() && bytes <= KEPT;
+        let mut state = self.state();
+        state.leaves = kept.then(|| (Arc::clone(&new.version), leaves.clone()));
+        state.attempts.clear();
+        Ok(published)
     }
 
     /// The best version of `map` and its content; asks all servers when too few of its shares are good. An error for
@@ -317,19 +355,32 @@ impl MutableFile {
     }
 
     /// Fails unless the best version of a map is the only one that is to be changed, if there is such.
-    fn check_base(&self, base: Option<&FileVersion>, best: Option<&Version>, map: &ServerMap) -> Result<(), NodeError> {
+    pub(super) fn check_base(
+        &self,
+        base: Option<&FileVersion>,
+        best: Option<&Version>,
+        map: &ServerMap,
+    ) -> Result<(), NodeError> {
         let Some(base) = base else { return Ok(()) };
-        let best = best.map(|best| file_version(&best.header));
-        match best {
-            Some(best) if best == *base => Ok(()),
-            Some(best) if best > *base => Err(NodeError::Changed(best)),
+        let state = self.state();
+        let mut at = best.map(|best| file_version(&best.header));
+        // A version that we made of the base, and could not say that it is stored, is no one else's.
+        while let Some(version) = &at
+            && version > base
+            && let Some((parent, _)) = state.attempts.iter().find(|(_, made)| made == version)
+        {
+            at = parent.clone();
+        }
+        match (at, best) {
+            (Some(at), _) if at == *base => Ok(()),
+            (Some(at), Some(best)) if at > *base => Err(NodeError::Changed(file_version(&best.header))),
             // What is newest cannot be had just now; to write upon an older one would take it back.
             _ => Err(self.too_few(map, 0)),
         }
     }
 
     /// The error for a map of which nothing can be read; `found` good shares were seen in a download.
-    fn too_few(&self, map: &ServerMap, found: usize) -> NodeError {
+    pub(super) fn too_few(&self, map: &ServerMap, found: usize) -> NodeError {
         let newest = map.newest();
         let needed = newest
             .as_ref()
@@ -366,16 +417,41 @@ impl MutableFile {
         }
     }
 
-    fn published(&self, published: Published, content: Bytes) {
+    /// Remembers a version that is out, and its content if that is at hand.
+    pub(super) fn published(&self, published: Published, content: Option<Bytes>) {
         let Published { version, map, complete } = published;
-        self.was_read(map.clone(), &version, Some(&content));
+        self.was_read(map.clone(), &version, content.as_ref());
         let mut state = self.state();
-        if content.len() > KEPT {
+        if content.is_none_or(|content| content.len() > KEPT) {
             state.content = None;
         }
         state.writing = complete.then_some((map, version));
         state.surveyed.get_or_insert_with(Instant::now);
         state.unsettled = false;
+    }
+
+    /// The hashes of all blocks of `version`, and its content, as far as they are at hand.
+    pub(super) fn at_hand(&self, version: &Version) -> (Option<Vec<Leaves>>, Option<Bytes>) {
+        let state = self.state();
+        let leaves = state.leaves.as_ref().filter(|(of, _)| **of == *version).map(|(_, leaves)| leaves.clone());
+        let content = state.content.as_ref().filter(|(of, _)| **of == *version).map(|(_, content)| content.clone());
+        (leaves, content)
+    }
+
+    pub(super) fn slot(&self) -> &Arc<Slot> {
+        &self.slot
+    }
+
+    /// Waits until no other operation on the file is under way.
+    pub(super) async fn take_turn(&self, cx: &Cx) -> Result<tokio::sync::MutexGuard<'_, ()>, NodeError> {
+        Ok(cx.run(self.turn.lock()).await?)
+    }
+
+    /// The turns of a change, to this version alone if one is given.
+    pub(super) fn turns(&self, only: Option<&FileVersion>) -> Turns {
+        let is_base = |version: &Version| only.is_none_or(|only| file_version(&version.header) == *only);
+        let remembered = self.remembered().filter(|(_, version)| is_base(version));
+        Turns { remembered, before: None, retries: 0, from_memory: false }
     }
 
     /// What may be published from without asking anybody.
@@ -392,6 +468,50 @@ impl MutableFile {
     fn backoff(&self, retries: u32) -> Duration {
         let [random] = self.slot.grid.rng().bytes::<1>();
         BACKOFF.mul_f64(f64::from(retries).exp() * (0.75 + f64::from(random) / 512.0))
+    }
+}
+
+/// The maps on which a change is tried, one after the other.
+pub(super) struct Turns {
+    remembered: Option<(ServerMap, Arc<Version>)>,
+    before: Option<ServerMap>,
+    retries: u32,
+    /// Whether nobody was asked for the map.
+    pub from_memory: bool,
+}
+
+impl Turns {
+    /// The next map, and its best version.
+    pub async fn next(&mut self, cx: &Cx, file: &MutableFile) -> Result<(ServerMap, Option<Arc<Version>>), NodeError> {
+        let remembered = self.remembered.take();
+        self.from_memory = remembered.is_some();
+        if let Some((map, version)) = remembered {
+            return Ok((map, Some(version)));
+        }
+        let mode = if self.retries == 0 { Mode::Write } else { Mode::Check };
+        let map = ServerMap::update(cx, &file.slot, mode, self.before.as_ref()).await?;
+        file.state().surveyed = Some(Instant::now());
+        let best = map.best();
+        Ok((map, best))
+    }
+
+    /// The map did not serve.
+    pub fn again(&mut self, map: ServerMap) {
+        self.before = Some(map);
+    }
+
+    /// Others have written: waits a while, unless it is too often. That they had since we last looked is no race yet.
+    pub async fn lost(&mut self, cx: &Cx, file: &MutableFile, map: ServerMap) -> Result<(), NodeError> {
+        self.before = Some(map);
+        if self.from_memory {
+            return Ok(());
+        }
+        if self.retries == RETRIES {
+            return Err(NodeError::Uncoordinated);
+        }
+        cx.run(tokio::time::sleep(file.backoff(self.retries))).await?;
+        self.retries += 1;
+        Ok(())
     }
 }
 
@@ -437,6 +557,7 @@ impl Readable for MutableFile {
         if version.header.iv.is_none() {
             let mut out = Vec::with_capacity(ranges.len());
             let mut retrieve = Retrieve::new(cx, &self.slot, &mut map, Arc::clone(&version))?;
+            retrieve.trust(&self.at_hand(&version).0.unwrap_or_default());
             for range in ranges {
                 match retrieve.read(range.start.min(size)..range.end.min(size)).await {
                     Ok(bytes) => out.push(bytes),

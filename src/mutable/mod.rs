@@ -1,12 +1,14 @@
 //! Mutable files: servermap, retrieve, publish, and the loop that re-applies a change when others write (PROTOCOL 6).
 //!
-//! Writing is SDMF; both formats are read.
+//! An SDMF file is written whole. Of an MDMF file only the segments that change are sent, to the servers that hold the rest.
 
+mod encode;
 mod file;
 mod publish;
 mod query;
 mod retrieve;
 mod servermap;
+mod update;
 mod write;
 
 use std::sync::{Arc, OnceLock};
@@ -16,8 +18,11 @@ use bytes::Bytes;
 use crate::cap::{MutableCap, StorageIndex};
 use crate::crypto::{SigningKey, VerifyKey, WriteKey};
 use crate::grid::{Grid, Server};
+use crate::node::NodeError;
 use crate::storage::{ShareKind, ShareNumber, StorageServer};
 use crate::util::Cx;
+
+use encode::Keys;
 
 pub use file::{Change, MutableFile};
 pub use servermap::{KnownShare, Mode, ServerMap};
@@ -42,6 +47,17 @@ impl Slot {
 
     fn write_key(&self) -> Option<&WriteKey> {
         self.cap.write_key()
+    }
+
+    /// What a new version is made with.
+    fn keys(&self) -> Result<Keys, NodeError> {
+        let (Some(write), Some(read)) = (self.write_key().cloned(), self.cap.read_key()) else {
+            return Err(NodeError::NotWriteable);
+        };
+        match self.signing_key.get().cloned() {
+            Some(signing) => Ok(Keys { read, write, signing }),
+            None => Err(NodeError::Corrupt("no share holds a usable private key".into())),
+        }
     }
 
     /// Tells a server about a corrupt share, without waiting for its answer.

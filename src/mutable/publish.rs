@@ -1,4 +1,4 @@
-//! Writing a new version: encode, sign, place, test and write (PROTOCOL 6.1, 6.2, 6.7).
+//! Sending a new version: place, test and write (PROTOCOL 6.7).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,21 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 
+use super::Slot;
+use super::encode::{Code, NewVersion, Writes};
 use super::servermap::ServerMap;
-use super::{MAX_CONTENT, Slot};
-use crate::codec::Codec;
-use crate::crypto::hash::{Tag, tagged};
-use crate::crypto::secrets::data_key;
-use crate::crypto::{AesCtr, ReadKey, SigningKey, WriteKey};
 use crate::grid::Server;
-use crate::merkle::HashTree;
 use crate::node::NodeError;
-use crate::share::{Encoding, MutableHeader, SdmfShare, Version, chain};
+use crate::share::Version;
 use crate::storage::{ReadRange, ReadTestWriteAnswer, ShareNumber, StorageError, StorageServer, TestVector, TestWrite};
-use crate::util::{Cx, Rng};
-
-/// Bytes of the header that tell versions apart, in both formats at least.
-const CHECKSTRING: u64 = 57;
+use crate::util::Cx;
 
 /// How long servers whose last request failed too are waited for once all others have answered.
 const GRACE: Duration = Duration::from_secs(3);
@@ -50,134 +43,29 @@ pub(super) struct Published {
     pub complete: bool,
 }
 
-/// k and N of a new version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Code {
-    pub needed: u8,
-    pub total: u8,
-}
-
-/// What a writer holds of a file.
-pub(super) struct Keys {
-    pub read: ReadKey,
-    pub write: WriteKey,
-    pub signing: SigningKey,
-}
-
-/// All shares of a new version.
-pub(super) struct Shares {
-    pub version: Version,
-    pub shares: Vec<Bytes>,
-}
-
-/// Makes the SDMF shares of `content`. All CPU work of a publish is here.
-pub(super) fn encode(
-    content: &[u8],
-    code: Code,
-    seqnum: u64,
-    iv: [u8; 16],
-    keys: &Keys,
-    rng: &Rng,
-) -> Result<Shares, NodeError> {
-    let broken = |e: &dyn std::fmt::Display| NodeError::Corrupt(e.to_string());
-    if content.len() as u64 > MAX_CONTENT {
-        return Err(NodeError::TooLarge);
-    }
-    let sizes =
-        Encoding::new(content.len() as u64, code.needed.into(), content.len() as u64).map_err(|e| broken(&e))?;
-    let mut segment = Vec::with_capacity(sizes.tail_padded as usize);
-    segment.extend_from_slice(content);
-    AesCtr::new(data_key(&iv, &keys.read).as_bytes()).apply(&mut segment);
-    segment.resize(sizes.tail_padded as usize, 0);
-
-    let codec = Codec::get(code.needed.into(), code.total.into()).map_err(|e| broken(&e))?;
-    let block_len = sizes.tail_block_size as usize;
-    let (trees, blocks): (Vec<HashTree>, Vec<Bytes>) = match block_len {
-        0 => (0..code.total).map(|_| (HashTree::new(Vec::new()), Bytes::new())).unzip(),
-        _ => {
-            let segment = Bytes::from(segment);
-            let primary: Vec<&[u8]> = segment.chunks(block_len).collect();
-            let parity = codec.encode_parity(&primary);
-            let primary = primary.iter().map(|block| segment.slice_ref(block));
-            let blocks = primary.chain(parity.into_iter().map(Bytes::from));
-            blocks.map(|block| (HashTree::new(vec![tagged(Tag::BLOCK, &block)]), block)).unzip()
-        }
-    };
-    let share_tree = HashTree::new(trees.iter().map(HashTree::root).collect());
-    let header = MutableHeader {
-        seqnum,
-        root_hash: share_tree.root(),
-        iv: Some(iv),
-        segment_size: sizes.segment_size,
-        data_length: sizes.size,
-        needed: code.needed,
-        total: code.total,
-    };
-    let signature = keys.signing.sign(rng, &header.signed_prefix());
-    let mut private_key = keys.signing.pkcs8_der().to_vec();
-    AesCtr::new(keys.write.as_bytes()).apply(&mut private_key);
-    let mut version = None;
-    let mut shares = Vec::with_capacity(blocks.len());
-    for (number, (block, tree)) in blocks.iter().zip(&trees).enumerate() {
-        let order = chain::mutable_order(code.total.into(), number as u32);
-        let share_hash_chain = chain::encode(&order, share_tree.nodes()).map_err(|e| broken(&e))?;
-        let share = SdmfShare {
-            header: header.clone(),
-            public_key: keys.signing.spki_der(),
-            signature: &signature,
-            share_hash_chain: &share_hash_chain,
-            block_hash_tree: tree.nodes().as_flattened(),
-            block,
-            encrypted_private_key: &private_key,
-        };
-        version.get_or_insert_with(|| share.version());
-        shares.push(share.build().map_err(|e| broken(&e))?.into());
-    }
-    let version = version.ok_or_else(|| NodeError::Corrupt("no shares".into()))?;
-    Ok(Shares { version, shares })
-}
-
-/// Publishes `content` above everything that `map` has seen, over every share that it knows.
+/// Sends a new version, whose sequence number is above everything that `map` has seen, to the places of `goal`: over every
+/// share that is known.
 pub(super) async fn publish(
     cx: &Cx,
     slot: &Arc<Slot>,
     mut map: ServerMap,
-    code: Code,
-    content: Bytes,
+    mut goal: Goal,
+    new: &NewVersion,
 ) -> Result<Published, Unpublished> {
-    let (Some(write), Some(read)) = (slot.write_key().cloned(), slot.cap.read_key()) else {
-        return Err(NodeError::NotWriteable.into());
-    };
-    if slot.cap.format != crate::cap::MutableFormat::Sdmf {
-        return Err(NodeError::WrongKind("of a format that can be written yet").into());
-    }
-    let Some(signing) = slot.signing_key.get().cloned() else {
-        return Err(NodeError::Corrupt("no share holds a usable private key".into()).into());
-    };
-    let keys = Keys { read, write, signing };
-    let seqnum = map.highest_seqnum().checked_add(1).ok_or(NodeError::TooLarge)?;
-    let rng = slot.grid.rng().clone();
-    let encoded = slot.grid.cpu().run(move || {
-        let iv = rng.bytes();
-        encode(&content, code, seqnum, iv, &keys, &rng)
-    });
-    let Shares { version, shares } = encoded.await?;
-    let version = Arc::new(version);
-    let checkstring: Bytes = version.header.checkstring().into();
-
-    let mut goal = Goal::new(slot, &map, code);
+    let needed = usize::from(new.version.header.needed);
     let mut outcome = Outcome::default();
     let mut written = BTreeSet::new();
-    let enough = |outcome: &Outcome| outcome.distinct() >= usize::from(code.needed);
+    let enough = |outcome: &Outcome| outcome.distinct() >= needed;
     // What a server did not take goes to one that did, once: as many distinct shares as can be had. But a new version
     // may not come about by this alone: the servers that are out of reach may hold a newer one, which others can read.
     let is_new = goal.places.iter().all(|place| !map.shares().contains_key(place));
     for _ in 0..2 {
         let writes: Vec<_> = goal.places.difference(&written).copied().collect();
         written.extend(writes.iter().copied());
-        write_all(cx, slot, &map, &goal, writes, &shares, &checkstring, &mut outcome).await?;
+        write_all(cx, slot, &map, &goal, writes, new, &mut outcome).await?;
         let go_on = !outcome.uncoordinated && (is_new || enough(&outcome));
-        if !go_on || !goal.replace(&map, &outcome.failed) {
+        // A share of which only the changes are at hand stays away until the next writer.
+        if !go_on || !goal.replace(&map, &outcome.failed, |number| new.whole(number as usize).is_some()) {
             break;
         }
     }
@@ -185,8 +73,9 @@ pub(super) async fn publish(
         return Err(Unpublished::Uncoordinated);
     }
     if !enough(&outcome) {
-        return Err(outcome.error(code).into());
+        return Err(outcome.error(needed).into());
     }
+    let version = Arc::clone(&new.version);
     for (server, number) in &outcome.placed {
         map.wrote(*server, *number, &version);
     }
@@ -194,7 +83,7 @@ pub(super) async fn publish(
 }
 
 /// Which shares go where.
-struct Goal {
+pub(super) struct Goal {
     total: ShareNumber,
     places: BTreeSet<(usize, ShareNumber)>,
     may_take: Vec<usize>,
@@ -203,7 +92,7 @@ struct Goal {
 impl Goal {
     /// Every share that is known, good or bad and of whatever version, where it is; the others to the servers that have
     /// the fewest, in permuted order.
-    fn new(slot: &Slot, map: &ServerMap, code: Code) -> Goal {
+    pub fn new(slot: &Slot, map: &ServerMap, code: Code) -> Goal {
         let total = ShareNumber::from(code.total);
         let known = map.shares().keys().chain(map.bad().keys()).copied();
         let places: BTreeSet<_> = known.filter(|(_, number)| *number < total).collect();
@@ -214,16 +103,22 @@ impl Goal {
             may_take = (0..map.servers().len()).filter(permitted).collect();
         }
         let mut goal = Goal { total, places, may_take };
-        goal.assign();
+        goal.assign(|_| true);
         tracing::trace!(storage_index = ?slot.si, shares = goal.places.len(), "places for a new version");
         goal
     }
 
-    /// Gives every share number that has no place one; whether there was one to give.
-    fn assign(&mut self) -> bool {
+    /// The share numbers of which somebody holds nothing, or not `version`: all that need whole shares.
+    pub fn whole(&self, map: &ServerMap, version: &Version) -> BTreeSet<ShareNumber> {
+        let holds = |place: &&(usize, ShareNumber)| map.shares().get(place).is_some_and(|s| *s.version == *version);
+        self.places.iter().filter(|place| !holds(place)).map(|(_, number)| *number).collect()
+    }
+
+    /// Gives every share number that has no place, and may have one, one; whether there was one to give.
+    fn assign(&mut self, may: impl Fn(ShareNumber) -> bool) -> bool {
         let held: BTreeSet<ShareNumber> = self.places.iter().map(|(_, number)| *number).collect();
         let mut any = false;
-        for number in (0..self.total).filter(|number| !held.contains(number)) {
+        for number in (0..self.total).filter(|number| !held.contains(number) && may(*number)) {
             let load = |server: &&usize| self.places.range((**server, 0)..(**server + 1, 0)).count();
             let Some(&server) = self.may_take.iter().min_by_key(load) else {
                 break;
@@ -234,11 +129,16 @@ impl Goal {
     }
 
     /// Finds new places for shares that failed everywhere; whether there are any.
-    fn replace(&mut self, map: &ServerMap, failed: &BTreeMap<(usize, ShareNumber), StorageError>) -> bool {
+    fn replace(
+        &mut self,
+        map: &ServerMap,
+        failed: &BTreeMap<(usize, ShareNumber), StorageError>,
+        may: impl Fn(ShareNumber) -> bool,
+    ) -> bool {
         let down: BTreeSet<usize> = failed.keys().map(|(server, _)| *server).collect();
         self.may_take.retain(|server| !down.contains(server));
         self.places.retain(|place| !failed.contains_key(place));
-        !map.servers().is_empty() && self.assign()
+        !map.servers().is_empty() && self.assign(may)
     }
 }
 
@@ -256,7 +156,7 @@ impl Outcome {
     }
 
     /// Why fewer than k shares were placed.
-    fn error(&self, code: Code) -> NodeError {
+    fn error(&self, needed: usize) -> NodeError {
         let mut reasons: Vec<String> = Vec::new();
         for error in self.failed.values() {
             if let StorageError::Stopped(stopped) = error {
@@ -270,36 +170,36 @@ impl Outcome {
         if !self.failed.is_empty() && self.failed.values().all(|e| *e == StorageError::NoSpace) {
             return NodeError::NoSpace;
         }
-        NodeError::NotEnoughServers {
-            happiness: self.distinct(),
-            wanted: code.needed.into(),
-            reason: reasons.join("; "),
-        }
+        NodeError::NotEnoughServers { happiness: self.distinct(), wanted: needed, reason: reasons.join("; ") }
     }
 }
 
 /// Sends one read-test-write for each share and notes what became of it.
-#[allow(clippy::too_many_arguments)]
 async fn write_all(
     cx: &Cx,
     slot: &Arc<Slot>,
     map: &ServerMap,
     goal: &Goal,
     writes: Vec<(usize, ShareNumber)>,
-    shares: &[Bytes],
-    checkstring: &Bytes,
+    new: &NewVersion,
     outcome: &mut Outcome,
 ) -> Result<(), Unpublished> {
-    let mut left: BTreeMap<usize, usize> = BTreeMap::new();
+    let checkstring = &Bytes::from(new.version.header.checkstring());
+    let read = ReadRange { offset: 0, length: checkstring.len() as u64 };
     let mut waiting = FuturesUnordered::new();
     let mut open: BTreeSet<(usize, ShareNumber)> = BTreeSet::new();
     for (server, number) in writes {
         let handle = &map.servers()[server];
         let test = test_for(map, server, number);
-        let data = shares[number as usize].clone();
-        *left.entry(server).or_default() += 1;
+        let patched =
+            new.base.is_some() && map.shares().get(&(server, number)).map(|s| &s.version) == new.base.as_ref();
+        let writes = if patched { new.patch(number as usize) } else { new.whole(number as usize) };
+        let Some(writes) = writes else {
+            outcome.failed.insert((server, number), StorageError::Io("its other blocks are not at hand".into()));
+            continue;
+        };
         open.insert((server, number));
-        waiting.push(async move { (server, number, write_one(cx, slot, handle, number, test, data).await) });
+        waiting.push(async move { (server, number, write_one(cx, slot, handle, number, test, writes, read).await) });
     }
     while !open.is_empty() {
         let answer = tokio::select! {
@@ -358,75 +258,14 @@ async fn write_one(
     server: &Arc<Server>,
     number: ShareNumber,
     test: TestVector,
-    data: Bytes,
+    writes: Writes,
+    read: ReadRange,
 ) -> Result<ReadTestWriteAnswer, StorageError> {
     let Some(write_key) = slot.write_key() else {
         return Err(StorageError::BadWriteEnabler);
     };
     let enabler = slot.grid.write_enabler(write_key, server);
     let lease = slot.grid.lease(slot.si, server);
-    let write = TestWrite { test: vec![test], write: vec![(0, data)], new_length: None };
-    let read = [ReadRange { offset: 0, length: CHECKSTRING }];
-    server.read_test_write(cx, slot.si, &enabler, &lease, &BTreeMap::from([(number, write)]), &read).await
-}
-
-#[cfg(test)]
-mod tests {
-    use data_encoding::{BASE64, HEXLOWER};
-    use serde_json::Value;
-    use sha2::{Digest, Sha256};
-    use shake::digest::{ExtendableOutput, Update, XofReader};
-
-    use super::*;
-    use crate::crypto::secrets;
-    use crate::share::slice;
-
-    fn content(length: usize) -> Vec<u8> {
-        let mut hasher = shake::Shake256::default();
-        hasher.update(b"mutable-content");
-        let mut out = vec![0; length];
-        hasher.finalize_xof().read(&mut out);
-        out
-    }
-
-    /// Every share is the reference's, byte for byte, but for the signature, which is salted with chance.
-    #[test]
-    fn shares_are_those_of_the_reference() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/sdmf.json");
-        let answers: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        let number = |value: &Value| value.as_u64().unwrap();
-        let base64 = |value: &Value| BASE64.decode(value.as_str().unwrap().as_bytes()).unwrap();
-        let hex = |value: &Value| HEXLOWER.decode(value.as_str().unwrap().as_bytes()).unwrap();
-        let mut compared = 0;
-        for case in answers["cases"].as_array().unwrap() {
-            let key = &answers["keys"][number(&case["key"]) as usize];
-            let signing = SigningKey::from_pkcs8_der(&base64(&key["privkey_pkcs8_der_b64"])).unwrap();
-            let write = secrets::write_key(signing.pkcs8_der());
-            let keys = Keys { read: secrets::read_key(&write), write, signing };
-            let code = Code { needed: number(&case["k"]) as u8, total: number(&case["n"]) as u8 };
-            let iv: [u8; 16] = hex(&case["salts_or_iv_used"][0]).try_into().unwrap();
-            let content = content(number(&case["length"]) as usize);
-            let Ok(made) = encode(&content, code, number(&case["seqnum"]), iv, &keys, &Rng::os()) else {
-                panic!("{case}")
-            };
-            assert_eq!(made.shares.len(), usize::from(code.total));
-            let header = &case["header_of_share_0"];
-            assert_eq!(made.version.header.signed_prefix(), hex(&header["signed_prefix"]));
-            let at = made.version.signature();
-            let signature = hex(&header["signature"]);
-            assert_eq!(slice(&made.shares[0], &at).unwrap().len(), signature.len());
-            for (share, digest) in case["share_sha256"].as_object().unwrap() {
-                let mut ours = made.shares[share.parse::<usize>().unwrap()].to_vec();
-                ours[at.start as usize..at.end as usize].copy_from_slice(&signature);
-                if number(&case["bytes_after_EOF_in_share_0"]) > 0 {
-                    let theirs = base64(&case["share_bytes_b64"][share]);
-                    assert_eq!(ours, theirs[..ours.len()]);
-                } else {
-                    assert_eq!(Sha256::digest(&ours)[..], hex(digest), "share {share} of {}", case["length"]);
-                }
-                compared += 1;
-            }
-        }
-        assert!(compared > 40, "{compared}");
-    }
+    let write = TestWrite { test: vec![test], write: writes, new_length: None };
+    server.read_test_write(cx, slot.si, &enabler, &lease, &BTreeMap::from([(number, write)]), &[read]).await
 }

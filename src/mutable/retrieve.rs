@@ -44,7 +44,7 @@ impl From<NodeError> for Unread {
 }
 
 /// The verified hashes of the blocks of one share.
-type Leaves = Arc<Vec<Hash>>;
+pub(super) type Leaves = Arc<Vec<Hash>>;
 
 /// What one share gave for a window.
 struct Got {
@@ -52,6 +52,12 @@ struct Got {
     leaves: Leaves,
     /// For each segment what its block hash covers.
     blocks: Vec<Bytes>,
+}
+
+/// One segment as it is encrypted, with the zeros that fill its blocks.
+pub(super) struct Sealed {
+    pub salt: [u8; 16],
+    pub bytes: Vec<u8>,
 }
 
 /// One version, being read through a map in which bad shares are noted.
@@ -78,6 +84,35 @@ impl<'a> Retrieve<'a> {
         let read_key = slot.cap.read_key().ok_or(NodeError::WrongKind("one that can be read with"))?;
         let encoding = version.header.encoding().map_err(|e| NodeError::Corrupt(e.to_string()))?;
         Ok(Retrieve { cx, slot, map, version, encoding, read_key, open: HashMap::new(), changed: BTreeSet::new() })
+    }
+
+    pub fn version(&self) -> &Version {
+        &self.version
+    }
+
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Takes these hashes of blocks for true, by share number, on whatever server the share is.
+    pub fn trust(&mut self, leaves: &[Leaves]) {
+        let places = self.map.shares().keys();
+        let known = places.filter_map(|place| Some((*place, Arc::clone(leaves.get(place.1 as usize)?))));
+        self.open.extend(known);
+    }
+
+    /// The hashes of the blocks of every share of the version that can be had, by share number.
+    pub async fn all_leaves(&mut self) -> Result<BTreeMap<ShareNumber, Leaves>, Unread> {
+        let mut waiting = FuturesUnordered::new();
+        for (server, number, share) in self.candidates() {
+            if !self.open.contains_key(&(server, number)) {
+                waiting.push(self.ask(server, number, share, 0..0));
+            }
+        }
+        while let Some((server, handle, number, answer)) = waiting.next().await {
+            self.note(server, &handle, number, answer)?;
+        }
+        Ok(self.open.iter().map(|((_, number), leaves)| (*number, Arc::clone(leaves))).collect())
     }
 
     /// Whether shares were rewritten by somebody while they were read.
@@ -120,10 +155,17 @@ impl<'a> Retrieve<'a> {
 
     /// The plaintext of some neighbouring segments.
     async fn window(&mut self, segments: Range<u64>) -> Result<Vec<u8>, Unread> {
+        let (encoding, read_key) = (self.encoding, self.read_key.clone());
+        let sealed = self.sealed(segments.clone()).await?;
+        let opened = self.slot.grid.cpu().run(move || decrypt(&encoding, &read_key, segments, sealed)).await;
+        Ok(opened?)
+    }
+
+    /// Some neighbouring segments as they are encrypted.
+    pub async fn sealed(&mut self, segments: Range<u64>) -> Result<Vec<Sealed>, Unread> {
         let got = self.gather(&segments).await?;
-        let (version, encoding, read_key) = (Arc::clone(&self.version), self.encoding, self.read_key.clone());
-        let decoded = self.slot.grid.cpu().run(move || decode(&version, &encoding, &read_key, segments, &got)).await;
-        Ok(decoded?)
+        let version = Arc::clone(&self.version);
+        Ok(self.slot.grid.cpu().run(move || decode(&version, &got)).await?)
     }
 
     /// Verified blocks of k distinct shares, the lowest numbers first; others take the place of bad and late ones.
@@ -137,19 +179,7 @@ impl<'a> Retrieve<'a> {
             while waiting.len() + got.len() < wanted
                 && let Some((server, number, share)) = candidates.pop()
             {
-                let (cx, slot, version, encoding) = (self.cx, self.slot, &self.version, self.encoding);
-                let handle = Arc::clone(&self.map.servers()[server]);
-                let leaves = self.open.get(&(server, number)).cloned();
-                let (version, segments) = (Arc::clone(version), segments.clone());
-                waiting.push(async move {
-                    let mut answer =
-                        fetch(cx, slot, &handle, number, &share, &version, &encoding, leaves, segments).await;
-                    if matches!(answer, Err(Trouble::Bad(_))) && has_changed(cx, slot, &handle, number, &version).await
-                    {
-                        answer = Err(Trouble::Changed);
-                    }
-                    (server, handle, number, answer)
-                });
+                waiting.push(self.ask(server, number, share, segments.clone()));
             }
             if got.len() >= k {
                 return Ok(got.into_values().take(k).collect());
@@ -165,29 +195,61 @@ impl<'a> Retrieve<'a> {
             let Some((server, handle, number, answer)) = answer else {
                 return Err(Unread::TooFew(got.len()));
             };
-            match answer {
-                Ok(share) => {
-                    self.open.insert((server, number), Arc::clone(&share.leaves));
-                    got.insert(number, share);
-                }
-                Err(Trouble::Bad(why)) => {
-                    self.map.mark_bad(server, number);
-                    self.open.remove(&(server, number));
-                    self.slot.advise_corrupt(self.cx, &handle, number, why);
-                }
-                Err(Trouble::Changed) => {
-                    self.open.remove(&(server, number));
-                    self.changed.insert((server, number));
-                }
-                Err(Trouble::Storage(StorageError::Stopped(stopped))) => {
-                    return Err(NodeError::Stopped(stopped).into());
-                }
-                Err(Trouble::Storage(error)) => {
-                    tracing::debug!(server = %handle.info().nickname, number, %error, "a share could not be read");
-                }
+            if let Some(share) = self.note(server, &handle, number, answer)? {
+                got.insert(number, share);
             }
             wanted = wanted.max(k);
         }
+    }
+
+    /// Reads blocks of one share.
+    fn ask(
+        &self,
+        server: usize,
+        number: ShareNumber,
+        share: KnownShare,
+        segments: Range<u64>,
+    ) -> impl Future<Output = (usize, Arc<Server>, ShareNumber, Result<Got, Trouble>)> + use<'a> {
+        let (cx, slot, version, encoding) = (self.cx, self.slot, Arc::clone(&self.version), self.encoding);
+        let handle = Arc::clone(&self.map.servers()[server]);
+        let leaves = self.open.get(&(server, number)).cloned();
+        async move {
+            let mut answer = fetch(cx, slot, &handle, number, &share, &version, &encoding, leaves, segments).await;
+            if matches!(answer, Err(Trouble::Bad(_))) && has_changed(cx, slot, &handle, number, &version).await {
+                answer = Err(Trouble::Changed);
+            }
+            (server, handle, number, answer)
+        }
+    }
+
+    /// Notes what came of reading a share.
+    fn note(
+        &mut self,
+        server: usize,
+        handle: &Arc<Server>,
+        number: ShareNumber,
+        answer: Result<Got, Trouble>,
+    ) -> Result<Option<Got>, NodeError> {
+        match answer {
+            Ok(share) => {
+                self.open.insert((server, number), Arc::clone(&share.leaves));
+                return Ok(Some(share));
+            }
+            Err(Trouble::Bad(why)) => {
+                self.map.mark_bad(server, number);
+                self.open.remove(&(server, number));
+                self.slot.advise_corrupt(self.cx, handle, number, why);
+            }
+            Err(Trouble::Changed) => {
+                self.open.remove(&(server, number));
+                self.changed.insert((server, number));
+            }
+            Err(Trouble::Storage(StorageError::Stopped(stopped))) => return Err(stopped.into()),
+            Err(Trouble::Storage(error)) => {
+                tracing::debug!(server = %handle.info().nickname, number, %error, "a share could not be read");
+            }
+        }
+        Ok(None)
     }
 
     /// Shares of the version, best one last: those already open, then by number; further copies of a number come first
@@ -303,18 +365,13 @@ fn open_share(version: &Version, number: ShareNumber, chain: &[u8], tree: &[u8])
 }
 
 /// Segments from k shares whose blocks are verified.
-fn decode(
-    version: &Version,
-    encoding: &Encoding,
-    key: &ReadKey,
-    segments: Range<u64>,
-    got: &[Got],
-) -> Result<Vec<u8>, NodeError> {
+fn decode(version: &Version, got: &[Got]) -> Result<Vec<Sealed>, NodeError> {
     let corrupt = |e: &dyn std::fmt::Display| NodeError::Corrupt(e.to_string());
     let header = &version.header;
     let codec = Codec::get(header.needed.into(), header.total.into()).map_err(|e| corrupt(&e))?;
-    let mut out = Vec::new();
-    for (at, segment) in segments.enumerate() {
+    let segments = got.iter().map(|share| share.blocks.len()).min().unwrap_or(0);
+    let mut out = Vec::with_capacity(segments);
+    for at in 0..segments {
         let mut salt = header.iv;
         let mut blocks = Vec::with_capacity(got.len());
         for share in got {
@@ -328,14 +385,28 @@ fn decode(
             };
             blocks.push((share.number as usize, block));
         }
+        let bytes = codec.decode_segment(&blocks).map_err(|e| corrupt(&e))?;
+        let salt = salt.ok_or_else(|| NodeError::Corrupt("a segment without salt".into()))?;
+        out.push(Sealed { salt, bytes });
+    }
+    Ok(out)
+}
+
+/// The plaintext of neighbouring segments.
+fn decrypt(
+    encoding: &Encoding,
+    key: &ReadKey,
+    segments: Range<u64>,
+    sealed: Vec<Sealed>,
+) -> Result<Vec<u8>, NodeError> {
+    let mut out = Vec::new();
+    for (segment, Sealed { salt, bytes: mut plain }) in segments.zip(sealed) {
         let last = segment + 1 == encoding.num_segments;
         let length = if last { encoding.tail_size } else { encoding.segment_size } as usize;
-        let mut plain = codec.decode_segment(&blocks).map_err(|e| corrupt(&e))?;
         if plain.len() < length {
             return Err(NodeError::Corrupt("a segment is shorter than the header says".into()));
         }
         plain.truncate(length);
-        let salt = salt.ok_or_else(|| NodeError::Corrupt("a segment without salt".into()))?;
         AesCtr::new(data_key(&salt, key).as_bytes()).apply(&mut plain);
         if out.is_empty() {
             out = plain;

@@ -104,6 +104,11 @@ impl ServerMap {
         self.highest_seqnum
     }
 
+    /// The sequence number of the next version.
+    pub(super) fn next_seqnum(&self) -> Result<u64, NodeError> {
+        self.highest_seqnum.checked_add(1).ok_or(NodeError::TooLarge)
+    }
+
     /// Whether a server could not be asked.
     pub fn has_failed(&self, server: usize) -> bool {
         self.status.get(server) == Some(&Status::Failed)
@@ -143,6 +148,16 @@ impl ServerMap {
         if let Some(share) = self.shares.remove(&(server, number)) {
             self.bad.insert((server, number), share.version.header.signed_prefix().into());
         }
+    }
+
+    /// The map as it were if every share whose blocks lie where those of `version` do were of that version. Who knows the
+    /// hashes of its blocks can tell which of them are.
+    pub(super) fn taken_for(&self, version: &Arc<Version>) -> ServerMap {
+        let blocks = |v: &Version| (v.header.needed, v.header.total, v.header.segment_size, v.share_data().start);
+        let mut map = self.clone();
+        map.shares.retain(|_, share| share.version.header.iv.is_none() && blocks(&share.version) == blocks(version));
+        map.shares.values_mut().for_each(|share| share.version = Arc::clone(version));
+        map
     }
 
     /// Notes that this share is now of `version`.

@@ -59,7 +59,7 @@ pub trait Writeable: Readable {
     /// Makes one new version of the file, with these changes, and returns it. It is published even if it changes nothing.
     ///
     /// With a `base` the changes are made to that version alone: [`NodeError::Changed`] with the newest one says that
-    /// somebody else has written, and nothing of ours is left then that anybody reads. A version that an earlier call
+    /// somebody else has written, and that what there may be of ours is not the newest. A version that an earlier call
     /// on this object made out of the base, and of which it could not say that it was stored, is none of somebody
     /// else's: the changes are made to it. Without a base they are made to whatever is newest, and when others write at
     /// the same time again and again, with waits between, until [`NodeError::Uncoordinated`] gives up.

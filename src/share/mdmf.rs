@@ -1,10 +1,18 @@
 //! MDMF shares: segments that are rewritten one by one, each with its salt (PROTOCOL 6.3).
 
-use super::mutable::{MutableHeader, check_ascending};
+use bytes::Bytes;
+
+use super::mutable::{MutableHeader, Version, check_ascending};
 use super::{BadShare, Fields};
 
 /// The first byte of an MDMF share.
 pub const VERSION: u8 = 1;
+
+/// Bytes of version, sequence number and root hash: what a read-test-write compares.
+const CHECKSTRING_LEN: usize = 41;
+
+/// Bytes that the signature covers; the table of offsets comes behind.
+const SIGNED_LEN: usize = 59;
 
 /// Bytes before the first region.
 pub const HEADER_LEN: u64 = 123;
@@ -81,6 +89,78 @@ pub fn parse_header(bytes: &[u8]) -> Result<(MutableHeader, Offsets), BadShare> 
     };
     check_ascending(&offsets.all(), "MDMF share")?;
     Ok((header, offsets))
+}
+
+/// The parts of an MDMF share besides its blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// The signed fields, without an IV.
+    pub header: MutableHeader,
+    /// The private key under the write key.
+    pub encrypted_private_key: Bytes,
+    /// Encoded as [`super::chain`] does.
+    pub share_hash_chain: Bytes,
+    /// Of the signed prefix.
+    pub signature: Bytes,
+    /// SPKI bytes.
+    pub public_key: Bytes,
+    /// All nodes, 32 bytes each.
+    pub block_hash_tree: Bytes,
+}
+
+impl Parts {
+    /// Where everything lies.
+    ///
+    /// Fails when keys, signature and chain do not fit before the blocks, or beyond 64 bits.
+    pub fn offsets(&self) -> Result<Offsets, BadShare> {
+        let encoding = self.header.encoding()?;
+        let share_hash_chain = HEADER_LEN + self.encrypted_private_key.len() as u64;
+        let signature = share_hash_chain + self.share_hash_chain.len() as u64;
+        let verification_key = signature + self.signature.len() as u64;
+        let verification_key_end = verification_key + self.public_key.len() as u64;
+        if verification_key_end > SHARE_DATA_OFFSET {
+            return Err(BadShare::TooLarge("keys before the blocks"));
+        }
+        let salts = encoding.num_segments.checked_mul(SALT_LEN);
+        let end_of = |start: u64, length: Option<u64>| length.and_then(|length| start.checked_add(length));
+        let blocks = salts.and_then(|salts| salts.checked_add(encoding.share_data_size));
+        let block_hash_tree = end_of(SHARE_DATA_OFFSET, blocks).ok_or(BadShare::TooLarge("blocks"))?;
+        let end = end_of(block_hash_tree, Some(self.block_hash_tree.len() as u64));
+        Ok(Offsets {
+            encrypted_private_key: HEADER_LEN,
+            share_hash_chain,
+            signature,
+            verification_key,
+            verification_key_end,
+            share_data: SHARE_DATA_OFFSET,
+            block_hash_tree,
+            end: end.ok_or(BadShare::TooLarge("blocks"))?,
+        })
+    }
+
+    /// The version that the share is of. Fails as [`Parts::offsets`].
+    pub fn version(&self) -> Result<Version, BadShare> {
+        Ok(Version { header: self.header.clone(), offsets: super::Offsets::Mdmf(self.offsets()?) })
+    }
+
+    /// Everything and where it goes, in the order in which the reference sends it behind the blocks. Fails as
+    /// [`Parts::offsets`].
+    pub fn writes(&self) -> Result<Vec<(u64, Bytes)>, BadShare> {
+        let offsets = self.offsets()?;
+        let header = Bytes::from(self.version()?.to_bytes()?);
+        let checkstring = header.slice(..CHECKSTRING_LEN);
+        Ok(vec![
+            (offsets.encrypted_private_key, self.encrypted_private_key.clone()),
+            (offsets.block_hash_tree, self.block_hash_tree.clone()),
+            (offsets.share_hash_chain, self.share_hash_chain.clone()),
+            (0, checkstring.clone()),
+            (offsets.signature, self.signature.clone()),
+            (offsets.verification_key, self.public_key.clone()),
+            (SIGNED_LEN as u64, header.slice(SIGNED_LEN..)),
+            (CHECKSTRING_LEN as u64, header.slice(CHECKSTRING_LEN..SIGNED_LEN)),
+            (0, checkstring),
+        ])
+    }
 }
 
 /// Takes apart what stands for one segment: its salt and its block.

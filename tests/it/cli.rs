@@ -180,18 +180,39 @@ fn a_listing_says_what_there_is() {
 #[test]
 fn mutable_files_are_overwritten_in_place() {
     let home = Home::with_alias();
-    let cap = text(&home.ok_with(["put", "--format", "SDMF", "-"], b"one"));
-    assert!(cap.starts_with("URI:SSK:"), "{cap}");
-    home.write("cap", cap.as_bytes());
-    home.write("two", b"two");
-    home.ok(["put", "two", "--cap-file", "cap"]);
-    assert_eq!(home.ok_with(["get", "-"], cap.as_bytes()), b"two");
+    for (format, scheme) in [("SDMF", "URI:SSK:"), ("MDMF", "URI:MDMF:")] {
+        let cap = text(&home.ok_with(["put", "--format", format, "-"], b"one"));
+        assert!(cap.starts_with(scheme), "{cap}");
+        home.write("cap", cap.as_bytes());
+        home.write("two", b"two");
+        home.ok(["put", "two", "--cap-file", "cap"]);
+        assert_eq!(home.ok_with(["get", "-"], cap.as_bytes()), b"two");
 
-    home.ok_with(["put", "--format", "SDMF", "-", "tahoe:m"], b"one");
-    let before = home.ok(["ls", "--json", "tahoe:m"]);
-    home.ok_with(["put", "-", "tahoe:m"], b"three");
-    assert_eq!(home.ok(["get", "tahoe:m"]), "three");
-    assert_eq!(home.ok(["ls", "--json", "tahoe:m"]), before, "the entry is as it was");
+        let place = format!("tahoe:{format}");
+        home.ok_with(["put", "--format", format, "-", &place], b"one");
+        let before = home.ok(["ls", "--json", &place]);
+        assert!(before.contains(&format!("\"{format}\"")), "{before}");
+        home.ok_with(["put", "-", &place], b"three");
+        assert_eq!(home.ok(["get", &place]), "three");
+        assert_eq!(home.ok(["ls", "--json", &place]), before, "the entry is as it was");
+    }
+}
+
+#[test]
+fn directories_follow_the_format_of_the_settings() {
+    let home = Home::with_alias();
+    let made = |arguments: &[&str]| home.ok(arguments.iter().copied());
+    assert!(made(&["mkdir"]).starts_with("URI:DIR2:"));
+    assert!(made(&["mkdir", "--format", "MDMF"]).starts_with("URI:DIR2-MDMF:"));
+    made(&["mkdir", "--format", "MDMF", "tahoe:mdmf"]);
+    let settings = home.top.path().join(".tahoefs/tahoe.cfg");
+    let text = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, text.replace("[client]\n", "[client]\nmutable.format = mdmf\n")).unwrap();
+    assert!(made(&["mkdir"]).starts_with("URI:DIR2-MDMF:"));
+    assert!(made(&["mkdir", "--format", "SDMF"]).starts_with("URI:DIR2:"));
+    home.ok_with(["put", "-", "tahoe:mdmf/made/file"], b"content");
+    assert!(made(&["ls", "--json", "tahoe:mdmf"]).contains("\"MDMF\""));
+    assert_eq!(made(&["get", "tahoe:mdmf/made/file"]), "content");
 }
 
 #[test]
@@ -288,8 +309,8 @@ fn errors_have_their_exit_codes() {
         &["ls", ":x"],
         &["put", "-", "-"],
         &["put", "-", "tahoe:"],
-        &["put", "--format", "MDMF", "file"],
-        &["mkdir", "--format", "MDMF"],
+        &["put", "--format", "LDMF", "file"],
+        &["mkdir", "--format", "CHK"],
         &["mount", "-o", "durability=grid", "m"],
         &["mount", "-o", "nonesuch", "m"],
         &["mount", "-o", "uid=nobody", "m"],

@@ -27,6 +27,7 @@ mod interop;
 mod lease;
 mod local_store;
 mod mdmf_shares;
+mod mdmf_write;
 mod merkle;
 mod mount;
 mod mutable;

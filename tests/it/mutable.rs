@@ -181,14 +181,6 @@ async fn mdmf_shares_of_the_reference_are_read() {
 }
 
 #[tokio::test]
-async fn mdmf_is_not_written_yet() {
-    let servers = Servers::new(3);
-    let made = MutableFile::create(servers.client(1, 3), &cx(), key(0), MutableFormat::Mdmf, Bytes::new()).await;
-    assert!(matches!(made.err(), Some(NodeError::WrongKind(_))));
-    assert!(servers.0.iter().all(|server| server.inner().storage_indexes().is_empty()));
-}
-
-#[tokio::test]
 async fn what_the_servers_hold_verifies() {
     for (needed, total, length) in [(1, 1, 0), (3, 10, 0), (3, 10, 1), (2, 3, 100_000), (7, 9, 70), (4, 4, 13)] {
         let servers = Servers::new(4);

@@ -96,6 +96,11 @@ fn a_file_behind_an_sdmf_cap_is_changed_in_place() {
     changed_in_place("SDMF");
 }
 
+#[test]
+fn a_file_behind_an_mdmf_cap_is_changed_in_place() {
+    changed_in_place("MDMF");
+}
+
 /// What the root directory says of a name, to a client of its own.
 fn cap_of(world: &World, name: &str) -> Cap {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
