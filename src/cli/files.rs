@@ -14,7 +14,10 @@ use super::place::Place;
 use super::session::Session;
 use crate::cap::{Cap, FileCap, MutableFormat};
 use crate::client::{Client, Found};
-use crate::node::{Attributes, Child, Edit, EditOutcome, Expect, FileType, Freshness, Name, NodeFactory, Timestamp};
+use crate::node::{
+    Attributes, Child, Directory, Edit, EditOutcome, Expect, FileType, Freshness, Name, NodeError, NodeFactory,
+    Timestamp,
+};
 use crate::util::Cx;
 
 /// Bytes that one read of a `get` asks for, and how many reads are under way.
@@ -47,6 +50,15 @@ pub fn mkdir(session: &Session, format: Option<DirFormat>, place: Option<&str>) 
 pub async fn find(client: &Client, cx: &Cx, place: &Place) -> Result<Found, Failure> {
     let root = place.root(client)?;
     client.resolve(cx, &root, place.path()).await.map_err(|e| Failure::resolve(&place.base(), &e))
+}
+
+/// As [`find`]; what is named with a slash at its end must be a directory.
+pub async fn find_as_named(client: &Client, cx: &Cx, place: &Place) -> Result<Found, Failure> {
+    let found = find(client, cx, place).await?;
+    if matches!(place, Place::Alias { slash: true, .. }) && !found.cap.is_directory() {
+        return Err(Failure::at(Exit::NotFound, place.shown(), "is not a directory"));
+    }
+    Ok(found)
 }
 
 /// One entry of `ls --json`. `docs/CLI.md` documents it.
@@ -182,11 +194,22 @@ pub fn rm(session: &Session, place: &str) -> Result<(), Failure> {
 
 /// Applies one edit to the directory `parent` and waits for the barrier.
 pub async fn modify(client: &Client, cx: &Cx, parent: &Cap, edit: Edit, shown: &str) -> Result<(), Failure> {
+    let directory = client.directory(parent).map_err(|e| Failure::node(shown, &e))?;
+    publish(client, cx, &*directory, &[edit], shown).await
+}
+
+/// Applies edits to a directory in one publish and waits for the barrier.
+pub async fn publish(
+    client: &Client,
+    cx: &Cx,
+    directory: &dyn Directory,
+    edits: &[Edit],
+    shown: &str,
+) -> Result<(), Failure> {
     let named = |e| Failure::node(shown, &e);
-    let directory = client.directory(parent).map_err(named)?;
-    let outcomes = directory.modify(cx, &[edit]).await.map_err(named)?;
+    let outcomes = directory.modify(cx, edits).await.map_err(named)?;
     if outcomes.iter().any(|o| matches!(o, EditOutcome::Conflict { .. })) {
-        return Err(Failure::at(Exit::Failed, shown, "another client changed it meanwhile; try again"));
+        return Err(Failure::at(Exit::Failed, shown, "another client changed it meanwhile; look and try again"));
     }
     client.sync(cx).await.map_err(named)
 }
@@ -218,6 +241,12 @@ pub fn get(session: &Session, cap_file: Option<&Path>, operands: &[String]) -> R
     })
 }
 
+/// Runs work on what is `shown` within the limits of `cx`.
+pub async fn within<T>(cx: &Cx, shown: &str, work: impl Future<Output = Result<T, NodeError>>) -> Result<T, Failure> {
+    let outcome = cx.run(work).await.unwrap_or_else(|stopped| Err(stopped.into()));
+    outcome.map_err(|e| Failure::node(shown, &e))
+}
+
 /// Reads a whole file into `out`.
 pub async fn fetch(
     client: &Client,
@@ -227,17 +256,15 @@ pub async fn fetch(
     bar: &ProgressBar,
     out: &mut Target,
 ) -> Result<u64, Failure> {
-    let named = |e| Failure::node(shown, &e);
-    let file = client.readable(cap).map_err(named)?;
-    let size = cx.run(file.size(cx)).await.map_err(|e| named(e.into()))?.map_err(named)?;
+    let file = client.readable(cap).map_err(|e| Failure::node(shown, &e))?;
+    let size = within(cx, shown, file.size(cx)).await?;
     bar.inc_length(size);
     let pieces = (0..size.div_ceil(READ_SIZE)).map(|n| n * READ_SIZE..((n + 1) * READ_SIZE).min(size));
     let reads = pieces.map(|range| {
         let file = &file;
         async move {
             let asked = [range.clone()];
-            let data = cx.run(file.read(cx, &asked)).await.map_err(|e| named(e.into()))?.map_err(named)?;
-            let data = data.into_iter().next().unwrap_or_default();
+            let data = within(cx, shown, file.read(cx, &asked)).await?.into_iter().next().unwrap_or_default();
             if data.len() as u64 != range.end - range.start {
                 return Err(Failure::at(Exit::Failed, shown, "became shorter while it was read"));
             }

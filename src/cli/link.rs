@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::args::{Ln, Mv};
 use super::exit::{Exit, Failure};
-use super::files::{find, split_last};
+use super::files::{find_as_named, publish, split_last};
 use super::place::Place;
 use super::session::Session;
 use crate::cap::{Cap, StorageIndex};
 use crate::client::{Client, Found, ResolveError};
-use crate::node::{Directory, Edit, EditOutcome, Expect, Freshness, Metadata, Name, NodeError, NodeFactory, normalize};
+use crate::node::{Directory, Edit, Expect, Freshness, Metadata, Name, NodeError, NodeFactory, normalize};
 use crate::util::Cx;
 
 /// The name that something is to have.
@@ -115,15 +115,6 @@ async fn leading_to(client: &Client, cx: &Cx, root: &Cap, path: &[Name]) -> Resu
     Ok(passed)
 }
 
-/// Applies edits to a directory in one publish.
-async fn publish(cx: &Cx, directory: &dyn Directory, edits: &[Edit], shown: &str) -> Result<(), Failure> {
-    let outcomes = directory.modify(cx, edits).await.map_err(|e| Failure::node(shown, &e))?;
-    if outcomes.iter().any(|o| matches!(o, EditOutcome::Conflict { .. })) {
-        return Err(Failure::at(Exit::Failed, shown, "another client changed it meanwhile; look and try again"));
-    }
-    Ok(())
-}
-
 /// Whether both are written as the same name.
 fn same_name(client: &Client, a: &Place, b: &Place) -> Result<bool, Failure> {
     let normal = |place: &Place| place.path().iter().map(|name| normalize(name)).collect::<Vec<_>>();
@@ -138,13 +129,10 @@ pub fn mv(session: &Session, args: &Mv) -> Result<(), Failure> {
     }
     session.with_client(async |client| {
         let cx = client.cx();
-        let Found { cap, child, edge } = find(&client, &cx, &from).await?;
+        let Found { cap, child, edge } = find_as_named(&client, &cx, &from).await?;
         let (Some(child), Some((parent, name))) = (child, edge) else {
             return Err(Failure::at(Exit::Usage, from.shown(), "stands in no directory from which it could be moved"));
         };
-        if matches!(from, Place::Alias { slash: true, .. }) && !cap.is_directory() {
-            return Err(Failure::at(Exit::NotFound, from.shown(), "is not a directory"));
-        }
         if same_name(&client, &from, &to)? {
             return Ok(());
         }
@@ -162,10 +150,8 @@ pub fn mv(session: &Session, args: &Mv) -> Result<(), Failure> {
         let link = destination.link(&cap, &child.metadata);
         let unlink = Edit::Unlink { name, expect: Expect::OneOf(vec![Some(cap.clone())]) };
         // The new name is there before the old one goes, whatever fails in between.
-        publish(&cx, &*destination.parent, &[link], &destination.shown).await?;
-        client.sync(&cx).await.map_err(|e| Failure::node(&destination.shown, &e))?;
-        publish(&cx, &*parent, &[unlink], &from.shown()).await?;
-        client.sync(&cx).await.map_err(named)
+        publish(&client, &cx, &*destination.parent, &[link], &destination.shown).await?;
+        publish(&client, &cx, &*parent, &[unlink], &from.shown()).await
     })
 }
 
@@ -182,10 +168,7 @@ pub fn ln(session: &Session, args: &Ln) -> Result<(), Failure> {
     }
     session.with_client(async |client| {
         let cx = client.cx();
-        let Found { cap, child, edge } = find(&client, &cx, &from).await?;
-        if matches!(from, Place::Alias { slash: true, .. }) && !cap.is_directory() {
-            return Err(Failure::at(Exit::NotFound, from.shown(), "is not a directory"));
-        }
+        let Found { cap, child, edge } = find_as_named(&client, &cx, &from).await?;
         let destination = Destination::find(&client, &cx, &to, edge.as_ref().map(|(_, name)| name), None).await?;
         if let Some((parent, name)) = &edge
             && destination.is(&*client.directory(parent).map_err(|e| Failure::node(from.shown(), &e))?, name)
@@ -194,7 +177,6 @@ pub fn ln(session: &Session, args: &Ln) -> Result<(), Failure> {
         }
         destination.check_no_directory()?;
         let metadata = child.map(|child| child.metadata).unwrap_or_default();
-        publish(&cx, &*destination.parent, &[destination.link(&cap, &metadata)], &destination.shown).await?;
-        client.sync(&cx).await.map_err(|e| Failure::node(&destination.shown, &e))
+        publish(&client, &cx, &*destination.parent, &[destination.link(&cap, &metadata)], &destination.shown).await
     })
 }

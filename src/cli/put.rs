@@ -24,11 +24,9 @@ use crate::client::{Client, ResolveError};
 use crate::config::{NodeDir, read_optional};
 use crate::crypto::SigningKey;
 use crate::immutable::{UploadResults, Uploaded};
+use crate::mutable::MAX_CONTENT;
 use crate::node::{Changes, Edit, Expect, Name, NodeFactory, Source};
 use crate::util::{Cx, base32};
-
-/// The largest mutable file that is written, in bytes: it is in memory whole.
-pub const MUTABLE_LIMIT: u64 = 1 << 30;
 
 pub fn put(session: &Session, args: &Put) -> Result<(), Failure> {
     let (file, place) = match (&args.cap_file, args.operands.as_slice()) {
@@ -138,8 +136,7 @@ async fn store(
     }
     // The content is read twice: once for its key, once to be sent.
     let bar = session.speech.bytes(&input.name, input.size.saturating_mul(2));
-    let source = FileSource { file: Arc::clone(&input.file), size: input.size, bar: bar.clone() };
-    let stored = client.upload(&cx, Arc::new(source)).await.map_err(named);
+    let stored = client.upload(&cx, Arc::new(input.source(bar.clone()))).await.map_err(named);
     bar.finish_and_clear();
     stored
 }
@@ -175,8 +172,8 @@ async fn put_at(
         if found.cap.is_mutable() && format.is_none() || found.edge.is_none() {
             let file = client.writeable(&found.cap).map_err(named)?;
             let bar = session.speech.bytes(&input.name, input.size);
-            let source = FileSource { file: Arc::clone(&input.file), size: input.size, bar: bar.clone() };
-            let wrote = file.write(&cx, None, &Changes::whole(Arc::new(source))).await.map_err(named);
+            let changes = Changes::whole(Arc::new(input.source(bar.clone())));
+            let wrote = file.write(&cx, None, &changes).await.map_err(named);
             bar.finish_and_clear();
             wrote?;
             client.sync(&cx).await.map_err(named)?;
@@ -233,13 +230,16 @@ impl Input {
         Ok(Input { file: Arc::new(file), size, name, base_name })
     }
 
+    fn source(&self, bar: ProgressBar) -> FileSource {
+        FileSource { file: Arc::clone(&self.file), size: self.size, bar }
+    }
+
     /// All of it, for a mutable file.
     async fn whole(&self, cx: &Cx) -> Result<Bytes, Failure> {
-        if self.size > MUTABLE_LIMIT {
+        if self.size > MAX_CONTENT {
             return Err(Failure::node(&self.name, &crate::node::NodeError::TooLarge));
         }
-        let source = FileSource { file: Arc::clone(&self.file), size: self.size, bar: ProgressBar::hidden() };
-        let read = cx.run(source.read_at(0, self.size as usize)).await;
+        let read = cx.run(self.source(ProgressBar::hidden()).read_at(0, self.size as usize)).await;
         let read = read.map_err(|e| Failure::node(&self.name, &e.into()))?;
         read.map_err(|e| Failure::io(&self.name, &e))
     }

@@ -104,7 +104,7 @@ impl Client {
     pub async fn open(dir: NodeDir, options: ClientOptions) -> Result<Client, ConfigError> {
         let config = GridConfig::load(&dir)?;
         let stores = Stores::load(&dir)?;
-        let dial: servers::Dial = Box::new(|nurls| Arc::new(GbsServer::new(&nurls)));
+        let dial: servers::Dial = Box::new(|nurls| Arc::new(GbsServer::new(nurls)));
         let roster = Roster::load(&dir, &config, &stores, options.rng.clone(), dial);
         if stores.entries.is_empty() && roster.announced().is_empty() && !options.may_be_empty {
             return Err(ConfigError::NoServers(roster.explain()));
@@ -120,7 +120,6 @@ impl Client {
                 nickname: entry.name.clone(),
                 tub_id: entry.tub_id,
                 permutation_seed: entry.permutation_seed.clone(),
-                upload_permitted: true,
             };
             folders.push(entry.directory(&dir));
             let store = store::Store::open(entry, &dir, options.clock.clone(), options.rng.clone()).await;

@@ -29,7 +29,7 @@ pub struct UnusedServer {
 }
 
 /// What talks to a server at these addresses.
-pub(super) type Dial = Box<dyn Fn(Vec<Nurl>) -> Arc<dyn StorageServer> + Send + Sync>;
+pub(super) type Dial = Box<dyn Fn(&[Nurl]) -> Arc<dyn StorageServer> + Send + Sync>;
 
 /// Keeps the servers of a grid as the node directory's files have them.
 ///
@@ -116,7 +116,7 @@ impl Roster {
             Some((old, server)) if identity(old) == identity(&new) => {
                 if old.nurls != new.nurls {
                     tracing::info!(server = %new.nickname, "a server is elsewhere now");
-                    server.redirect(addresses(&new.nurls), (self.dial)(new.nurls.clone()));
+                    server.redirect(addresses(&new.nurls), (self.dial)(&new.nurls));
                 }
                 Arc::clone(server)
             }
@@ -126,9 +126,8 @@ impl Roster {
                     nickname: new.nickname.clone(),
                     tub_id: new.tub_id,
                     permutation_seed: new.permutation_seed.clone(),
-                    upload_permitted: true,
                 };
-                let backend = (self.dial)(new.nurls.clone());
+                let backend = (self.dial)(&new.nurls);
                 Arc::new(Server::remote(info, addresses(&new.nurls), backend, self.rng.clone()))
             }
         };

@@ -24,7 +24,7 @@ pub use attr::{Attr, Caller, FsOptions, Ino, Owner, ROOT, SetAttr, SetTime};
 pub use error::FsError;
 pub use handles::{Handle, OpenMode};
 pub use names::{edge_name, shown};
-pub use ops::{Listed, RenameMode};
+pub use ops::{Listed, RenameMode, TARGET_MAX};
 
 use handles::Handles;
 use inodes::{Inode, Inodes, Kind};

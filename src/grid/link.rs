@@ -161,7 +161,7 @@ impl Link {
             let left = down.until.saturating_duration_since(Instant::now()).as_secs() + 1;
             return Err(StorageError::Unreachable(format!("{}; it is tried again in {left} s", down.why)));
         }
-        let flight = Flight { link: self, began: Instant::now(), landed: false };
+        let mut flight = Flight { link: self, began: Instant::now(), landed: false };
         let limited = if self.backend().watches_itself() { cx.clone() } else { cx.with_timeout(REQUEST_LIMIT) };
         let answer = tokio::select! {
             biased;
@@ -174,7 +174,6 @@ impl Link {
             },
             Ok(()) = downs.changed() => {
                 let why = self.state().down.as_ref().map_or_else(String::new, |d| d.why.clone());
-                let mut flight = flight;
                 flight.landed = true;
                 return Err(StorageError::Unreachable(why));
             }

@@ -1,7 +1,6 @@
 //! A server as the broker knows it: its identity, its backend, its limits in time and how it has fared.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,8 +34,6 @@ pub struct ServerInfo {
     pub tub_id: [u8; 20],
     /// Its place in permuted orders, as bytes of any length.
     pub permutation_seed: Vec<u8>,
-    /// Whether new shares may be put there as far as it is up to the server; see [`Server::takes_new_shares`].
-    pub upload_permitted: bool,
 }
 
 /// A storage server with a limit on every request and a memory of how it answered.
@@ -109,7 +106,7 @@ impl Server {
 
     /// Whether new shares may be put there at `now`, in seconds since the epoch.
     pub fn takes_new_shares(&self, now: i64) -> bool {
-        self.info.upload_permitted && self.permission.lock().unwrap_or_else(|e| e.into_inner()).at(now)
+        self.permission.lock().unwrap_or_else(|e| e.into_inner()).at(now)
     }
 
     /// Has the server asked last for a while: it failed, or was too slow for somebody.
@@ -131,20 +128,12 @@ impl Server {
     pub async fn wake(&self, cx: &Cx) -> bool {
         self.link.wake(cx).await
     }
-
-    async fn limited<T>(
-        &self,
-        cx: &Cx,
-        request: impl Future<Output = Result<T, StorageError>>,
-    ) -> Result<T, StorageError> {
-        self.link.request(cx, request).await
-    }
 }
 
 #[async_trait]
 impl StorageServer for Server {
     async fn status(&self, cx: &Cx) -> Result<ServerStatus, StorageError> {
-        let status = self.limited(cx, self.link.backend().status(cx)).await?;
+        let status = self.link.request(cx, self.link.backend().status(cx)).await?;
         self.link.remember(status);
         Ok(status)
     }
@@ -155,7 +144,7 @@ impl StorageServer for Server {
         kind: ShareKind,
         si: StorageIndex,
     ) -> Result<BTreeSet<ShareNumber>, StorageError> {
-        self.limited(cx, self.link.backend().list_shares(cx, kind, si)).await
+        self.link.request(cx, self.link.backend().list_shares(cx, kind, si)).await
     }
 
     async fn allocate(
@@ -167,7 +156,7 @@ impl StorageServer for Server {
         secret: &UploadSecret,
         lease: &LeaseSecrets,
     ) -> Result<Allocation, StorageError> {
-        self.limited(cx, self.link.backend().allocate(cx, si, shares, size, secret, lease)).await
+        self.link.request(cx, self.link.backend().allocate(cx, si, shares, size, secret, lease)).await
     }
 
     async fn write_share(
@@ -180,7 +169,7 @@ impl StorageServer for Server {
         data: Bytes,
     ) -> Result<bool, StorageError> {
         let _turn = self.writes.acquire().await;
-        let done = self.limited(cx, self.link.backend().write_share(cx, si, share, secret, offset, data)).await?;
+        let done = self.link.request(cx, self.link.backend().write_share(cx, si, share, secret, offset, data)).await?;
         cx.acknowledge();
         Ok(done)
     }
@@ -192,7 +181,7 @@ impl StorageServer for Server {
         share: ShareNumber,
         secret: &UploadSecret,
     ) -> Result<(), StorageError> {
-        self.limited(cx, self.link.backend().abort_share(cx, si, share, secret)).await
+        self.link.request(cx, self.link.backend().abort_share(cx, si, share, secret)).await
     }
 
     async fn read_share(
@@ -203,7 +192,7 @@ impl StorageServer for Server {
         share: ShareNumber,
         ranges: &[ReadRange],
     ) -> Result<Vec<Bytes>, StorageError> {
-        let answer = self.limited(cx, self.link.backend().read_share(cx, kind, si, share, ranges)).await?;
+        let answer = self.link.request(cx, self.link.backend().read_share(cx, kind, si, share, ranges)).await?;
         let fits = answer.len() == ranges.len() && answer.iter().zip(ranges).all(|(a, r)| a.len() as u64 <= r.length);
         if !fits {
             return Err(StorageError::Malformed("more or fewer bytes than asked for".into()));
@@ -222,13 +211,13 @@ impl StorageServer for Server {
         read: &[ReadRange],
     ) -> Result<ReadTestWriteAnswer, StorageError> {
         let answer =
-            self.limited(cx, self.link.backend().read_test_write(cx, si, enabler, lease, shares, read)).await?;
+            self.link.request(cx, self.link.backend().read_test_write(cx, si, enabler, lease, shares, read)).await?;
         cx.acknowledge();
         Ok(answer)
     }
 
     async fn add_lease(&self, cx: &Cx, si: StorageIndex, lease: &LeaseSecrets) -> Result<(), StorageError> {
-        self.limited(cx, self.link.backend().add_lease(cx, si, lease)).await
+        self.link.request(cx, self.link.backend().add_lease(cx, si, lease)).await
     }
 
     async fn advise_corrupt(
@@ -239,10 +228,10 @@ impl StorageServer for Server {
         share: ShareNumber,
         reason: &str,
     ) -> Result<(), StorageError> {
-        self.limited(cx, self.link.backend().advise_corrupt(cx, kind, si, share, reason)).await
+        self.link.request(cx, self.link.backend().advise_corrupt(cx, kind, si, share, reason)).await
     }
 
     async fn sync(&self, cx: &Cx) -> Result<(), StorageError> {
-        self.limited(cx, self.link.backend().sync(cx)).await
+        self.link.request(cx, self.link.backend().sync(cx)).await
     }
 }

@@ -6,4 +6,4 @@ mod upload;
 
 pub use download::Reader;
 pub use literal::LiteralReader;
-pub use upload::{MAX_LITERAL, Timings, UploadOptions, UploadResults, Uploaded, Uploader};
+pub use upload::{Timings, UploadOptions, UploadResults, Uploaded, Uploader};

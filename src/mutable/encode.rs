@@ -178,15 +178,7 @@ pub(super) fn finish(
     let Segments { encoding, code, .. } = segments;
     let trees: Vec<HashTree> = segments.leaves.iter().map(|leaves| HashTree::new(leaves.to_vec())).collect();
     let share_tree = HashTree::new(trees.iter().map(HashTree::root).collect());
-    let header = MutableHeader {
-        seqnum,
-        root_hash: share_tree.root(),
-        iv: None,
-        segment_size: encoding.segment_size,
-        data_length: encoding.size,
-        needed: code.needed,
-        total: code.total,
-    };
+    let header = header(seqnum, share_tree.root(), None, &encoding, code);
     let signature = Bytes::from(keys.signing.sign(rng, &header.signed_prefix()));
     let encrypted_private_key = Bytes::from(encrypted(keys));
     let public_key = Bytes::copy_from_slice(keys.signing.spki_der());
@@ -209,6 +201,19 @@ pub(super) fn finish(
     }
     let version = version.ok_or_else(|| NodeError::Corrupt("no shares".into()))?;
     Ok(NewVersion { version, base, segments, fields })
+}
+
+/// The signed fields of a new version.
+fn header(seqnum: u64, root_hash: Hash, iv: Option<[u8; 16]>, encoding: &Encoding, code: Code) -> MutableHeader {
+    MutableHeader {
+        seqnum,
+        root_hash,
+        iv,
+        segment_size: encoding.segment_size,
+        data_length: encoding.size,
+        needed: code.needed,
+        total: code.total,
+    }
 }
 
 /// The private key under the write key.
@@ -251,15 +256,7 @@ pub(super) fn encode_sdmf(
         }
     };
     let share_tree = HashTree::new(trees.iter().map(HashTree::root).collect());
-    let header = MutableHeader {
-        seqnum,
-        root_hash: share_tree.root(),
-        iv: Some(iv),
-        segment_size: sizes.segment_size,
-        data_length: sizes.size,
-        needed: code.needed,
-        total: code.total,
-    };
+    let header = header(seqnum, share_tree.root(), Some(iv), &sizes, code);
     let signature = keys.signing.sign(rng, &header.signed_prefix());
     let private_key = encrypted(keys);
     let mut version = None;

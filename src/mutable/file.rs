@@ -81,7 +81,7 @@ struct State {
     /// When the servers were last asked for it.
     surveyed: Option<Instant>,
     /// What ranges are read from, and since when.
-    reading: Option<(Instant, ServerMap, Arc<Version>)>,
+    reading: Option<(Instant, Arc<ServerMap>, Arc<Version>)>,
     content: Option<(Arc<Version>, Bytes)>,
     /// The newest version that was read or written.
     seen: Option<Arc<Version>>,
@@ -112,7 +112,7 @@ impl MutableFile {
         let code = new_code(&grid);
         let file = MutableFile::new(grid, cap);
         let _ = file.slot.signing_key.set(key);
-        let turn = cx.run(file.turn.lock()).await?;
+        let turn = file.take_turn(cx).await?;
         let map = ServerMap::new(&file.slot);
         let published = file.publish_whole(cx, map, code, contents.clone(), None).await;
         drop(turn);
@@ -138,7 +138,7 @@ impl MutableFile {
 
     /// The whole content of the best version.
     pub async fn read_best(&self, cx: &Cx) -> Result<(Arc<Version>, Bytes), NodeError> {
-        let _turn = cx.run(self.turn.lock()).await?;
+        let _turn = self.take_turn(cx).await?;
         let map = ServerMap::update(cx, &self.slot, Mode::Read, None).await?;
         let (map, version, content) = self.read_from(cx, map, None).await.map_err(|(_, error)| error)?;
         self.was_read(map, &version, Some(&content));
@@ -164,7 +164,7 @@ impl MutableFile {
 
     /// Which server holds what.
     pub async fn servermap(&self, cx: &Cx, mode: Mode) -> Result<ServerMap, NodeError> {
-        let _turn = cx.run(self.turn.lock()).await?;
+        let _turn = self.take_turn(cx).await?;
         ServerMap::update(cx, &self.slot, mode, None).await
     }
 
@@ -184,7 +184,7 @@ impl MutableFile {
         if self.slot.write_key().is_none() {
             return Err(NodeError::NotWriteable);
         }
-        let _turn = cx.run(self.turn.lock()).await?;
+        let _turn = self.take_turn(cx).await?;
         let only = change.base().cloned();
         let mut turns = self.turns(only.as_ref());
         let mut force = self.state().unsettled;
@@ -390,11 +390,11 @@ impl MutableFile {
     }
 
     /// The map and version that ranges are read from.
-    async fn reading(&self, cx: &Cx) -> Result<(ServerMap, Arc<Version>), NodeError> {
+    async fn reading(&self, cx: &Cx) -> Result<(Arc<ServerMap>, Arc<Version>), NodeError> {
         if let Some((since, map, version)) = &self.state().reading
             && since.elapsed() < READING
         {
-            return Ok((map.clone(), Arc::clone(version)));
+            return Ok((Arc::clone(map), Arc::clone(version)));
         }
         let mut map = ServerMap::update(cx, &self.slot, Mode::Read, None).await?;
         if map.best().is_none() {
@@ -404,13 +404,13 @@ impl MutableFile {
             return Err(self.too_few(&map, 0));
         };
         self.was_read(map.clone(), &version, None);
-        Ok((map, version))
+        Ok((Arc::new(map), version))
     }
 
     fn was_read(&self, mut map: ServerMap, version: &Arc<Version>, content: Option<&Bytes>) {
         map.drop_heads();
         let mut state = self.state();
-        state.reading = Some((Instant::now(), map, Arc::clone(version)));
+        state.reading = Some((Instant::now(), Arc::new(map), Arc::clone(version)));
         state.seen = Some(Arc::clone(version));
         if let Some(content) = content.filter(|content| content.len() <= KEPT) {
             state.content = Some((Arc::clone(version), content.clone()));
@@ -530,18 +530,18 @@ pub(super) fn file_version(header: &MutableHeader) -> FileVersion {
 #[async_trait]
 impl Readable for MutableFile {
     async fn size(&self, cx: &Cx) -> Result<u64, NodeError> {
-        let _turn = cx.run(self.turn.lock()).await?;
+        let _turn = self.take_turn(cx).await?;
         Ok(self.reading(cx).await?.1.header.data_length)
     }
 
     async fn file_version(&self, cx: &Cx) -> Result<Option<FileVersion>, NodeError> {
-        let _turn = cx.run(self.turn.lock()).await?;
+        let _turn = self.take_turn(cx).await?;
         Ok(Some(file_version(&self.reading(cx).await?.1.header)))
     }
 
     async fn read(&self, cx: &Cx, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
-        let _turn = cx.run(self.turn.lock()).await?;
-        let (mut map, version) = self.reading(cx).await?;
+        let _turn = self.take_turn(cx).await?;
+        let (map, version) = self.reading(cx).await?;
         let size = version.header.data_length;
         let cut = |content: &Bytes, version: &Version| {
             let length = version.header.data_length.min(content.len() as u64);
@@ -554,6 +554,7 @@ impl Readable for MutableFile {
         if let Some((_, content)) = kept {
             return Ok(cut(&content, &version));
         }
+        let mut map = Arc::unwrap_or_clone(map);
         if version.header.iv.is_none() {
             let mut out = Vec::with_capacity(ranges.len());
             let mut retrieve = Retrieve::new(cx, &self.slot, &mut map, Arc::clone(&version))?;

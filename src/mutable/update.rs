@@ -14,7 +14,7 @@ use super::{MAX_CONTENT, Slot};
 use crate::node::{Changes, NodeError};
 use crate::share::{Encoding, Offsets, Version, mdmf};
 use crate::storage::ShareNumber;
-use crate::util::Cx;
+use crate::util::{Cx, merged};
 
 /// Segments that are read from their source and sealed at a time.
 const SEGMENTS_AT_ONCE: usize = 4;
@@ -242,16 +242,7 @@ fn touched(old: &Encoding, new: &Encoding, dirty: &[Range<u64>]) -> Vec<Range<u6
     {
         touched.push(last..last + 1);
     }
-    touched.retain(|range| range.start < range.end);
-    touched.sort_by_key(|range| range.start);
-    let mut merged: Vec<Range<u64>> = Vec::new();
-    for range in touched {
-        match merged.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            _ => merged.push(range),
-        }
-    }
-    merged
+    merged(touched)
 }
 
 /// New bytes from their source, all of a range.
@@ -322,7 +313,6 @@ mod tests {
                 nickname: format!("server {i}"),
                 tub_id: [i as u8; 20],
                 permutation_seed: vec![i as u8; 20],
-                upload_permitted: true,
             };
             Arc::new(Server::new(info, Arc::clone(backend) as _))
         };

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{BytesSource, Source};
 use crate::crypto::Hash;
-use crate::util::base32;
+use crate::util::{base32, merged};
 
 /// A version of a mutable file. Ordered as versions are: the greater one is the newer.
 ///
@@ -49,16 +49,7 @@ impl Changes {
     pub fn new(source: Arc<dyn Source>, mut dirty: Vec<Range<u64>>, size: Option<u64>) -> Changes {
         let limit = size.unwrap_or(u64::MAX);
         dirty.iter_mut().for_each(|range| range.end = range.end.min(limit));
-        dirty.retain(|range| range.start < range.end);
-        dirty.sort_by_key(|range| range.start);
-        let mut merged: Vec<Range<u64>> = Vec::with_capacity(dirty.len());
-        for range in dirty {
-            match merged.last_mut() {
-                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-                _ => merged.push(range),
-            }
-        }
-        Changes { source, dirty: merged, size }
+        Changes { source, dirty: merged(dirty), size }
     }
 
     /// All content becomes that of `source`.

@@ -106,10 +106,6 @@ class ReferenceGrid:
         """CPU seconds that all storage servers have used so far."""
         return sum(self.cpu_of(node.name) for node in self.servers)
 
-    def client_cpu(self):
-        """CPU seconds that the reference's client node has used so far."""
-        return self.cpu_of("client")
-
     def cpu_of(self, name):
         fields = Path(f"/proc/{self.processes[name].pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / TICKS

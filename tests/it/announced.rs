@@ -20,7 +20,6 @@ fn servers_stand_in_the_references_order() {
             nickname: String::new(),
             tub_id: [0; 20],
             permutation_seed: hex(&seed["seed"]),
-            upload_permitted: true,
         };
         Arc::new(Server::new(info, Arc::new(MemoryServer::new())))
     };

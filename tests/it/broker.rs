@@ -25,7 +25,6 @@ fn remote(number: u8, store: &Arc<Store>) -> Arc<Server> {
         nickname: format!("server {number}"),
         tub_id: [number; 20],
         permutation_seed: vec![number; 20],
-        upload_permitted: true,
     };
     Arc::new(Server::remote(info, "127.0.0.1:1".into(), Arc::clone(store) as _, Rng::seeded(number.into())))
 }

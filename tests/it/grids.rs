@@ -38,7 +38,6 @@ impl Servers {
                 nickname: format!("server {i}"),
                 tub_id: [i as u8; 20],
                 permutation_seed: vec![i as u8; 20],
-                upload_permitted: true,
             };
             Arc::new(Server::new(info, Arc::clone(backend) as _))
         };

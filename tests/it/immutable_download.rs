@@ -459,7 +459,6 @@ async fn a_range_costs_its_segment_and_some_hashes() {
             nickname: String::new(),
             tub_id: [0; 20],
             permutation_seed: vec![number as u8],
-            upload_permitted: true,
         };
         let (inner, bytes, ranges) = (Arc::clone(store), Arc::clone(&bytes), Arc::clone(&ranges));
         Arc::new(Server::new(info, Arc::new(Counting { inner, bytes, ranges })))

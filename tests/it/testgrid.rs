@@ -110,7 +110,6 @@ fn grid_over(stores: &[Arc<Store>], encoding: Encoding, convergence: Vec<u8>) ->
             nickname: format!("store {number}"),
             tub_id: [number as u8; 20],
             permutation_seed: vec![number as u8; 20],
-            upload_permitted: true,
         };
         Arc::new(Server::new(info, Arc::clone(store) as Arc<dyn StorageServer>))
     };

@@ -10,13 +10,10 @@ use futures::stream::{self, StreamExt};
 use super::{Copier, Item, Source, WIDTH};
 use crate::cap::Cap;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::files::fetch;
+use crate::cli::files::{fetch, within};
 use crate::cli::local::{Target, finish_directory, make_directory, make_special, make_symlink};
-use crate::fs::shown;
+use crate::fs::{TARGET_MAX, shown};
 use crate::node::{Attributes, FileType, NodeFactory};
-
-/// The longest target a symbolic link can have.
-const TARGET_MAX: u64 = 4095;
 
 impl Copier {
     /// Fetches all items into a local directory that is there.
@@ -83,10 +80,10 @@ impl Copier {
     }
 
     async fn link_target(&self, cap: &Cap, shown: &str) -> Result<Vec<u8>, Failure> {
-        let (named, cx) = (|e| Failure::node(shown, &e), self.cx());
-        let file = self.client.readable(cap).map_err(named)?;
-        let read = cx.run(file.read(&cx, std::slice::from_ref(&(0..TARGET_MAX + 1)))).await;
-        let target = read.map_err(|e| named(e.into()))?.map_err(named)?.pop().unwrap_or_default();
+        let cx = self.cx();
+        let file = self.client.readable(cap).map_err(|e| Failure::node(shown, &e))?;
+        let read = within(&cx, shown, file.read(&cx, std::slice::from_ref(&(0..TARGET_MAX + 1)))).await?;
+        let target = read.into_iter().next().unwrap_or_default();
         if target.len() as u64 > TARGET_MAX {
             return Err(Failure::at(Exit::Failed, shown, "is a symbolic link to a path that is too long"));
         }

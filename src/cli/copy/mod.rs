@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::args::Cp;
 use super::exit::{Exit, Failure};
-use super::files::{find, split_last};
+use super::files::{find_as_named, split_last};
 use super::output;
 use super::place::Place;
 use super::session::Session;
@@ -187,10 +187,7 @@ impl Copier {
                 (Source::Local(path.clone(), metadata), name, path.display().to_string())
             }
             Operand::Grid(place) => {
-                let Found { cap, child, edge } = find(&self.client, &self.cx(), place).await?;
-                if matches!(place, Place::Alias { slash: true, .. }) && !cap.is_directory() {
-                    return Err(Failure::at(Exit::NotFound, place.shown(), "is not a directory"));
-                }
+                let Found { cap, child, edge } = find_as_named(&self.client, &self.cx(), place).await?;
                 let name = edge.map(|(_, name)| (name, None));
                 (Source::Grid { cap, child, above: Vec::new() }, name, place.shown())
             }

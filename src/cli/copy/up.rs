@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,10 +12,12 @@ use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 
 use super::{Copier, Item, Source, WIDTH};
-use crate::cap::{Cap, FileCap, LitCap};
+use crate::cap::Cap;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::files::within;
 use crate::cli::local::{describe, kind_of};
-use crate::cli::put::{FileSource, MUTABLE_LIMIT};
+use crate::cli::put::FileSource;
+use crate::mutable::MAX_CONTENT;
 use crate::node::{
     Attributes, BytesSource, Child, Edit, EditOutcome, Expect, FileType, Freshness, Metadata, Name, NodeError,
     NodeFactory, Table,
@@ -191,11 +193,7 @@ impl Copier {
             _ => {
                 let content = self.whole(item).await?;
                 let size = content.len() as u64;
-                let cap = if size <= LitCap::LONGEST as u64 {
-                    Cap::File(FileCap::Lit(LitCap { data: content.to_vec() }))
-                } else {
-                    self.client.store_file(&cx, Arc::new(BytesSource(content))).await.map_err(named)?
-                };
+                let cap = self.client.store_file(&cx, Arc::new(BytesSource(content))).await.map_err(named)?;
                 self.copied_file(size);
                 Ok(cap)
             }
@@ -223,23 +221,25 @@ impl Copier {
                 Ok(Bytes::copy_from_slice(fs::read_link(path).map_err(failed)?.as_os_str().as_bytes()))
             }
             Source::Local(path, metadata) if metadata.is_file() => {
-                let (_, size) = open(path)?;
-                if size > MUTABLE_LIMIT {
+                let (mut file, size) = open(path)?;
+                if size > MAX_CONTENT {
                     return Err(named(NodeError::TooLarge));
                 }
-                fs::read(path).map(Bytes::from).map_err(failed)
+                let mut content = Vec::with_capacity(size as usize);
+                file.read_to_end(&mut content).map_err(failed)?;
+                Ok(content.into())
             }
             Source::Local(..) => Ok(Bytes::new()),
             Source::Grid { cap, .. } => {
                 let file = self.client.readable(cap).map_err(named)?;
                 let read = async {
                     let size = file.size(&cx).await?;
-                    if size > MUTABLE_LIMIT {
+                    if size > MAX_CONTENT {
                         return Err(NodeError::TooLarge);
                     }
                     Ok(file.read(&cx, std::slice::from_ref(&(0..size))).await?.pop().unwrap_or_default())
                 };
-                cx.run(read).await.map_err(|e| named(e.into()))?.map_err(named)
+                within(&cx, &item.shown, read).await
             }
         }
     }

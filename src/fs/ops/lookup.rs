@@ -10,7 +10,7 @@ use crate::node::{FileType, Name, Space};
 use crate::writeback::{DirId, Entry, Target};
 
 /// The longest target a symbolic link can have.
-const TARGET_MAX: u64 = 4095;
+pub const TARGET_MAX: u64 = 4095;
 
 impl Filesystem {
     /// Finds a name; the kernel is told of the inode once more, until it forgets it.

@@ -9,4 +9,5 @@ mod rename;
 mod setattr;
 
 pub use list::Listed;
+pub use lookup::TARGET_MAX;
 pub use rename::RenameMode;

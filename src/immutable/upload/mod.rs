@@ -29,9 +29,6 @@ use encode::{Encoder, Segment};
 use select::{Memory, Selection, Wanted, select};
 use send::{Destination, Senders};
 
-/// The longest file that becomes a literal, in bytes.
-pub const MAX_LITERAL: u64 = 55;
-
 /// Bytes of the source that the convergence hash takes at a time.
 const PIECE: u64 = 1 << 20;
 
@@ -151,7 +148,7 @@ impl Uploader {
     async fn store(&self, cx: &Cx, source: Arc<dyn Source>, options: UploadOptions) -> Result<Uploaded, NodeError> {
         let began = Instant::now();
         let size = source.size();
-        if size <= MAX_LITERAL {
+        if size <= LitCap::LONGEST as u64 {
             let data = encode::read(&*source, 0, size).await?.to_vec();
             let timings = Timings { total: began.elapsed(), ..Timings::default() };
             let results = UploadResults { file_size: size, timings, ..UploadResults::default() };
