@@ -1,5 +1,7 @@
 //! Storage servers over HTTPS: a real one, and ones that do not keep to the protocol.
 
+mod recorded;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -16,9 +18,12 @@ use tahoefs::storage::{ReadRange, ShareKind, StorageError, StorageServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
+use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{ServerConfig, SupportedProtocolVersion};
 use tokio_rustls::server::TlsStream;
 
 use crate::storage::{conformance, cx, enabler, lease, numbers, pattern, put, rtw, secret, si, write};
@@ -48,6 +53,16 @@ async fn a_real_server_passes_the_suite() {
     tor.tor = true;
     assert!(GbsServer::new(&[wrong, tor.clone(), nurl.clone()]).status(&cx()).await.is_ok());
     assert!(matches!(GbsServer::new(&[tor]).status(&cx()).await, Err(StorageError::Unreachable(_))));
+
+    // Its certificate, of X.509 version 1, does for both versions of TLS.
+    let identity = std::fs::read(grid.server_dir(0).join("private/node.pem")).unwrap();
+    let (chain, key) = (CertificateDer::from_pem_slice(&identity).unwrap(), PrivateKeyDer::from_pem_slice(&identity));
+    let key = key.unwrap();
+    for version in [&TLS12, &TLS13] {
+        let acceptor = presenting(vec![chain.clone()], key.clone_key(), &[version]);
+        let hostile = Hostile::with(vec![(acceptor, nurl.spki_hash)], |_, tls| Box::pin(answering(tls, SHARES))).await;
+        assert_eq!(list(&hostile.server()).await, Ok(numbers(&[1, 2, 3, 256])));
+    }
 
     // Without space it lists what it holds and takes nothing; it still changes mutable shares.
     let held = si(200);
@@ -79,19 +94,39 @@ impl Drop for Hostile {
     }
 }
 
-fn acceptor(versions: &[&'static tokio_rustls::rustls::SupportedProtocolVersion]) -> (TlsAcceptor, [u8; 32]) {
+/// A certificate that a server presents whether or not it goes with the key that it has.
+#[derive(Debug)]
+struct Presented(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Presented {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+fn presenting(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> TlsAcceptor {
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let key = provider.key_provider.load_private_key(key).unwrap();
+    let presented = Presented(Arc::new(CertifiedKey::new(chain, key)));
+    let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    TlsAcceptor::from(Arc::new(config.with_no_client_auth().with_cert_resolver(Arc::new(presented))))
+}
+
+/// A new certificate with its key, and the hash that a NURL has of it.
+fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>, [u8; 32]) {
     let key = rcgen::KeyPair::generate().unwrap();
     let made = rcgen::CertificateParams::new(vec!["server".into()]).unwrap().self_signed(&key).unwrap();
     let pin = Sha256::digest(rcgen::PublicKeyData::subject_public_key_info(&key)).into();
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(versions)
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.der().clone()], key)
-        .unwrap();
-    (TlsAcceptor::from(Arc::new(config)), pin)
+    (made.der().clone(), PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())), pin)
+}
+
+fn acceptor(versions: &[&'static SupportedProtocolVersion]) -> (TlsAcceptor, [u8; 32]) {
+    let (certificate, key, pin) = certificate();
+    (presenting(vec![certificate], key, versions), pin)
 }
 
 fn nurl(address: SocketAddr, pin: [u8; 32]) -> Nurl {
@@ -113,6 +148,8 @@ impl Hostile {
         let task = tokio::spawn(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
+                // What is written is there at once: no algorithm of the kernel's waits in real time where ours is stopped.
+                tcp.set_nodelay(true).unwrap();
                 let n = counted.fetch_add(1, Ordering::Relaxed);
                 let acceptor = acceptors[n.min(acceptors.len() - 1)].0.clone();
                 tokio::spawn(async move {
@@ -164,18 +201,40 @@ async fn read(server: &GbsServer) -> Result<Vec<Bytes>, StorageError> {
     server.read_share(&cx(), ShareKind::Immutable, si(1), 0, &[SHARE]).await
 }
 
+async fn list(server: &GbsServer) -> Result<std::collections::BTreeSet<u32>, StorageError> {
+    server.list_shares(&cx(), ShareKind::Mutable, si(1)).await
+}
+
+/// A set of shares.
+const SHARES: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n\xd9\x01\x02\x84\x01\x02\x03\x19\x01\x00";
+
 #[tokio::test]
 async fn both_versions_of_tls_are_spoken_and_the_key_must_be_the_named_one() {
-    const VERSION: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n\xd9\x01\x02\x84\x01\x02\x03\x19\x01\x00";
     for version in [&TLS12, &TLS13] {
-        let hostile = Hostile::with(vec![acceptor(&[version])], |_, tls| Box::pin(answering(tls, VERSION))).await;
-        let shares = hostile.server().list_shares(&cx(), ShareKind::Mutable, si(1)).await;
-        assert_eq!(shares, Ok(numbers(&[1, 2, 3, 256])));
+        let hostile = Hostile::with(vec![acceptor(&[version])], |_, tls| Box::pin(answering(tls, SHARES))).await;
+        assert_eq!(list(&hostile.server()).await, Ok(numbers(&[1, 2, 3, 256])));
         let mut wrong = hostile.nurl.clone();
         wrong.spki_hash[31] ^= 0x80;
-        let error = GbsServer::new(&[wrong]).list_shares(&cx(), ShareKind::Mutable, si(1)).await.unwrap_err();
+        let error = list(&GbsServer::new(&[wrong])).await.unwrap_err();
         assert!(matches!(&error, StorageError::Unreachable(why) if why.contains("key")), "{error}");
         assert!(hostile.is_named_in(&error));
+    }
+}
+
+#[tokio::test]
+async fn the_named_certificate_is_worth_nothing_without_its_key() {
+    for version in [&TLS12, &TLS13] {
+        let ((named, key, pin), (other, stolen_for, _)) = (certificate(), certificate());
+        // Whoever has seen the certificate can present it, but not sign with its key.
+        let thief = presenting(vec![named.clone()], stolen_for, &[version]);
+        // One certificate, and not one that others may hide behind.
+        let chain = presenting(vec![named, other], key, &[version]);
+        for acceptor in [thief, chain] {
+            let hostile = Hostile::with(vec![(acceptor, pin)], |_, tls| Box::pin(answering(tls, SHARES))).await;
+            let error = list(&hostile.server()).await.unwrap_err();
+            assert!(matches!(error, StorageError::Unreachable(_)), "{error}");
+            assert!(hostile.is_named_in(&error), "{error}");
+        }
     }
 }
 
@@ -192,7 +251,15 @@ async fn a_key_that_changes_under_way_is_refused() {
 
 #[tokio::test]
 async fn answers_without_end_are_cut_off() {
-    let manners: [Manner; 4] = [
+    let manners: [Manner; 6] = [
+        |_, tls| Box::pin(endlessly(tls, b"", b"HTTP/1.1 100 Continue\r\n\r\n")),
+        |_, tls| {
+            Box::pin(endlessly(
+                tls,
+                b"HTTP/1.1 500 Oh\r\nTransfer-Encoding: chunked\r\n\r\n",
+                b"10\r\n0123456789abcdef\r\n",
+            ))
+        },
         |_, tls| {
             Box::pin(endlessly(
                 tls,
@@ -219,6 +286,58 @@ async fn answers_without_end_are_cut_off() {
         assert!(hostile.is_named_in(&error), "manner {i}: {error}");
         assert!(began.elapsed() < Duration::from_secs(10), "manner {i}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_announces_too_much_is_not_waited_for() {
+    const HEAD: &[u8] = b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-29/*\r\nContent-Length: 10737418240\r\n\r\n";
+    let hostile = Hostile::start(|_, tls| Box::pin(answering(tls, HEAD))).await;
+    let server = hostile.server();
+    for _ in 0..2 {
+        let error = read(&server).await.unwrap_err();
+        assert!(matches!(error, StorageError::Malformed(_)) && hostile.is_named_in(&error), "{error}");
+    }
+    assert_eq!(hostile.connections.load(Ordering::Relaxed), 2, "the connection is not used again");
+}
+
+#[tokio::test]
+async fn messages_that_are_none_are_refused_and_their_server_named() {
+    let manners: [Manner; 3] = [
+        |_, tls| Box::pin(answering(tls, b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\x9f\x9f\x9f")),
+        |_, tls| {
+            let endless =
+                b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n\xd9\x01\x02\x9b\xff\xff\xff\xff\xff\xff\xff\xff";
+            Box::pin(answering(tls, endless))
+        },
+        |_, tls| Box::pin(answering(tls, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")),
+    ];
+    for (i, manner) in manners.into_iter().enumerate() {
+        let hostile = Hostile::start(manner).await;
+        let (server, kind) = (hostile.server(), ShareKind::Immutable);
+        let write = |at| BTreeMap::from([(0, write(at, b"x"))]);
+        let errors = [
+            server.status(&cx()).await.unwrap_err(),
+            server.list_shares(&cx(), kind, si(1)).await.unwrap_err(),
+            server.allocate(&cx(), si(1), &numbers(&[1]), 9, &secret(1), &lease(1)).await.unwrap_err(),
+            server.read_test_write(&cx(), si(1), &enabler(1), &lease(1), &write(0), &[SHARE]).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert!(matches!(error, StorageError::Malformed(_)), "answer {i}: {error}");
+            assert!(hostile.is_named_in(&error), "answer {i}: {error}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_one_after_the_other_share_a_connection() {
+    const PIECE: &[u8] = b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-29/*\r\nTransfer-Encoding: chunked\r\n\r\n\
+                           14\r\n01234567890123456789\r\n0\r\n\r\n";
+    let hostile = Hostile::start(|_, tls| Box::pin(answering(tls, PIECE))).await;
+    let server = hostile.server();
+    for _ in 0..1000 {
+        assert!(read(&server).await.is_ok());
+    }
+    assert_eq!(hostile.connections.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
@@ -277,51 +396,98 @@ async fn a_kept_connection_that_was_closed_is_made_again_once() {
     assert_eq!(hostile.connections.load(Ordering::Relaxed), 1);
 }
 
+/// Answers the first request of a connection, so that it stands when time is stopped, and leaves the others unread.
+async fn established(tls: &mut TlsStream<TcpStream>) {
+    let mut buffer = [0; 4096];
+    let _ = tls.read(&mut buffer).await;
+    let _ = tls.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+    let _ = tls.read(&mut buffer).await;
+}
+
+/// Bytes, one every second, `count` of them; then nothing more.
+async fn drip(mut tls: TlsStream<TcpStream>, head: &'static [u8], byte: &'static [u8], count: usize) {
+    established(&mut tls).await;
+    let mut sent = tls.write_all(head).await;
+    for _ in 0..count {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        sent = sent.and(tls.write_all(byte).await).and(tls.flush().await);
+    }
+    drop(sent);
+    std::future::pending().await
+}
+
+const HANGS: Manner = |_, mut tls| {
+    Box::pin(async move {
+        established(&mut tls).await;
+        std::future::pending().await
+    })
+};
+
 #[tokio::test]
 async fn who_does_not_answer_is_given_up() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let no_tls = GbsServer::new(&[nurl(silent.local_addr().unwrap(), [0; 32])]);
-    let hangs = Hostile::start(|_, tls| {
-        Box::pin(async move {
-            let _tls = tls;
-            std::future::pending().await
-        })
-    })
-    .await;
+    let hangs = Hostile::start(HANGS).await;
     let hanging = hangs.server();
-    let context = cx();
-    let began = Instant::now();
-    let (first, second) = tokio::join!(no_tls.status(&context), read(&hanging));
-    for error in [first.unwrap_err(), second.unwrap_err()] {
-        assert!(matches!(error, StorageError::Unreachable(_)), "{error}");
-    }
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(read(&hanging).await, Ok(vec![Bytes::new()]));
+
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    let error = no_tls.status(&cx()).await.unwrap_err();
+    assert!(matches!(error, StorageError::Unreachable(_)), "{error}");
+    assert!((5..7).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    let began = tokio::time::Instant::now();
+    let error = read(&hanging).await.unwrap_err();
+    assert!(matches!(error, StorageError::Unreachable(_)) && hangs.is_named_in(&error), "{error}");
+    assert!((15..18).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    tokio::time::resume();
+
     let gone = GbsServer::new(&[nurl(([127, 0, 0, 1], 1).into(), [0; 32])]);
     assert!(matches!(gone.status(&cx()).await, Err(StorageError::Unreachable(_))));
     // The caller's own deadline comes first.
+    assert_eq!(read(&hanging).await, Ok(vec![Bytes::new()]));
     let stopped = hanging.status(&cx().with_timeout(Duration::from_millis(100))).await;
     assert!(matches!(stopped, Err(StorageError::Stopped(_))));
 }
 
 #[tokio::test]
+async fn a_place_that_hangs_is_left_for_one_that_answers() {
+    let hangs = Hostile::start(HANGS).await;
+    let answers = Hostile::start(|_, tls| Box::pin(answering(tls, b"HTTP/1.1 204 No Content\r\n\r\n"))).await;
+    let server = GbsServer::new(&[hangs.nurl.clone(), answers.nurl.clone()]);
+    assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
+    assert_eq!(answers.connections.load(Ordering::Relaxed), 0);
+    tokio::time::pause();
+    let error = read(&server).await.unwrap_err();
+    assert!(matches!(error, StorageError::Unreachable(_)) && hangs.is_named_in(&error), "{error}");
+    tokio::time::resume();
+    assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
+    assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
+    assert_eq!(answers.connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn a_transfer_that_moves_is_not_cut_short() {
-    // Twenty bytes, one every second: longer in all than nothing may move for, and than the caller waits for progress.
-    let manner: Manner = |_, mut tls| {
-        Box::pin(async move {
-            let mut buffer = [0; 4096];
-            let _ = tls.read(&mut buffer).await;
-            let head = b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-29/*\r\nContent-Length: 20\r\n\r\n";
-            let mut sent = tls.write_all(head).await;
-            for _ in 0..20 {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                sent = sent.and(tls.write_all(b"x").await).and(tls.flush().await);
-            }
-            drop(sent);
-            std::future::pending().await
-        })
-    };
-    let server = Hostile::start(manner).await;
+    // Longer in all than nothing may move for, and than the caller waits for progress.
+    const HEAD: &[u8] = b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-29/*\r\nContent-Length: 20\r\n\r\n";
+    let hostile = Hostile::start(|_, tls| Box::pin(drip(tls, HEAD, b"x", 20))).await;
+    let server = hostile.server();
+    assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
+    tokio::time::pause();
     let patient = cx().with_patience(Duration::from_secs(5));
-    let read = server.server().read_share(&patient, ShareKind::Immutable, si(1), 0, &[SHARE]).await;
+    let read = server.read_share(&patient, ShareKind::Immutable, si(1), 0, &[SHARE]).await;
     assert_eq!(read, Ok(vec![Bytes::from_static(&[b'x'; 20])]));
+}
+
+#[tokio::test]
+async fn a_transfer_that_moves_without_end_is_cut_at_what_was_asked_for() {
+    const HEAD: &[u8] = b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-29/*\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let hostile = Hostile::start(|_, tls| Box::pin(drip(tls, HEAD, b"1\r\nx\r\n", 100_000))).await;
+    let server = hostile.server();
+    assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    let error = read(&server).await.unwrap_err();
+    assert!(matches!(error, StorageError::Malformed(_)) && hostile.is_named_in(&error), "{error}");
+    assert!((20..25).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }

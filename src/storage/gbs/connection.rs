@@ -1,10 +1,11 @@
-//! A connection to one address of a server: TCP, TLS with the pinned key, HTTP/1.1, and when it last moved.
+//! A connection to one address of a server: TCP, TLS with the pinned key, HTTP/1.1, when it last moved and how much
+//! may still come over it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const BUFFER: usize = 256 << 10;
 /// The most headers of an answer.
 const HEADERS: usize = 64;
+/// The most that a server may send before the first request, in bytes.
+const HANDSHAKE: u64 = 1 << 20;
 
 /// One address of a server, with what a connection to it needs.
 pub(super) struct Place {
@@ -87,16 +90,21 @@ pub(super) struct Connection {
     pub activity: Arc<Activity>,
 }
 
-/// When bytes last went either way.
+/// When bytes last went either way, and how many may still come in.
+///
+/// Whatever a server sends counts, below TLS: interim answers, tickets and chunk headers have no end of their own.
 pub(super) struct Activity {
     began: Instant,
     /// Milliseconds after `began`.
     last: AtomicU64,
+    allowance: AtomicU64,
+    overrun: AtomicBool,
 }
 
 impl Activity {
     fn begin() -> Arc<Activity> {
-        Arc::new(Activity { began: Instant::now(), last: AtomicU64::new(0) })
+        let (last, allowance) = (AtomicU64::new(0), AtomicU64::new(HANDSHAKE));
+        Arc::new(Activity { began: Instant::now(), last, allowance, overrun: AtomicBool::new(false) })
     }
 
     /// Something moved, or may be waited for from now on.
@@ -106,6 +114,25 @@ impl Activity {
 
     pub fn last(&self) -> Instant {
         self.began + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    }
+
+    /// From now on `bytes` may come in.
+    pub fn allow(&self, bytes: u64) {
+        self.allowance.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether more came in than was allowed; the connection is of no use then.
+    pub fn is_overrun(&self) -> bool {
+        self.overrun.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes that came in.
+    fn received(&self, bytes: u64) -> io::Result<()> {
+        let left = self.allowance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        left.map(drop).map_err(|_| {
+            self.overrun.store(true, Ordering::Relaxed);
+            io::Error::other("more came than was asked for")
+        })
     }
 }
 
@@ -118,10 +145,11 @@ impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
+        let read = buf.filled().len() - before;
+        if read > 0 {
             self.activity.note();
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.activity.received(read as u64))
     }
 }
 

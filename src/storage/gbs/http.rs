@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{FuturesUnordered, StreamExt};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
@@ -26,6 +26,16 @@ const IDLE_LIMIT: Duration = Duration::from_secs(45);
 const STALL_LIMIT: Duration = Duration::from_secs(15);
 /// How often somebody who waits hears that bytes move.
 const NEWS: Duration = Duration::from_secs(1);
+/// How long a kept connection may take to become free once its answer was read to the end.
+const READY_LIMIT: Duration = Duration::from_millis(100);
+/// The most that the body of an answer may be that says what went wrong, in bytes.
+const PAGE: u64 = 1 << 20;
+/// What may come in beside a body, in bytes: headers, interim answers, what TLS says for itself.
+const BESIDE: u64 = 1 << 20;
+/// How many bytes may come in for each of a body: chunks and records have headers of their own.
+const FRAMED: u64 = 4;
+
+const TOO_MUCH: &str = "it sent more than was asked for";
 
 /// A request.
 pub(super) struct Ask {
@@ -35,12 +45,14 @@ pub(super) struct Ask {
     pub body: Bytes,
     /// Whether it may be sent twice.
     pub idempotent: bool,
-    /// The most that the answer's body may be, in bytes.
+    /// The most that the body of an answer to success may be, in bytes.
     pub limit: u64,
 }
 
 /// An answer, complete and within its limit.
 pub(super) struct Answer {
+    /// Which of the server's places answered.
+    place: usize,
     pub status: StatusCode,
     pub content_range: Option<String>,
     pub body: Bytes,
@@ -84,7 +96,7 @@ impl Http {
 
     async fn send_in_turn(&self, cx: &Cx, ask: &Ask) -> Result<Answer, StorageError> {
         let _turn = self.turns.acquire().await.expect("never closed");
-        if let Some((place, connection)) = self.reuse() {
+        if let Some((place, connection)) = self.reuse().await {
             match self.exchange(cx, ask, place, connection, true).await {
                 Ok(answer) => return Ok(answer),
                 Err(Broken::Failed(error)) => return Err(error),
@@ -98,9 +110,9 @@ impl Http {
         })
     }
 
-    /// Where the server answered last, for error texts.
-    pub fn address(&self) -> &str {
-        self.places.get(self.preferred.load(Ordering::Relaxed)).map_or("no address", |place| &place.address)
+    /// Where an answer came from, for error texts.
+    pub fn address(&self, answer: &Answer) -> &str {
+        &self.places[answer.place].address
     }
 
     fn unreachable(&self, place: usize, why: &str) -> StorageError {
@@ -112,10 +124,27 @@ impl Http {
     }
 
     /// The connection used last, if one may still be open.
-    fn reuse(&self) -> Option<(usize, Connection)> {
+    async fn reuse(&self) -> Option<(usize, Connection)> {
+        loop {
+            let Idle { place, mut connection, .. } = self.pop()?;
+            // An answer's end is seen before the connection is free again, and that before it is known to be closed.
+            if let Ok(Ok(())) = tokio::time::timeout(READY_LIMIT, connection.sender.ready()).await {
+                return Some((place, connection));
+            }
+        }
+    }
+
+    fn pop(&self) -> Option<Idle> {
         let mut idle = self.idle.lock().unwrap_or_else(|e| e.into_inner());
-        idle.retain(|i| i.since.elapsed() < IDLE_LIMIT && i.connection.sender.is_ready());
-        idle.pop().map(|i| (i.place, i.connection))
+        idle.retain(|i| i.since.elapsed() < IDLE_LIMIT && !i.connection.sender.is_closed());
+        idle.pop()
+    }
+
+    /// A place that failed is not asked first again, where there is another, and its kept connections are let go.
+    fn turn_from(&self, place: usize) {
+        let next = (place + 1) % self.places.len();
+        let _ = self.preferred.compare_exchange(place, next, Ordering::Relaxed, Ordering::Relaxed);
+        self.idle.lock().unwrap_or_else(|e| e.into_inner()).retain(|i| i.place != place);
     }
 
     fn keep(&self, place: usize, connection: Connection) {
@@ -169,20 +198,28 @@ impl Http {
         let request = request.map_err(|_| self.malformed(place, "a request could not be made"))?;
         let activity = std::sync::Arc::clone(&connection.activity);
         activity.note();
+        activity.allow(ask.limit.max(PAGE).saturating_mul(FRAMED).saturating_add(BESIDE));
         let work = async {
             let response = connection.sender.send_request(request).await.map_err(|e| {
                 // Canceled: it never left. Otherwise a kept connection may have been closed before it arrived.
-                let stale = reused && (e.is_canceled() || ask.idempotent);
+                let stale = reused && (e.is_canceled() || ask.idempotent && !e.is_parse());
                 if stale { Broken::Stale(e.to_string()) } else { self.broken(place, &e) }
             })?;
             self.answer(place, response, ask.limit).await
         };
-        let answer = match while_moving(cx, &activity, work).await {
-            Some(answer) => answer?,
-            None => {
-                let why = format!("nothing moved for {} seconds", STALL_LIMIT.as_secs());
-                return Err(Broken::Failed(self.unreachable(place, &why)));
+        let outcome = while_moving(cx, &activity, work).await.unwrap_or_else(|| {
+            let why = format!("nothing moved for {} seconds", STALL_LIMIT.as_secs());
+            Err(Broken::Failed(self.unreachable(place, &why)))
+        });
+        let answer = match outcome {
+            Err(_) if activity.is_overrun() => return Err(self.malformed(place, TOO_MUCH)),
+            Err(broken) => {
+                if let Broken::Failed(StorageError::Unreachable(_)) = broken {
+                    self.turn_from(place);
+                }
+                return Err(broken);
             }
+            Ok(answer) => answer,
         };
         self.preferred.store(place, Ordering::Relaxed);
         self.keep(place, connection);
@@ -198,17 +235,21 @@ impl Http {
 
     async fn answer(&self, place: usize, response: Response<Incoming>, limit: u64) -> Result<Answer, Broken> {
         let (parts, mut incoming) = response.into_parts();
+        let limit = if parts.status.is_success() { limit } else { PAGE };
+        if incoming.size_hint().lower() > limit {
+            return Err(self.malformed(place, TOO_MUCH));
+        }
         let content_range = parts.headers.get(header::CONTENT_RANGE).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let mut body = BytesMut::new();
         while let Some(frame) = incoming.frame().await {
             let frame = frame.map_err(|e| self.broken(place, &e))?;
             let Ok(data) = frame.into_data() else { continue };
             if (body.len() + data.len()) as u64 > limit {
-                return Err(self.malformed(place, "it sent more than was asked for"));
+                return Err(self.malformed(place, TOO_MUCH));
             }
             body.extend_from_slice(&data);
         }
-        Ok(Answer { status: parts.status, content_range, body: body.freeze() })
+        Ok(Answer { place, status: parts.status, content_range, body: body.freeze() })
     }
 }
 

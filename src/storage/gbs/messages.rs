@@ -17,6 +17,9 @@ const SET: Tag = Tag::new(258);
 /// The key of the only protocol version that we speak, in the answer to a version request.
 const PROTOCOL: &[u8] = b"http://allmydata.org/tahoe/protocols/storage/v1";
 
+/// More shares than any slot has on one server.
+const SHARES: usize = 1024;
+
 /// Writes a message to memory, which does not fail.
 fn encoded(
     capacity: usize,
@@ -184,8 +187,8 @@ fn limits(decoder: &mut Decoder<'_>) -> Result<ServerStatus, Error> {
     })
 }
 
-/// The answer to a read-test-write with a read vector of `reads` ranges. Its data are parts of `body`.
-pub(super) fn read_test_write_answer(body: &Bytes, reads: usize) -> Result<ReadTestWriteAnswer, StorageError> {
+/// The answer to a read-test-write with the read vector `reads`. Its data are parts of `body`.
+pub(super) fn read_test_write_answer(body: &Bytes, reads: &[ReadRange]) -> Result<ReadTestWriteAnswer, StorageError> {
     decoded(body, "the answer to a read-test-write", |d| {
         let (mut success, mut data) = (None, None);
         let length = d.map()?;
@@ -205,24 +208,24 @@ pub(super) fn read_test_write_answer(body: &Bytes, reads: usize) -> Result<ReadT
 fn read_data<'b>(
     decoder: &mut Decoder<'b>,
     body: &Bytes,
-    reads: usize,
+    reads: &[ReadRange],
 ) -> Result<BTreeMap<ShareNumber, Vec<Bytes>>, Error> {
     let mut data = BTreeMap::new();
     let length = decoder.map()?;
     items(decoder, length, |d| {
         let number = ShareNumber::try_from(d.u64()?);
-        let mut found = Vec::new();
+        if data.len() == SHARES {
+            return Err(Error::message("more shares than a slot has"));
+        }
+        let mut found = Vec::with_capacity(reads.len());
         let length = d.array()?;
         items(d, length, |d| {
-            let piece = match d.datatype()? {
-                Type::Bytes => body.slice_ref(d.bytes()?),
-                _ => d.bytes_iter()?.collect::<Result<Vec<&[u8]>, _>>()?.concat().into(),
-            };
-            found.push(piece);
+            let read = reads.get(found.len()).ok_or_else(|| Error::message("more reads than asked for"))?;
+            found.push(piece(d, body, read.length)?);
             Ok(())
         })?;
-        if found.len() != reads {
-            return Err(Error::message("more or fewer reads than asked for"));
+        if found.len() != reads.len() {
+            return Err(Error::message("fewer reads than asked for"));
         }
         if let Ok(number) = number {
             data.insert(number, found);
@@ -230,6 +233,26 @@ fn read_data<'b>(
         Ok(())
     })?;
     Ok(data)
+}
+
+/// A byte string of at most `limit` bytes, whole or in parts.
+fn piece<'b>(decoder: &mut Decoder<'b>, body: &Bytes, limit: u64) -> Result<Bytes, Error> {
+    let fits = |length: usize| match length as u64 <= limit {
+        true => Ok(()),
+        false => Err(Error::message("more bytes than asked for")),
+    };
+    if decoder.datatype()? == Type::Bytes {
+        let piece = decoder.bytes()?;
+        fits(piece.len())?;
+        return Ok(body.slice_ref(piece));
+    }
+    let mut joined = Vec::new();
+    for part in decoder.bytes_iter()? {
+        let part = part?;
+        fits(joined.len() + part.len())?;
+        joined.extend_from_slice(part);
+    }
+    Ok(joined.into())
 }
 
 #[cfg(test)]
@@ -251,6 +274,19 @@ mod tests {
 
     fn set(numbers: &[ShareNumber]) -> BTreeSet<ShareNumber> {
         numbers.iter().copied().collect()
+    }
+
+    /// A read vector of ranges of these lengths.
+    fn reads(lengths: &[u64]) -> Vec<ReadRange> {
+        lengths.iter().map(|&length| ReadRange { offset: 0, length }).collect()
+    }
+
+    fn all_answers(body: &Bytes, reads: &[ReadRange]) -> [bool; 4] {
+        let read = read_test_write_answer(body, reads);
+        for (read, range) in read.iter().flat_map(|a| a.data.values()).flat_map(|found| found.iter().zip(reads)) {
+            assert!(read.len() as u64 <= range.length);
+        }
+        [shares(body).is_ok(), allocation(body).is_ok(), version(body).is_ok(), read.is_ok()]
     }
 
     #[test]
@@ -275,7 +311,7 @@ mod tests {
         assert_eq!(answer, Allocation { already_have: set(&[7]), allocated: set(&[]) });
         assert_eq!(shares(&recorded("list shares after share 7 complete", "response")).unwrap(), set(&[7]));
         assert_eq!(shares(&recorded("list shares, unknown si", "response")).unwrap(), set(&[]));
-        let answer = read_test_write_answer(&recorded("rtw create share 3", "response"), 1).unwrap();
+        let answer = read_test_write_answer(&recorded("rtw create share 3", "response"), &reads(&[5])).unwrap();
         assert_eq!(answer, ReadTestWriteAnswer { success: true, data: BTreeMap::new() });
     }
 
@@ -285,28 +321,74 @@ mod tests {
         for body in ["d901029b1000000000000000", "bb1000000000000000", "5b1000000000000000", "9f9f9f9f9f", ""] {
             let body = Bytes::from(HEXLOWER.decode(body.as_bytes()).unwrap());
             assert!(shares(&body).is_err() && allocation(&body).is_err() && version(&body).is_err());
-            assert!(read_test_write_answer(&body, 1).is_err());
+            assert!(read_test_write_answer(&body, &reads(&[1])).is_err());
         }
         assert!(shares(&HEXLOWER.decode(b"8101").unwrap()).is_err(), "an array is no set");
         assert!(shares(&HEXLOWER.decode(b"d90102810100").unwrap()).is_err(), "nothing may follow");
         assert_eq!(shares(&HEXLOWER.decode(b"d901029f0102ff").unwrap()).unwrap(), set(&[1, 2]));
     }
 
+    #[test]
+    fn reads_that_were_not_asked_for_end_the_reading() {
+        let answer =
+            |data: &str| HEXLOWER.decode(format!("a26773756363657373f56464617461a100{data}").as_bytes()).unwrap();
+        let read = |data: &str| read_test_write_answer(&answer(data).into(), &reads(&[2, 3]));
+        let found = |a: &'static [u8], b: &'static [u8]| vec![Bytes::from_static(a), Bytes::from_static(b)];
+        assert_eq!(read("8242616243636465").unwrap().data[&0], found(b"ab", b"cde"));
+        assert_eq!(read("9f5f41614162ff5f4043636465ffff").unwrap().data[&0], found(b"ab", b"cde"));
+        // Too long, too long in parts, too many, too few, text, and something after it.
+        let others =
+            ["824361626340", "82404463646566", "825f416141624163ff40", "83404040", "8140", "80", "826140", "8240400a"];
+        for other in others {
+            assert!(read(other).is_err(), "{other}");
+        }
+        // A million pieces of nothing are not gathered before they are counted.
+        let mut many = vec![0xba, 0, 0, 0, 1, 0, 0x9a, 0, 0x10, 0, 0];
+        many.resize(many.len() + (1 << 20), 0x40);
+        let body = Bytes::from(many);
+        let mut decoder = Decoder::new(&body);
+        assert!(read_data(&mut decoder, &body, &reads(&[2, 3])).is_err());
+        assert!(decoder.position() < 20);
+        // Nor are more shares than there can be.
+        let mut many = vec![0xbf];
+        (0..100_000u32).for_each(|n| many.extend([&[0x1a][..], &n.to_be_bytes(), &[0x80]].concat()));
+        let body = Bytes::from(many);
+        let mut decoder = Decoder::new(&body);
+        assert!(read_data(&mut decoder, &body, &[]).is_err());
+        assert!(decoder.position() < 6 * (SHARES + 2));
+    }
+
     proptest! {
         #[test]
         fn arbitrary_answers_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
-            let body = Bytes::from(bytes);
-            let _ = (shares(&body), allocation(&body), version(&body), read_test_write_answer(&body, 2));
+            all_answers(&bytes.into(), &reads(&[1, 1000]));
         }
 
         #[test]
-        fn spoilt_answers_do_not_panic(at in 0usize..400, byte: u8) {
-            for name in ["version", "rtw good test then write, read is pre-write"] {
+        fn spoilt_answers_do_not_panic(
+            spoils in prop::collection::vec((0usize..400, any::<u8>()), 0..4),
+            cut in 0usize..400,
+            whole: bool,
+        ) {
+            let names = [
+                "version",
+                "list shares after share 7 complete",
+                "allocate again after 7 complete, 1 in progress",
+                "rtw good test then write, read is pre-write",
+            ];
+            for (i, name) in names.into_iter().enumerate() {
                 let mut body = recorded(name, "response").to_vec();
-                let length = body.len();
-                body[at % length] = byte;
-                let body = Bytes::from(body);
-                let _ = (shares(&body), allocation(&body), version(&body), read_test_write_answer(&body, 1));
+                for (at, byte) in &spoils {
+                    let at = at % body.len();
+                    body[at] = *byte;
+                }
+                if !whole {
+                    body.truncate(cut % body.len());
+                }
+                let understood = all_answers(&body.into(), &reads(&[10]));
+                let kind = [2, 0, 1, 3][i];
+                prop_assert!(!(whole && spoils.is_empty()) || understood[kind]);
+                prop_assert!(whole || !understood[kind], "a part of a message is none");
             }
         }
     }

@@ -30,9 +30,11 @@ use crate::util::Cx;
 
 const SECRET: HeaderName = HeaderName::from_static("x-tahoe-authorization");
 const CBOR: HeaderValue = HeaderValue::from_static("application/cbor");
-/// The most that an answer without data may be, in bytes: a set of share numbers, a version, a page about an error.
+/// The most that an answer without data may be, in bytes: a set of share numbers, a version.
 const SMALL: u64 = 1 << 20;
-/// The most data that one answer may bring, in bytes.
+/// The most that a message may be, in bytes, data in it included: as much as the reference takes (PROTOCOL 8.8).
+const MESSAGE: u64 = 30 << 20;
+/// The most data that one read may bring, in bytes.
 const LARGE: u64 = 256 << 20;
 /// The longest reason of an advisory that servers take, in bytes (PROTOCOL 14: less its frame).
 const REASON: usize = 32_000;
@@ -71,7 +73,7 @@ impl GbsServer {
 
     /// The error for a status that its request has no meaning for.
     fn unexpected(&self, answer: &Answer) -> StorageError {
-        let address = self.http.address();
+        let address = self.http.address(answer);
         match answer.status {
             StatusCode::UNAUTHORIZED => {
                 StorageError::Unreachable(format!("{address}: it does not let us in; the swissnum is wrong"))
@@ -81,6 +83,14 @@ impl GbsServer {
             }
             status => StorageError::Malformed(format!("{address}: unexpected status {}", status.as_u16())),
         }
+    }
+
+    /// What was read from an answer; an answer that could not be read gets its server's name.
+    fn from<T>(&self, answer: &Answer, read: Result<T, StorageError>) -> Result<T, StorageError> {
+        read.map_err(|error| match error {
+            StorageError::Malformed(why) => StorageError::Malformed(format!("{}: {why}", self.http.address(answer))),
+            error => error,
+        })
     }
 
     /// One range of a share, cut at its end.
@@ -94,7 +104,7 @@ impl GbsServer {
             headers: vec![(header::RANGE, value)],
             body: Bytes::new(),
             idempotent: true,
-            limit: length.max(SMALL),
+            limit: length.max(1),
         };
         let answer = self.http.send(cx, &ask).await?;
         match answer.status {
@@ -105,8 +115,8 @@ impl GbsServer {
                 });
                 let got = answer.body.len() as u64;
                 if start != Some(range.offset) || got > length.max(1) {
-                    let why = format!("{}: it sent another range than was asked for", self.http.address());
-                    return Err(StorageError::Malformed(why));
+                    let why = StorageError::Malformed("it sent another range than was asked for".into());
+                    return self.from(&answer, Err(why));
                 }
                 if got == LARGE && range.length > LARGE {
                     return Err(StorageError::Io(format!("more than {LARGE} bytes were asked for at once")));
@@ -174,7 +184,7 @@ impl StorageServer for GbsServer {
     async fn status(&self, cx: &Cx) -> Result<ServerStatus, StorageError> {
         let answer = self.get(cx, "/storage/v1/version".into()).await?;
         match answer.status {
-            StatusCode::OK => messages::version(&answer.body),
+            StatusCode::OK => self.from(&answer, messages::version(&answer.body)),
             _ => Err(self.unexpected(&answer)),
         }
     }
@@ -187,7 +197,7 @@ impl StorageServer for GbsServer {
     ) -> Result<BTreeSet<ShareNumber>, StorageError> {
         let answer = self.get(cx, format!("/storage/v1/{}/{si}/shares", kind_name(kind))).await?;
         match answer.status {
-            StatusCode::OK => messages::shares(&answer.body),
+            StatusCode::OK => self.from(&answer, messages::shares(&answer.body)),
             _ => Err(self.unexpected(&answer)),
         }
     }
@@ -208,7 +218,7 @@ impl StorageServer for GbsServer {
         let answer = self.send(cx, Method::POST, path, headers, messages::allocate(shares, size), false).await?;
         match answer.status {
             StatusCode::OK => {
-                let mut allocation = messages::allocation(&answer.body)?;
+                let mut allocation = self.from(&answer, messages::allocation(&answer.body))?;
                 allocation.allocated.retain(|number| shares.contains(number));
                 Ok(allocation)
             }
@@ -304,11 +314,11 @@ impl StorageServer for GbsServer {
             // Repeated after it was applied, its tests would fail.
             idempotent: false,
             // Of each share that it holds, which may be any number of them.
-            limit: read.iter().fold(SMALL, |sum, r| sum.saturating_add(r.length.saturating_mul(256))).min(LARGE),
+            limit: read.iter().fold(SMALL, |sum, r| sum.saturating_add(r.length.saturating_mul(256))).min(MESSAGE),
         };
         let answer = self.http.send(cx, &ask).await?;
         match answer.status {
-            StatusCode::OK => messages::read_test_write_answer(&answer.body, read.len()),
+            StatusCode::OK => self.from(&answer, messages::read_test_write_answer(&answer.body, read)),
             // The swissnum may be wrong as well: both have the same status.
             StatusCode::UNAUTHORIZED => match self.status(cx).await {
                 Ok(_) => Err(StorageError::BadWriteEnabler),
