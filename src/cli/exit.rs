@@ -105,13 +105,9 @@ impl From<ConfigError> for Failure {
         let exit = match &error {
             ConfigError::NoNodeDir(_) | ConfigError::NotANodeDir(_) => Exit::NotFound,
             ConfigError::Io { missing: true, .. } => Exit::NotFound,
-            ConfigError::Invalid(_) => Exit::Usage,
+            ConfigError::Invalid(_) | ConfigError::Malformed { .. } | ConfigError::Unsupported { .. } => Exit::Usage,
             ConfigError::NoServers(_) => Exit::Grid,
-            ConfigError::Io { .. }
-            | ConfigError::Malformed { .. }
-            | ConfigError::Unsupported { .. }
-            | ConfigError::Exists(_)
-            | ConfigError::InUse(_) => Exit::Failed,
+            ConfigError::Io { .. } | ConfigError::Exists(_) | ConfigError::InUse(_) => Exit::Failed,
             ConfigError::Identity(IdentityError::Io { .. }) => Exit::NotFound,
             ConfigError::Identity(_) => Exit::Failed,
         };

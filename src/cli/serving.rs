@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::exit::{Exit, Failure};
 use super::notify::{self, Manager};
+use super::output;
 use super::status::left_text;
 use crate::client::{self, Client};
 use crate::control::{
@@ -155,6 +156,20 @@ impl Target {
         let place = self.mounted.mountpoint().display();
         Failed { message: format!("{place}: {error}; it stays mounted"), exit: Exit::Mount as u8 }
     }
+
+    /// `failed` with what is left, and `advice`.
+    fn not_settled(&self, failed: Failed, advice: &str) -> Failed {
+        let status = self.writeback().status();
+        let left = self.left();
+        if left.is_nothing() {
+            return failed;
+        }
+        let names: Vec<String> = status.names.iter().map(|name| output::shown(name)).collect();
+        let more = if status.changes > names.len() { ", ..." } else { "" };
+        let message =
+            format!("{}; not stored yet: {} ({}{more}); {advice}", failed.message, left_text(&left), names.join(", "));
+        Failed { message, ..failed }
+    }
 }
 
 #[async_trait]
@@ -178,7 +193,10 @@ impl ControlTarget for Target {
 
     async fn flush(&self, _path: Option<PathBuf>, progress: ProgressSink) -> Result<Left, Failed> {
         // All of it: what is below one path may hang on what is above.
-        self.settle(Some(&progress)).await?;
+        let settled = self.settle(Some(&progress)).await;
+        settled.map_err(|failed| {
+            self.not_settled(failed, "it is kept and tried again; `tahoefs status` shows how far it is")
+        })?;
         Ok(self.left())
     }
 
@@ -190,7 +208,14 @@ impl ControlTarget for Target {
             self.leave.notify_one();
             return Ok(left);
         }
-        self.settle(Some(&progress)).await?;
+        let settled = self.settle(Some(&progress)).await;
+        settled.map_err(|failed| {
+            self.not_settled(
+                failed,
+                "it stays mounted and this is tried again: unmount once `tahoefs status` shows that all is on the grid, \
+                 or with --force, which leaves it behind",
+            )
+        })?;
         self.mounted.unmount(false).map_err(|e| self.unmount_failed(&e))?;
         self.mounted.ended().await;
         // What was written while it was being unmounted.

@@ -186,6 +186,10 @@ fn wait(session: &Session, to: Connection, request: &Request, shown: &str) -> Re
 }
 
 pub fn unmount(session: &Session, mountpoint: &Path, force: bool) -> Result<u8, Failure> {
+    // A mount without a process can be removed whatever node directory it was of.
+    if is_stale(mountpoint) {
+        return detach_stale(session, mountpoint);
+    }
     let dir = session.node_dir()?;
     let shown = mountpoint.display().to_string();
     let began = Instant::now();

@@ -1,8 +1,9 @@
 //! `tahoefs/run/`: one lock and one socket for each mounted root.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -95,7 +96,11 @@ fn bind(run: &Path, socket: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let folder = File::open(run)?;
-    UnixListener::bind(short_path(&folder, socket))
+    let path = short_path(&folder, socket);
+    let listener = UnixListener::bind(&path)?;
+    // Nobody else comes through the folder; this is for one whose mode somebody has changed.
+    fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 fn read_note(lock: &Path) -> Option<MountNote> {

@@ -11,11 +11,13 @@ use tokio::time::{Instant, sleep};
 use super::publish::{Force, PARALLEL_UPLOADS};
 use super::{Content, DirId, FileObject, State, Target, Writeback};
 use crate::cap::Cap;
-use crate::node::NodeError;
+use crate::node::{Name, NodeError};
 use crate::util::{Cx, Priority};
 
 /// How often the queue looks whether something has become due.
 const TICK: Duration = Duration::from_millis(250);
+/// The names that a [`QueueStatus`] gives.
+const NAMES: usize = 3;
 /// The longest pause after failures.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// Failures that are remembered.
@@ -52,8 +54,18 @@ pub struct QueueStatus {
     pub files: usize,
     /// Bytes of these files.
     pub bytes: u64,
+    /// Some of the names, three at the most.
+    pub names: Vec<Name>,
     /// The latest failures, oldest first.
     pub failures: Vec<Failure>,
+}
+
+impl QueueStatus {
+    fn note(&mut self, name: &Name) {
+        if self.names.len() < NAMES {
+            self.names.push(Name::clone(name));
+        }
+    }
 }
 
 impl Writeback {
@@ -167,9 +179,11 @@ impl Writeback {
             status.changes += 1;
             status.files += 1;
             status.bytes += content.file.size();
+            status.note(&content.name);
         }
-        for pending in state.dirs.values().flat_map(|d| d.pending.values()) {
+        for (name, pending) in state.dirs.values().flat_map(|d| &d.pending) {
             status.changes += 1;
+            status.note(name);
             if let Some(file) = pending.file()
                 && file.stored().is_none()
             {

@@ -448,11 +448,14 @@ fn a_client_without_stores_is_told_what_is_missing() {
     assert!(home.fails(4, ["ls"]).contains("tahoefs store add"));
     assert!(!home.path(".tahoe/tahoefs").exists(), "nothing is made where nothing can be done");
     home.write(".tahoe/tahoe.cfg", b"[client]\n\n[connections]\ntcp = tor\n");
-    assert!(home.fails(1, ["ls"]).contains("tahoe.cfg, line 4"));
+    assert!(home.fails(2, ["ls"]).contains("tahoe.cfg, line 4"));
     home.write(".tahoe/tahoe.cfg", b"[node]\nreveal-IP-address = false\n");
-    assert!(home.fails(1, ["ls"]).contains("tahoe.cfg, line 2"));
+    assert!(home.fails(2, ["ls"]).contains("tahoe.cfg, line 2"));
     home.write(".tahoe/tahoe.cfg", b"nonsense\n");
-    assert!(home.fails(1, ["ls"]).contains("tahoe.cfg, line 1"));
+    assert!(home.fails(2, ["ls"]).contains("tahoe.cfg, line 1"));
+    let home = Home::initialised();
+    home.write(".tahoefs/tahoefs/config.toml", b"\nstore = 3\n");
+    assert!(home.fails(2, ["store", "list"]).contains("config.toml, line 2"));
 }
 
 #[test]
@@ -530,6 +533,7 @@ mod mounts {
 
     use std::ffi::OsStr;
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
     use nix::sys::signal::{Signal, kill};
@@ -592,6 +596,11 @@ mod mounts {
         let _ = fs::write(world.at("f"), [7; 5000]);
         let stays = unmount(&world, false);
         assert!(stays.status.code() == Some(4) && world.is_mounted(), "{}", said(&stays));
+        for what in ["1 file of 4.88 KiB (f)", "stays mounted", "--force", "tahoefs status"] {
+            assert!(said(&stays).contains(what), "{what}: {}", said(&stays));
+        }
+        let flush = world.run(&["flush"]);
+        assert!(flush.status.code() == Some(4) && said(&flush).contains("1 file of 4.88 KiB (f)"), "{}", said(&flush));
         let forced = unmount(&world, true);
         assert!(forced.status.code() == Some(7) && said(&forced).contains("1 file of"), "{}", said(&forced));
         assert!(!world.is_mounted());
@@ -608,6 +617,9 @@ mod mounts {
         assert_eq!(mount["mountpoint"].as_str().unwrap(), world.mountpoint().canonicalize().unwrap().to_str().unwrap());
         assert_eq!((&mount["source"], &mount["read_only"]), (&"tahoe:".into(), &false.into()));
         assert!(mount["servers"].as_array().unwrap().iter().all(|s| s["reachable"] == true));
+        let run = fs::read_dir(world.node_directory().join("tahoefs/run")).unwrap();
+        let modes: Vec<_> = run.map(|file| file.unwrap().metadata().unwrap().permissions().mode() & 0o777).collect();
+        assert_eq!(modes, [0o600; 2], "the lock and the socket are their owner's");
         let busy = world.run(&["store", "add", "more"]);
         assert!(busy.status.code() == Some(1) && said(&busy).contains("in use"), "{}", said(&busy));
         fs::create_dir_all(world.at("a/b")).unwrap();
