@@ -208,9 +208,12 @@ pub struct Put {
 /// `cp`.
 #[derive(Debug, Args)]
 pub struct Cp {
-    /// Copy directories with all that is in them, and links and special files as they are
+    /// Copy directories with all that is in them, and links as links
     #[arg(short, long)]
     pub recursive: bool,
+    /// Make pipes, sockets and devices too when copying from the grid, which are skipped otherwise
+    #[arg(long)]
+    pub special: bool,
     /// Read a capability from this file, as the first FROM
     #[arg(long, value_name = "FILE")]
     pub cap_file: Option<PathBuf>,

@@ -1,23 +1,24 @@
 //! Local files: what they are to the grid, and how they are made from what it holds.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use nix::fcntl::AT_FDCWD;
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
-use nix::sys::time::TimeSpec;
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::{Mode, makedev};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::exit::{Exit, Failure};
+use super::folder::look;
 use crate::node::{Attributes, FileType, Timestamp};
 
 /// What a copied file keeps of its mode: set-id bits were for another machine's users.
-const PERMISSIONS: u32 = 0o777;
+pub const PERMISSIONS: u32 = 0o777;
 
 /// What kind of thing a local file is.
 pub fn kind_of(metadata: &fs::Metadata) -> FileType {
@@ -55,16 +56,17 @@ fn packed_device(device: u64) -> u32 {
     (minor & 0xff) | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12
 }
 
-fn unpacked_device(rdev: u32) -> u64 {
+/// The device number that [`packed_device`] wrote.
+pub fn unpacked_device(rdev: u32) -> u64 {
     makedev(((rdev >> 8) & 0xfff).into(), ((rdev & 0xff) | (rdev >> 12) & 0xf_ff00).into())
 }
 
-/// A name beside `path` that nothing of ours has.
-fn beside(path: &Path) -> PathBuf {
+/// A name that nothing of ours has, for what is not complete yet.
+pub fn part_name() -> OsString {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     // The name itself may be as long as names can be.
-    path.with_file_name(format!(".tahoefs-{}-{number}.part", std::process::id()))
+    format!(".tahoefs-{}-{number}.part", std::process::id()).into()
 }
 
 /// Where a fetched file goes: a new file beside its place, renamed at the end, so that nothing half-made is left.
@@ -75,7 +77,11 @@ pub enum Target {
     InPlace { file: File, path: PathBuf },
     File {
         file: File,
-        temporary: PathBuf,
+        /// The directory that both names are in.
+        folder: OwnedFd,
+        temporary: OsString,
+        name: OsString,
+        /// For messages.
         path: PathBuf,
         /// Set at the end, so that nobody sees the content before its mode is right.
         permissions: Option<Permissions>,
@@ -85,34 +91,54 @@ pub enum Target {
 }
 
 impl Target {
-    /// A file of its own is replaced whole; a device, a pipe, a link or a file with other names is written into. What
-    /// `attributes` say of mode and time is set on it; else a file that is replaced keeps its owner and mode.
+    /// A file that the user named. A file of its own is replaced whole; a device, a pipe, a link or a file with other
+    /// names is written into. What `attributes` say of mode and time is set on it; else a file that is replaced keeps its
+    /// owner and mode.
     ///
     /// # Errors
     /// It is a directory or cannot be opened.
     pub fn file(path: &Path, attributes: Option<&Attributes>) -> Result<Target, Failure> {
         let replaceable = |m: &fs::Metadata| m.is_file() && m.nlink() == 1;
-        if path.is_dir() {
-            return Err(Failure::at(Exit::Failed, path.display(), "is a directory; name a file in it"));
-        }
+        let is_directory = || Failure::at(Exit::Failed, path.display(), "is a directory; name a file in it");
+        let names_directory = path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir();
+        let (false, Some(name)) = (names_directory, path.file_name()) else { return Err(is_directory()) };
         let failed = |e: io::Error| Failure::io(path.display(), &e);
-        let there = fs::symlink_metadata(path).ok();
-        if there.as_ref().is_some_and(|m| !replaceable(m)) {
+        if fs::symlink_metadata(path).is_ok_and(|m| !replaceable(&m)) {
             // A link may lead to what is not there yet.
             let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).map_err(failed)?;
             return Ok(Target::InPlace { file, path: path.to_owned() });
         }
-        let mode = attributes.and_then(|a| a.mode).map(|m| Permissions::from_mode(m & PERMISSIONS));
-        let permissions = mode.or(there.as_ref().map(fs::Metadata::permissions));
+        let above = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(above);
+        Target::whole(folder.map_err(failed)?.into(), name, path.to_owned(), attributes)
+    }
+
+    /// A file that is to stand at `name` in `folder`, in place of whatever is there but a directory. `path` is what
+    /// messages call it.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn whole(
+        folder: OwnedFd,
+        name: &OsStr,
+        path: PathBuf,
+        attributes: Option<&Attributes>,
+    ) -> Result<Target, Failure> {
+        let there = look(&folder, name).filter(|m| m.st_mode & libc::S_IFMT == libc::S_IFREG);
+        let mode = attributes.and_then(|a| a.mode).or(there.as_ref().map(|m| m.st_mode));
+        let permissions = mode.map(|m| Permissions::from_mode(m & PERMISSIONS));
         let mtime = attributes.and_then(|a| a.mtime).and_then(system_time);
-        let first = if permissions.is_some() { 0o600 } else { 0o666 };
-        let temporary = beside(path);
-        let file = OpenOptions::new().write(true).create_new(true).mode(first).open(&temporary).map_err(failed)?;
+        let first = Mode::from_bits_truncate(if permissions.is_some() { 0o600 } else { 0o666 });
+        let temporary = part_name();
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&folder, temporary.as_os_str(), flags, first);
+        let file = File::from(file.map_err(|e| Failure::io(path.display(), &e.into()))?);
         if let Some(there) = there {
             // Only root can give a file away; whoever cannot keeps it.
-            let _ = std::os::unix::fs::fchown(&file, Some(there.uid()), Some(there.gid()));
+            let _ = std::os::unix::fs::fchown(&file, Some(there.st_uid), Some(there.st_gid));
         }
-        Ok(Target::File { file, temporary, path: path.to_owned(), permissions, mtime, kept: false })
+        let name = name.to_owned();
+        Ok(Target::File { file, folder, temporary, name, path, permissions, mtime, kept: false })
     }
 
     /// Appends.
@@ -136,7 +162,7 @@ impl Target {
         match self {
             Target::Stdout => io::stdout().lock().flush().map_err(|e| Failure::io("standard output", &e)),
             Target::InPlace { .. } => Ok(()),
-            Target::File { file, temporary, path, permissions, mtime, kept } => {
+            Target::File { file, folder, temporary, name, path, permissions, mtime, kept } => {
                 let done = || -> io::Result<()> {
                     if let Some(permissions) = &*permissions {
                         file.set_permissions(permissions.clone())?;
@@ -144,7 +170,7 @@ impl Target {
                     if let Some(mtime) = &*mtime {
                         file.set_times(FileTimes::new().set_modified(*mtime))?;
                     }
-                    fs::rename(&*temporary, &*path)
+                    Ok(renameat(&*folder, temporary.as_os_str(), &*folder, name.as_os_str())?)
                 };
                 done().map_err(|e| Failure::io(path.display(), &e))?;
                 *kept = true;
@@ -156,9 +182,9 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        if let Target::File { temporary, kept: false, .. } = self {
+        if let Target::File { folder, temporary, kept: false, .. } = self {
             // The failure that led here is reported already.
-            let _ = fs::remove_file(temporary);
+            let _ = unlinkat(&*folder, temporary.as_os_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
 }
@@ -172,83 +198,6 @@ fn system_time(time: Timestamp) -> Option<SystemTime> {
         SystemTime::UNIX_EPOCH.checked_add(whole)
     };
     second?.checked_add(part)
-}
-
-/// Makes a directory, unless there is one; `true` when it was made.
-///
-/// # Errors
-/// Something else is there, a link to a directory too, or the system refuses.
-pub fn make_directory(path: &Path, attributes: Option<&Attributes>) -> io::Result<bool> {
-    let mode = if attributes.is_some_and(|a| a.mode.is_some()) { 0o700 } else { 0o777 };
-    let made = std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), mode).create(path);
-    match made {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            if fs::symlink_metadata(path)?.is_dir() {
-                Ok(false)
-            } else {
-                Err(io::ErrorKind::NotADirectory.into())
-            }
-        }
-        Err(e) => Err(e),
-    }
-}
-
-/// Gives a directory that was made and filled its mode and time.
-///
-/// # Errors
-/// The system refuses.
-pub fn finish_directory(path: &Path, attributes: &Attributes) -> io::Result<()> {
-    let directory = File::open(path)?;
-    if let Some(mode) = attributes.mode {
-        directory.set_permissions(Permissions::from_mode(mode & PERMISSIONS))?;
-    }
-    match attributes.mtime.and_then(system_time) {
-        Some(mtime) => directory.set_times(FileTimes::new().set_modified(mtime)),
-        None => Ok(()),
-    }
-}
-
-/// Makes a symbolic link to `target`, in place of what is there but a directory.
-///
-/// # Errors
-/// The system refuses.
-pub fn make_symlink(path: &Path, target: &[u8], attributes: &Attributes) -> io::Result<()> {
-    let temporary = beside(path);
-    std::os::unix::fs::symlink(OsStr::from_bytes(target), &temporary)?;
-    take_place(&temporary, path, attributes)
-}
-
-/// Makes a pipe, a socket or a device, in place of what is there but a directory.
-///
-/// # Errors
-/// The system refuses; devices are for root.
-pub fn make_special(path: &Path, attributes: &Attributes) -> io::Result<()> {
-    let kind = match attributes.kind {
-        FileType::Fifo => SFlag::S_IFIFO,
-        FileType::Socket => SFlag::S_IFSOCK,
-        FileType::BlockDevice => SFlag::S_IFBLK,
-        FileType::CharDevice => SFlag::S_IFCHR,
-        FileType::File | FileType::Directory | FileType::Symlink => return Err(io::ErrorKind::InvalidInput.into()),
-    };
-    let mode = Mode::from_bits_truncate(attributes.mode.unwrap_or(0o600) & PERMISSIONS);
-    let temporary = beside(path);
-    mknod(&temporary, kind, mode, unpacked_device(attributes.rdev))?;
-    take_place(&temporary, path, attributes)
-}
-
-fn take_place(temporary: &Path, path: &Path, attributes: &Attributes) -> io::Result<()> {
-    let done = || -> io::Result<()> {
-        if let Some(time) = attributes.mtime {
-            let time = TimeSpec::new(time.secs, time.nanos.into());
-            utimensat(AT_FDCWD, temporary, &time, &time, UtimensatFlags::NoFollowSymlink)?;
-        }
-        fs::rename(temporary, path)
-    };
-    done().inspect_err(|_| {
-        // What could not take its place is not left beside it.
-        let _ = fs::remove_file(temporary);
-    })
 }
 
 #[cfg(test)]
@@ -280,7 +229,7 @@ mod tests {
         let mut target = Target::file(&path, None).unwrap();
         target.write(b"new").unwrap();
         let Target::File { temporary, .. } = &target else { panic!("a file of its own is replaced whole") };
-        assert_eq!(fs::metadata(temporary).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(top.path().join(temporary)).unwrap().mode() & 0o777, 0o600);
         target.finish().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
         assert_eq!(fs::read(&path).unwrap(), b"new");

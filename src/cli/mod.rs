@@ -6,6 +6,7 @@ mod copy;
 mod daemon;
 mod exit;
 mod files;
+mod folder;
 mod link;
 mod local;
 mod log;

@@ -5,9 +5,13 @@ use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
+use tahoefs::client::{Client, ClientOptions};
+use tahoefs::config::NodeDir;
+use tahoefs::node::{Attributes, BytesSource, FileType, Metadata, Name, NodeFactory};
 
 use crate::cli::{Home, content, text};
 
@@ -79,22 +83,98 @@ fn trees_go_to_the_grid_and_come_back() {
     let said = json(&home.ok(["cp", "-r", "--json", "tree", "tahoe:"]));
     assert_eq!((&said["files"], &said["directories"], &said["failed"]), (&7.into(), &4.into(), &Value::Array(vec![])));
     assert_eq!(home.ok(["ls", "tahoe:tree"]), "empty dir\nlink\npipe\nsmall\nsub\n");
-    assert_eq!(home.ok(["cp", "-r", "tahoe:tree", "back"]), "");
+    assert_eq!(home.ok(["cp", "-r", "--special", "tahoe:tree", "back"]), "");
     assert_eq!(tree(&home.path("back/tree")), before);
 
     // An alias's own directory stands for what is in it, and a directory that is there is filled.
     fs::create_dir(home.path("there")).unwrap();
-    home.ok(["cp", "-r", "tahoe:", "there"]);
+    home.ok(["cp", "-r", "--special", "tahoe:", "there"]);
     assert_eq!(tree(&home.path("there/tree")), before);
 
     // Within the grid, and once more onto what is there.
     home.ok(["cp", "-r", "tahoe:tree", "tahoe:copy/of it"]);
-    home.ok(["cp", "-r", "tahoe:copy/of it/tree", "again"]);
+    home.ok(["cp", "-r", "--special", "tahoe:copy/of it/tree", "again"]);
     assert_eq!(tree(&home.path("again/tree")), before);
     let listing = home.ok(["ls", "--json", "tahoe:tree/sub"]);
     home.ok(["cp", "-r", "tree/", "tahoe:"]);
     assert_eq!(home.ok(["ls", "--json", "tahoe:tree/sub"]), listing);
     home.ok(["cp", "-r", "tahoe:tree", "back"]);
+
+    // A link that the user names is followed, with a slash or where nothing is recursive.
+    symlink("tree/sub", home.path("to sub")).unwrap();
+    home.ok(["cp", "-r", "to sub/", "tahoe:followed"]);
+    assert_eq!(
+        home.ok(["ls", "tahoe:followed/to sub"]),
+        "dangling\ndeeper\nlarge\ne\u{301}\n".replace("e\u{301}", "é")
+    );
+    home.ok(["cp", "tree/link", "tahoe:followed/file"]);
+    assert_eq!(home.ok_with(["get", "tahoe:followed/file"], b""), content(300_000));
+}
+
+#[test]
+fn special_files_are_made_on_demand_alone() {
+    let home = Home::with_alias();
+    make_tree(&home);
+    home.ok(["cp", "-r", "tree", "tahoe:"]);
+    let output = home.run(["cp", "-r", "--json", "tahoe:tree", "out"], b"");
+    let (said, report) = (text(&output.stderr), json(&text(&output.stdout)));
+    assert!(output.status.success() && said.contains("tahoe:tree/pipe") && said.contains("--special"), "{said}");
+    assert_eq!((report["skipped"].as_array().unwrap().len(), &report["files"]), (1, &6.into()));
+    assert!(!home.path("out/tree/pipe").exists() && home.path("out/tree/small").exists());
+    home.fails(1, ["cp", "tahoe:tree/pipe", "pipe"]);
+    home.ok(["cp", "--special", "tahoe:tree/pipe", "pipe"]);
+    assert!(fs::metadata(home.path("pipe")).unwrap().file_type().is_fifo());
+}
+
+/// Makes a directory out of any entries and names it `evil:`.
+fn hostile(home: &Home, entries: &[(&str, FileType, &[u8])]) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let cap = runtime.block_on(async {
+        let client = Client::open(NodeDir::at(home.path(".tahoefs")), ClientOptions::default()).await.unwrap();
+        let cx = client.cx();
+        let mut children = Vec::new();
+        for (name, kind, content) in entries {
+            let source = Arc::new(BytesSource(content.to_vec().into()));
+            let cap = client.store_file(&cx, source).await.unwrap();
+            let mut attributes = Attributes::new(*kind);
+            attributes.mode = Some(0o6755);
+            attributes.rdev = 0x103;
+            let metadata = attributes.write_into(&Metadata::default(), &cap);
+            children.push((Name::from(*name), cap, metadata));
+        }
+        client.create_directory(&cx, &children).await.unwrap()
+    });
+    home.ok_with(["add-alias", "evil"], cap.to_uri().as_bytes());
+}
+
+#[test]
+fn a_hostile_tree_writes_nowhere_else() {
+    let home = Home::initialised();
+    fs::create_dir(home.path("victim")).unwrap();
+    home.write("victim/file", b"kept");
+    let victim = home.path("victim/file");
+    // `a/b` is shown as `%a%2Fb`: a link first, then a file under its name.
+    hostile(
+        &home,
+        &[
+            ("%a%2Fb", FileType::Symlink, victim.as_os_str().as_encoded_bytes()),
+            ("a/b", FileType::File, b"through the link"),
+            ("device", FileType::CharDevice, b""),
+            ("program", FileType::File, b"#!/bin/sh"),
+            ("there", FileType::File, b"through another"),
+        ],
+    );
+    fs::create_dir(home.path("out")).unwrap();
+    symlink(&victim, home.path("out/there")).unwrap();
+    let output = home.run(["cp", "-r", "evil:", "out"], b"");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("evil:a/b") && said.contains("%a%2Fb") && said.contains("evil:device"), "{said}");
+    assert_eq!(fs::read(&victim).unwrap(), b"kept");
+    assert_eq!(fs::read_link(home.path("out/%a%2Fb")).unwrap(), victim);
+    assert_eq!(fs::read(home.path("out/there")).unwrap(), b"through another");
+    assert_eq!(fs::metadata(home.path("out/program")).unwrap().mode() & 0o7777, 0o755, "no set-id bits");
+    assert!(!home.path("out/device").exists());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod up;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use tokio::sync::Semaphore;
 use super::args::Cp;
 use super::exit::{Exit, Failure};
 use super::files::{find_as_named, split_last};
+use super::folder::Folder;
 use super::output;
 use super::place::Place;
 use super::session::Session;
@@ -52,6 +54,7 @@ impl Operand {
 
 /// What is to be copied.
 enum Source {
+    /// What it was when it was looked at is what is copied, or nothing: see [`up::open_as`].
     Local(PathBuf, fs::Metadata),
     Grid {
         cap: Cap,
@@ -91,6 +94,7 @@ struct Report {
     directories: u64,
     bytes: u64,
     failed: Vec<String>,
+    skipped: Vec<String>,
 }
 
 /// One run of `cp`.
@@ -104,6 +108,10 @@ struct Copier {
     bytes: AtomicU64,
     /// What could not be copied, while the rest could.
     failures: Mutex<Vec<Failure>>,
+    /// Whether pipes, sockets and devices are made.
+    special: bool,
+    /// What was not copied because nobody asked for it.
+    skipped: Mutex<Vec<Failure>>,
 }
 
 impl Copier {
@@ -114,6 +122,12 @@ impl Copier {
     fn copied_file(&self, bytes: u64) {
         self.files.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Passes over what nobody asked for.
+    fn skip(&self, what: Failure) -> Result<(), Failure> {
+        self.skipped.lock().unwrap_or_else(|e| e.into_inner()).push(what);
+        Ok(())
     }
 
     fn copied_directory(&self) {
@@ -135,7 +149,7 @@ impl Copier {
     async fn children(&self, item: &Item) -> Result<Vec<Item>, Failure> {
         match &item.source {
             Source::Group(_) => Ok(Vec::new()),
-            Source::Local(path, _) => Ok(self.local_children(path)?),
+            Source::Local(path, seen) => Ok(self.local_children(path, seen)?),
             Source::Grid { cap, above, .. } => {
                 let named = |e| Failure::node(&item.shown, &e);
                 let own = cap.storage_index();
@@ -156,12 +170,15 @@ impl Copier {
         }
     }
 
-    fn local_children(&self, path: &Path) -> Result<Vec<Item>, Failure> {
+    fn local_children(&self, path: &Path, seen: &fs::Metadata) -> Result<Vec<Item>, Failure> {
         let failed = |e| Failure::io(path.display(), &e);
         let mut items = Vec::new();
-        for entry in fs::read_dir(path).map_err(failed)? {
+        // Through the descriptor: by its name it might be another directory by now, or a link to one.
+        let directory = up::open_as(path, seen)?;
+        let through = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string());
+        for entry in fs::read_dir(through).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let path = entry.path();
+            let path = path.join(entry.file_name());
             let item = entry.metadata().map_err(|e| Failure::io(path.display(), &e)).and_then(|metadata| {
                 let (name, given) = local_name(&entry.file_name(), &path)?;
                 let shown = path.display().to_string();
@@ -184,7 +201,10 @@ impl Copier {
                     return Err(Failure::at(Exit::Failed, path.display(), what));
                 }
                 let name = path.file_name().map(|name| local_name(name, path)).transpose()?;
-                (Source::Local(path.clone(), metadata), name, path.display().to_string())
+                // Below, links are kept; this one the user named.
+                let named = fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink()) && !metadata.is_symlink();
+                let real = if named { real_path(path)? } else { path.clone() };
+                (Source::Local(real, metadata), name, path.display().to_string())
             }
             Operand::Grid(place) => {
                 let Found { cap, child, edge } = find_as_named(&self.client, &self.cx(), place).await?;
@@ -224,6 +244,11 @@ impl Copier {
 fn joined(above: &str, name: &str) -> String {
     let separator = if above.ends_with([':', '/']) { "" } else { "/" };
     format!("{above}{separator}{name}")
+}
+
+/// `path` without a link as its last name.
+fn real_path(path: &Path) -> Result<PathBuf, Failure> {
+    fs::canonicalize(path).map_err(|e| Failure::io(path.display(), &e))
 }
 
 fn local_name(name: &OsStr, path: &Path) -> Result<(Name, Option<Vec<u8>>), Failure> {
@@ -288,12 +313,18 @@ pub fn cp(session: &Session, args: &Cp) -> Result<(), Failure> {
             directories: AtomicU64::default(),
             bytes: AtomicU64::default(),
             failures: Mutex::default(),
+            special: args.special,
+            skipped: Mutex::default(),
             client,
         };
         let outcome = copier.run(&from, &to).await;
         copier.bar.finish_and_clear();
         outcome?;
         let failures = copier.failures.into_inner().unwrap_or_else(|e| e.into_inner());
+        let skipped = copier.skipped.into_inner().unwrap_or_else(|e| e.into_inner());
+        for skipped in &skipped {
+            session.speech.note(format!("tahoefs: skipped: {}", skipped.message));
+        }
         if args.json {
             let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
             output::json(&Report {
@@ -301,6 +332,7 @@ pub fn cp(session: &Session, args: &Cp) -> Result<(), Failure> {
                 directories: load(&copier.directories),
                 bytes: load(&copier.bytes),
                 failed: failures.iter().map(|f| f.message.clone()).collect(),
+                skipped: skipped.into_iter().map(|f| f.message).collect(),
             })?;
         }
         let mut failures = failures;
@@ -350,7 +382,7 @@ impl Copier {
         let slash = path.as_os_str().as_bytes().ends_with(b"/");
         if Copier::takes_name(&kind, one, slash, &shown)? {
             if let Some(item) = items.pop() {
-                let fetched = self.fetch(item, path.to_owned()).await;
+                let fetched = self.fetch_to(&item, path).await;
                 self.note(fetched.map(Some))?;
             }
             return Ok(());
@@ -360,7 +392,8 @@ impl Copier {
             fs::create_dir_all(path).map_err(|e| Failure::io(&shown, &e))?;
             self.copied_directory();
         }
-        self.fetch_all(items, path).await
+        let folder = Folder::open(path).map_err(|e| Failure::io(&shown, &e))?;
+        self.fetch_all(items, &folder).await
     }
 
     async fn to_grid(&self, mut items: Vec<Item>, one: bool, place: &Place) -> Result<(), Failure> {

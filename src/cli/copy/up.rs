@@ -1,9 +1,10 @@
 //! Into the grid: files are stored and directories published once each, when all that is new in them is there.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -178,7 +179,7 @@ impl Copier {
         let (named, cx) = (|e| Failure::node(&item.shown, &e), self.cx());
         match &item.source {
             Source::Local(path, metadata) if metadata.is_file() => {
-                let (file, size) = open(path)?;
+                let (file, size) = open(path, metadata)?;
                 // The content is read twice: once for its key, once to be sent.
                 self.bar.inc_length(size.saturating_mul(2));
                 let source = FileSource { file: Arc::new(file), size, bar: self.bar.clone() };
@@ -221,7 +222,7 @@ impl Copier {
                 Ok(Bytes::copy_from_slice(fs::read_link(path).map_err(failed)?.as_os_str().as_bytes()))
             }
             Source::Local(path, metadata) if metadata.is_file() => {
-                let (mut file, size) = open(path)?;
+                let (mut file, size) = open(path, metadata)?;
                 if size > MAX_CONTENT {
                     return Err(named(NodeError::TooLarge));
                 }
@@ -246,9 +247,56 @@ impl Copier {
 }
 
 /// A local file and its size.
-fn open(path: &Path) -> Result<(File, u64), Failure> {
-    let failed = |e: io::Error| Failure::io(path.display(), &e);
-    let file = File::open(path).map_err(failed)?;
-    let size = file.metadata().map_err(failed)?.len();
+fn open(path: &Path, seen: &fs::Metadata) -> Result<(File, u64), Failure> {
+    let file = open_as(path, seen)?;
+    let size = file.metadata().map_err(|e| Failure::io(path.display(), &e))?.len();
     Ok((file, size))
+}
+
+/// Opens the file or directory that was `seen` at `path`, and nothing that was put there since: neither a link to what
+/// others may not read, nor a pipe that makes us wait.
+pub(super) fn open_as(path: &Path, seen: &fs::Metadata) -> Result<File, Failure> {
+    let replaced = || Failure::at(Exit::Failed, path.display(), "was replaced while it was copied; copy it again");
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(e) if e.raw_os_error() == Some(libc::ELOOP) => return Err(replaced()),
+        other => other.map_err(|e| Failure::io(path.display(), &e))?,
+    };
+    let now = file.metadata().map_err(|e| Failure::io(path.display(), &e))?;
+    let identity = |m: &fs::Metadata| (m.dev(), m.ino(), m.file_type());
+    if identity(&now) == identity(seen) { Ok(file) } else { Err(replaced()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_was_put_there_since_is_not_opened() {
+        let top = tempfile::tempdir().unwrap();
+        let path = |name: &str| top.path().join(name);
+        let seen = |name: &str| fs::symlink_metadata(path(name)).unwrap();
+        for name in ["secret", "a", "b", "c"] {
+            fs::write(path(name), name).unwrap();
+        }
+        fs::create_dir(path("dir")).unwrap();
+        fs::create_dir(path("other")).unwrap();
+        let before = ["a", "b", "c", "dir"].map(seen);
+        open_as(&path("a"), &before[0]).unwrap();
+        open_as(&path("dir"), &before[3]).unwrap();
+        for name in ["a", "b", "c"] {
+            fs::rename(path(name), path(&format!("old {name}"))).unwrap();
+        }
+        fs::rename(path("dir"), path("old dir")).unwrap();
+        symlink(path("secret"), path("a")).unwrap();
+        nix::unistd::mkfifo(&path("b"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs::write(path("c"), "another").unwrap();
+        symlink(path("other"), path("dir")).unwrap();
+        for (name, before) in ["a", "b", "c", "dir"].into_iter().zip(&before) {
+            let refused = open_as(&path(name), before).unwrap_err();
+            assert!(refused.code == 1 && refused.message.contains("was replaced"), "{name}: {}", refused.message);
+        }
+    }
 }
