@@ -61,7 +61,9 @@ impl Failure {
     /// What was asked of `path` failed on the grid.
     pub fn node(path: impl fmt::Display, error: &NodeError) -> Failure {
         let (exit, advice) = match error {
-            NodeError::NotEnoughShares { .. } => (Exit::Grid, "; are all servers there? `tahoefs status` shows them"),
+            NodeError::NotEnoughShares { .. } | NodeError::OutOfReach => {
+                (Exit::Grid, "; are all servers there? `tahoefs status` shows them")
+            }
             NodeError::NotEnoughServers { .. } => (Exit::Grid, "; `tahoefs status` shows the servers"),
             NodeError::NoSpace => (Exit::Grid, "; free some, or add a store with `tahoefs store add DIR`"),
             NodeError::Stopped(_) => (Exit::Grid, "; `tahoefs status` shows the servers"),

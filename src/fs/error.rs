@@ -100,6 +100,7 @@ impl From<NodeError> for FsError {
             NodeError::Uncoordinated | NodeError::Changed(_) => FsError::Busy,
             NodeError::WrongKind(_) => FsError::Unsupported,
             NodeError::NotEnoughShares { .. }
+            | NodeError::OutOfReach
             | NodeError::NotEnoughServers { .. }
             | NodeError::BadCap(_)
             | NodeError::Corrupt(_)

@@ -16,6 +16,7 @@ use crate::util::{Clock, Cpu, Cx, Rng};
 
 pub use link::{LinkState, ServerHealth};
 pub use server::{Server, ServerInfo};
+pub use turns::{Newest, Turn};
 
 use crate::storage::StorageServer;
 
@@ -24,7 +25,7 @@ use crate::storage::StorageServer;
 pub struct Encoding {
     /// k: shares that suffice.
     pub needed: u16,
-    /// Servers of happiness that an immutable upload must reach.
+    /// Servers of happiness that an upload must reach; a mutable file no more than its N.
     pub happy: u16,
     /// N: shares that are made.
     pub total: u16,
@@ -128,8 +129,8 @@ impl Grid {
         &self.cpu
     }
 
-    /// The lock of a mutable file: operations on one storage index take turns, whichever objects stand for it.
-    pub fn turn(&self, si: StorageIndex) -> Arc<tokio::sync::Mutex<()>> {
+    /// What all objects for one mutable file share: operations on one storage index take turns.
+    pub fn turn(&self, si: StorageIndex) -> Arc<Turn> {
         self.turns.of(si)
     }
 

@@ -10,20 +10,18 @@ use tokio::time::Instant;
 
 use super::Slot;
 use super::encode::{Code, NewVersion, encode_sdmf, finish};
-use super::publish::{Goal, Published, Unpublished, publish};
+use super::publish::{Goal, Published, Unpublished, publish, wanted};
 use super::retrieve::{Leaves, Retrieve, Unread};
 use super::servermap::{Mode, ServerMap};
+use super::turns::Reach;
 use super::update::Job;
 use crate::cap::{MutableCap, MutableFormat};
 use crate::crypto::SigningKey;
 use crate::crypto::secrets::{fingerprint, write_key};
-use crate::grid::Grid;
+use crate::grid::{Grid, Newest, Turn};
 use crate::node::{BytesSource, Changes, FileVersion, NodeError, Readable};
 use crate::share::{MutableHeader, Version};
 use crate::util::Cx;
-
-/// How often a change is tried again after others have written at the same time.
-const RETRIES: u32 = 5;
 
 /// The wait before the first of these, give or take a quarter; each is e times as long as the one before.
 pub(super) const BACKOFF: Duration = Duration::from_millis(300);
@@ -68,9 +66,12 @@ pub trait Change: Send {
 ///
 /// Operations on one file of one grid take turns. What a publish of ours left on the servers is remembered, so that the
 /// next one need not ask them first: if somebody else has written, its tests fail and everything is asked anew.
+///
+/// A version is published once it stands on as many servers of happiness as an upload needs (no more than N), and never
+/// made of one that is older than what this process has read or published of the file, through whatever object.
 pub struct MutableFile {
     slot: Arc<Slot>,
-    turn: Arc<tokio::sync::Mutex<()>>,
+    turn: Arc<Turn>,
     state: Mutex<State>,
 }
 
@@ -113,8 +114,14 @@ impl MutableFile {
         let file = MutableFile::new(grid, cap);
         let _ = file.slot.signing_key.set(key);
         let turn = file.take_turn(cx).await?;
-        let map = ServerMap::new(&file.slot);
-        let published = file.publish_whole(cx, map, code, contents.clone(), None).await;
+        let mut map = ServerMap::new(&file.slot);
+        let mut goal = Goal::new(&file.slot, &map, code);
+        if goal.check(&map).is_err() && file.slot.grid.wake(cx).await {
+            map = ServerMap::new(&file.slot);
+            goal = Goal::new(&file.slot, &map, code);
+        }
+        goal.check(&map)?;
+        let published = file.publish_whole(cx, map, goal, code, contents.clone(), None).await;
         drop(turn);
         file.published(
             published.map_err(|unpublished| match unpublished {
@@ -192,20 +199,31 @@ impl MutableFile {
         let mut base: Option<(Arc<Version>, Bytes)> = None;
         loop {
             let (map, version) = turns.next(cx, self).await?;
+            let had_nothing_newer =
+                |version: &Version| base.as_ref().is_none_or(|(base, _)| base.header.seqnum <= version.header.seqnum);
             let (mut map, version, old) = if change.needs_old() {
                 let known = map.best().and_then(|best| Some((change.known(&best)?, best)));
                 match (self.read_from(cx, map, known).await, &base) {
-                    (Ok((map, version, old)), _) => (map, Some(version), old),
-                    // Several writers at once can leave too few shares of every version. What we started from is then
-                    // the newest content there is: who had succeeded would have left k shares, which no test lets pass.
-                    (Err((Some(map), _)), Some((version, old))) if map.is_complete() => {
+                    (Ok((map, version, old)), _) if had_nothing_newer(&version) => (map, Some(version), old),
+                    // Several writers at once can leave too few shares of every version, or of all but an old one. What
+                    // we started from is then the newest content there is: who had succeeded would have left k shares,
+                    // which no test lets pass.
+                    (Ok((map, ..)) | Err((Some(map), _)), Some((version, old))) if map.is_complete() => {
                         (map, Some(Arc::clone(version)), old.clone())
                     }
+                    (Ok(_), _) => return Err(NodeError::OutOfReach),
                     (Err((_, error)), _) => return Err(error),
                 }
             } else {
                 (map, version, Bytes::new())
             };
+            // What was read can be an older version than the map promised.
+            if self.reach(&map, version.as_deref()) == Reach::Away {
+                return Err(NodeError::OutOfReach);
+            }
+            if let Some(version) = version.as_ref().filter(|_| change.needs_old()) {
+                self.meet(&map, version, false);
+            }
             self.check_base(only.as_ref(), version.as_deref(), &map)?;
             map.drop_heads();
             let content = match change.apply(version.as_ref(), old.clone()).await? {
@@ -216,7 +234,7 @@ impl MutableFile {
                     continue;
                 }
                 None => match version {
-                    Some(version) if !force || !change.needs_old() => {
+                    Some(version) if !(force || self.is_unsettled(&map, &version)) || !change.needs_old() => {
                         let kept = change.needs_old().then_some(&old);
                         self.was_read(map.clone(), &version, kept);
                         self.state().writing = Some((map, Arc::clone(&version)));
@@ -226,7 +244,12 @@ impl MutableFile {
                 },
             };
             let code = self.code(version.as_deref(), &map);
-            match self.publish_whole(cx, map.clone(), code, content.clone(), version.as_deref()).await {
+            let goal = Goal::new(&self.slot, &map, code);
+            if let Err(error) = goal.check(&map) {
+                turns.unhappy(cx, self, map, error).await?;
+                continue;
+            }
+            match self.publish_whole(cx, map.clone(), goal, code, content.clone(), version.as_deref()).await {
                 Ok(published) => {
                     let version = Arc::clone(&published.version);
                     self.published(published, Some(content.clone()));
@@ -249,17 +272,30 @@ impl MutableFile {
         }
     }
 
+    /// The sequence number of the next version: above every one that was ever seen.
+    pub(super) fn next_seqnum(&self, map: &ServerMap) -> Result<u64, NodeError> {
+        map.highest_seqnum().max(self.turn.highest_seqnum()).checked_add(1).ok_or(NodeError::TooLarge)
+    }
+
+    /// Whether nobody may have been told that `version` is stored: it stands on too few servers. Then leaving things as
+    /// they are does not do.
+    fn is_unsettled(&self, map: &ServerMap, version: &Version) -> bool {
+        let stored_here = self.turn.newest().is_some_and(|newest| newest.stored && *newest.version == *version);
+        !stored_here && map.happiness_of(version) < wanted(&self.slot, self.code(Some(version), map))
+    }
+
     /// Publishes `content` above everything that `map` has seen, over every share that it knows.
     async fn publish_whole(
         &self,
         cx: &Cx,
         map: ServerMap,
+        goal: Goal,
         code: Code,
         content: Bytes,
         parent: Option<&Version>,
     ) -> Result<Published, Unpublished> {
         let keys = self.slot.keys()?;
-        let seqnum = map.next_seqnum()?;
+        let seqnum = self.next_seqnum(&map)?;
         let rng = self.slot.grid.rng().clone();
         let new = match self.slot.cap.format {
             MutableFormat::Sdmf => {
@@ -274,7 +310,6 @@ impl MutableFile {
                 self.slot.grid.cpu().run(move || finish(segments, seqnum, &keys, None, &rng)).await?
             }
         };
-        let goal = Goal::new(&self.slot, &map, code);
         self.send(cx, map, goal, &new, parent).await
     }
 
@@ -407,7 +442,22 @@ impl MutableFile {
         Ok((Arc::new(map), version))
     }
 
+    /// Remembers, for every object that stands for the file, that `version` was read or stored.
+    fn meet(&self, map: &ServerMap, version: &Arc<Version>, stored: bool) {
+        self.turn.met(Newest { version: Arc::clone(version), holders: map.holders(version), stored });
+    }
+
+    pub(super) fn turn(&self) -> &Turn {
+        &self.turn
+    }
+
+    /// Notes when the servers were asked for what may be published from.
+    pub(super) fn surveyed_now(&self) {
+        self.state().surveyed = Some(Instant::now());
+    }
+
     fn was_read(&self, mut map: ServerMap, version: &Arc<Version>, content: Option<&Bytes>) {
+        self.meet(&map, version, false);
         map.drop_heads();
         let mut state = self.state();
         state.reading = Some((Instant::now(), Arc::new(map), Arc::clone(version)));
@@ -420,6 +470,7 @@ impl MutableFile {
     /// Remembers a version that is out, and its content if that is at hand.
     pub(super) fn published(&self, published: Published, content: Option<Bytes>) {
         let Published { version, map, complete } = published;
+        self.meet(&map, &version, true);
         self.was_read(map.clone(), &version, content.as_ref());
         let mut state = self.state();
         if content.is_none_or(|content| content.len() > KEPT) {
@@ -444,18 +495,11 @@ impl MutableFile {
 
     /// Waits until no other operation on the file is under way.
     pub(super) async fn take_turn(&self, cx: &Cx) -> Result<tokio::sync::MutexGuard<'_, ()>, NodeError> {
-        Ok(cx.run(self.turn.lock()).await?)
-    }
-
-    /// The turns of a change, to this version alone if one is given.
-    pub(super) fn turns(&self, only: Option<&FileVersion>) -> Turns {
-        let is_base = |version: &Version| only.is_none_or(|only| file_version(&version.header) == *only);
-        let remembered = self.remembered().filter(|(_, version)| is_base(version));
-        Turns { remembered, before: None, retries: 0, from_memory: false }
+        Ok(cx.run(self.turn.take()).await?)
     }
 
     /// What may be published from without asking anybody.
-    fn remembered(&self) -> Option<(ServerMap, Arc<Version>)> {
+    pub(super) fn remembered(&self) -> Option<(ServerMap, Arc<Version>)> {
         let mut state = self.state();
         let recent = state.surveyed.is_some_and(|at| at.elapsed() < SURVEY);
         state.writing.take().filter(|(map, _)| map.is_complete() || recent)
@@ -463,55 +507,6 @@ impl MutableFile {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    fn backoff(&self, retries: u32) -> Duration {
-        let [random] = self.slot.grid.rng().bytes::<1>();
-        BACKOFF.mul_f64(f64::from(retries).exp() * (0.75 + f64::from(random) / 512.0))
-    }
-}
-
-/// The maps on which a change is tried, one after the other.
-pub(super) struct Turns {
-    remembered: Option<(ServerMap, Arc<Version>)>,
-    before: Option<ServerMap>,
-    retries: u32,
-    /// Whether nobody was asked for the map.
-    pub from_memory: bool,
-}
-
-impl Turns {
-    /// The next map, and its best version.
-    pub async fn next(&mut self, cx: &Cx, file: &MutableFile) -> Result<(ServerMap, Option<Arc<Version>>), NodeError> {
-        let remembered = self.remembered.take();
-        self.from_memory = remembered.is_some();
-        if let Some((map, version)) = remembered {
-            return Ok((map, Some(version)));
-        }
-        let mode = if self.retries == 0 { Mode::Write } else { Mode::Check };
-        let map = ServerMap::update(cx, &file.slot, mode, self.before.as_ref()).await?;
-        file.state().surveyed = Some(Instant::now());
-        let best = map.best();
-        Ok((map, best))
-    }
-
-    /// The map did not serve.
-    pub fn again(&mut self, map: ServerMap) {
-        self.before = Some(map);
-    }
-
-    /// Others have written: waits a while, unless it is too often. That they had since we last looked is no race yet.
-    pub async fn lost(&mut self, cx: &Cx, file: &MutableFile, map: ServerMap) -> Result<(), NodeError> {
-        self.before = Some(map);
-        if self.from_memory {
-            return Ok(());
-        }
-        if self.retries == RETRIES {
-            return Err(NodeError::Uncoordinated);
-        }
-        cx.run(tokio::time::sleep(file.backoff(self.retries))).await?;
-        self.retries += 1;
-        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ mod publish;
 mod query;
 mod retrieve;
 mod servermap;
+mod turns;
 mod update;
 mod write;
 

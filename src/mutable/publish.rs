@@ -9,8 +9,9 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::Slot;
 use super::encode::{Code, NewVersion, Writes};
-use super::servermap::ServerMap;
+use super::servermap::{ServerMap, happiness};
 use crate::grid::Server;
+use crate::grid::placement::{Candidate, place};
 use crate::node::NodeError;
 use crate::share::Version;
 use crate::storage::{ReadRange, ReadTestWriteAnswer, ShareNumber, StorageError, StorageServer, TestVector, TestWrite};
@@ -44,7 +45,7 @@ pub(super) struct Published {
 }
 
 /// Sends a new version, whose sequence number is above everything that `map` has seen, to the places of `goal`: over every
-/// share that is known.
+/// share that is known. It is published once k shares have reached as many servers of happiness as are wanted.
 pub(super) async fn publish(
     cx: &Cx,
     slot: &Arc<Slot>,
@@ -52,18 +53,20 @@ pub(super) async fn publish(
     mut goal: Goal,
     new: &NewVersion,
 ) -> Result<Published, Unpublished> {
-    let needed = usize::from(new.version.header.needed);
     let mut outcome = Outcome::default();
     let mut written = BTreeSet::new();
-    let enough = |outcome: &Outcome| outcome.distinct() >= needed;
-    // What a server did not take goes to one that did, once: as many distinct shares as can be had. But a new version
-    // may not come about by this alone: the servers that are out of reach may hold a newer one, which others can read.
+    // What a server did not take goes to one that did: once, or until enough have. But a new version may not come about by this alone where
+    // servers do not answer: they may hold a newer one, which others can read.
     let is_new = goal.places.iter().all(|place| !map.shares().contains_key(place));
-    for _ in 0..2 {
+    for round in 0..=map.servers().len() {
         let writes: Vec<_> = goal.places.difference(&written).copied().collect();
         written.extend(writes.iter().copied());
         write_all(cx, slot, &map, &goal, writes, new, &mut outcome).await?;
-        let go_on = !outcome.uncoordinated && (is_new || enough(&outcome));
+        let go_on = !outcome.uncoordinated
+            && match goal.falls_short(&outcome.placed) {
+                None => round == 0,
+                Some(_) => is_new || outcome.all_answered(),
+            };
         // A share of which only the changes are at hand stays away until the next writer.
         if !go_on || !goal.replace(&map, &outcome.failed, |number| new.whole(number as usize).is_some()) {
             break;
@@ -72,26 +75,42 @@ pub(super) async fn publish(
     if outcome.uncoordinated {
         return Err(Unpublished::Uncoordinated);
     }
-    if !enough(&outcome) {
-        return Err(outcome.error(needed).into());
+    if let Some(short) = goal.falls_short(&outcome.placed) {
+        return Err(outcome.error(short).into());
     }
     let version = Arc::clone(&new.version);
     for (server, number) in &outcome.placed {
         map.wrote(*server, *number, &version);
     }
-    Ok(Published { version, map, complete: outcome.failed.is_empty() })
+    // A server that has no room, and had no share before, lacks nothing that a survey would find.
+    let lacks = |(place, error): (&(usize, ShareNumber), &StorageError)| {
+        *error != StorageError::NoSpace || map.shares().contains_key(place) || map.bad().contains_key(place)
+    };
+    let complete = !outcome.failed.iter().any(lacks);
+    Ok(Published { version, map, complete })
+}
+
+/// How far a layout is from what is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Short {
+    reached: usize,
+    wanted: usize,
 }
 
 /// Which shares go where.
 pub(super) struct Goal {
+    needed: usize,
     total: ShareNumber,
+    /// Servers of happiness that must take their shares.
+    wanted: usize,
     places: BTreeSet<(usize, ShareNumber)>,
     may_take: Vec<usize>,
 }
 
 impl Goal {
     /// Every share that is known, good or bad and of whatever version, where it is; the others to the servers that have
-    /// the fewest, in permuted order.
+    /// the fewest, in permuted order; and further copies to servers that would have none otherwise, as long as that makes
+    /// for more servers of happiness.
     pub fn new(slot: &Slot, map: &ServerMap, code: Code) -> Goal {
         let total = ShareNumber::from(code.total);
         let known = map.shares().keys().chain(map.bad().keys()).copied();
@@ -102,10 +121,52 @@ impl Goal {
         if may_take.is_empty() {
             may_take = (0..map.servers().len()).filter(permitted).collect();
         }
-        let mut goal = Goal { total, places, may_take };
+        let wanted = wanted(slot, code);
+        let mut goal = Goal { needed: code.needed.into(), total, wanted, places, may_take };
         goal.assign(|_| true);
+        let answers = |server: &usize| !map.has_failed(*server);
+        goal.spread(map, answers, |_| true);
         tracing::trace!(storage_index = ?slot.si, shares = goal.places.len(), "places for a new version");
         goal
+    }
+
+    /// Fails when the servers that can be reached, as far as is known, cannot be enough: then nothing is to be written, for
+    /// that would leave them at a version which others cannot see, and nobody was told of.
+    pub fn check(&self, map: &ServerMap) -> Result<(), NodeError> {
+        let away = |server: usize| map.has_failed(server) || map.servers()[server].is_down();
+        let open = self.places.iter().filter(|(server, _)| !away(*server)).copied().collect();
+        let Some(Short { reached, wanted }) = self.falls_short(&open) else {
+            return Ok(());
+        };
+        let silent = (0..map.servers().len()).filter(|server| away(*server)).count();
+        let reason = match silent {
+            0 => String::new(),
+            _ => format!("{silent} of {} servers do not answer", map.servers().len()),
+        };
+        Err(NodeError::NotEnoughServers { happiness: reached, wanted, reason })
+    }
+
+    /// What is lacking if these shares are placed: servers of happiness, or else distinct shares.
+    fn falls_short(&self, placed: &BTreeSet<(usize, ShareNumber)>) -> Option<Short> {
+        let happy = happiness(placed.iter().copied());
+        let distinct = placed.iter().map(|(_, number)| number).collect::<BTreeSet<_>>().len();
+        match () {
+            () if happy < self.wanted => Some(Short { reached: happy, wanted: self.wanted }),
+            () if distinct < self.needed => Some(Short { reached: distinct, wanted: self.needed }),
+            () => None,
+        }
+    }
+
+    /// Adds copies of shares for servers without one, as long as the servers of happiness become more by that.
+    fn spread(&mut self, map: &ServerMap, answers: impl Fn(&usize) -> bool, may: impl Fn(ShareNumber) -> bool) {
+        let candidate = |server: usize| Candidate {
+            writable: self.may_take.contains(&server),
+            holds: self.places.range((server, 0)..(server + 1, 0)).map(|(_, number)| *number).collect(),
+        };
+        let servers: Vec<usize> = (0..map.servers().len()).filter(answers).collect();
+        let candidates: Vec<Candidate> = servers.iter().map(|server| candidate(*server)).collect();
+        let placed = place(&candidates, self.total).into_iter().map(|(number, at)| (servers[at], number));
+        self.places.extend(placed.filter(|(_, number)| may(*number)));
     }
 
     /// The share numbers of which somebody holds nothing, or not `version`: all that need whole shares.
@@ -138,8 +199,16 @@ impl Goal {
         let down: BTreeSet<usize> = failed.keys().map(|(server, _)| *server).collect();
         self.may_take.retain(|server| !down.contains(server));
         self.places.retain(|place| !failed.contains_key(place));
-        !map.servers().is_empty() && self.assign(may)
+        let before = self.places.len();
+        self.assign(&may);
+        self.spread(map, |server| !map.has_failed(*server) && !down.contains(server), may);
+        self.places.len() > before
     }
+}
+
+/// Servers of happiness that a file of this code must reach: as many as an upload, but no more than it has shares.
+pub(super) fn wanted(slot: &Slot, code: Code) -> usize {
+    usize::from(slot.grid.encoding().happy).min(code.total.into())
 }
 
 #[derive(Default)]
@@ -150,13 +219,13 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// Share numbers that were placed somewhere.
-    fn distinct(&self) -> usize {
-        self.placed.iter().map(|(_, number)| number).collect::<BTreeSet<_>>().len()
+    /// Whether every server that did not take its share said so.
+    fn all_answered(&self) -> bool {
+        self.failed.values().all(|error| !matches!(error, StorageError::Unreachable(_) | StorageError::Stopped(_)))
     }
 
-    /// Why fewer than k shares were placed.
-    fn error(&self, needed: usize) -> NodeError {
+    /// Why too few shares were placed.
+    fn error(&self, short: Short) -> NodeError {
         let mut reasons: Vec<String> = Vec::new();
         for error in self.failed.values() {
             if let StorageError::Stopped(stopped) = error {
@@ -170,7 +239,7 @@ impl Outcome {
         if !self.failed.is_empty() && self.failed.values().all(|e| *e == StorageError::NoSpace) {
             return NodeError::NoSpace;
         }
-        NodeError::NotEnoughServers { happiness: self.distinct(), wanted: needed, reason: reasons.join("; ") }
+        NodeError::NotEnoughServers { happiness: short.reached, wanted: short.wanted, reason: reasons.join("; ") }
     }
 }
 

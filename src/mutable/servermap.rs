@@ -9,7 +9,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::Slot;
 use super::query::{Answer, Query};
-use crate::grid::Server;
+use crate::grid::{Server, placement};
 use crate::node::NodeError;
 use crate::share::Version;
 use crate::storage::{ShareNumber, StorageError};
@@ -67,6 +67,15 @@ pub struct KnownShare {
     pub head: Bytes,
 }
 
+/// Servers of happiness of a layout.
+pub(super) fn happiness(places: impl Iterator<Item = (usize, ShareNumber)>) -> usize {
+    let mut layout: BTreeMap<ShareNumber, BTreeSet<usize>> = BTreeMap::new();
+    for (server, number) in places {
+        layout.entry(number).or_default().insert(server);
+    }
+    placement::happiness(&layout)
+}
+
 /// Which server holds which share of which version. Servers are numbered in permuted order.
 #[derive(Clone, Default)]
 pub struct ServerMap {
@@ -104,11 +113,6 @@ impl ServerMap {
         self.highest_seqnum
     }
 
-    /// The sequence number of the next version.
-    pub(super) fn next_seqnum(&self) -> Result<u64, NodeError> {
-        self.highest_seqnum.checked_add(1).ok_or(NodeError::TooLarge)
-    }
-
     /// Whether a server could not be asked.
     pub fn has_failed(&self, server: usize) -> bool {
         self.status.get(server) == Some(&Status::Failed)
@@ -131,11 +135,46 @@ impl ServerMap {
         versions
     }
 
-    /// The best version: the greatest of those of which k distinct shares were seen.
+    /// The best version: of those of which k distinct shares were seen, that with the highest sequence number.
+    ///
+    /// Of several with the same number that which stands on the most servers (of happiness), then the greatest. Beyond the
+    /// reference, which knows the latter alone: of two writers who could not see each other's servers, the one that was
+    /// told that its version is stored reached more of them.
     pub fn best(&self) -> Option<Arc<Version>> {
-        let recoverable =
-            |(version, numbers): &(Arc<Version>, BTreeSet<_>)| numbers.len() >= usize::from(version.header.needed);
-        self.versions().into_iter().rfind(recoverable).map(|(version, _)| version)
+        let mut recoverable: Vec<_> =
+            self.versions().into_iter().filter(|(v, numbers)| numbers.len() >= usize::from(v.header.needed)).collect();
+        let seqnum = recoverable.last()?.0.header.seqnum;
+        recoverable.retain(|(version, _)| version.header.seqnum == seqnum);
+        let rank = |(version, _): &(Arc<Version>, BTreeSet<_>)| (self.happiness_of(version), Arc::clone(version));
+        recoverable.into_iter().max_by_key(rank).map(|(version, _)| version)
+    }
+
+    /// On how many servers of happiness shares of `version` were seen.
+    pub(super) fn happiness_of(&self, version: &Version) -> usize {
+        let of = self.shares.iter().filter(|(_, share)| *share.version == *version).map(|(place, _)| *place);
+        happiness(of.filter(|(_, number)| *number < ShareNumber::from(version.header.total)))
+    }
+
+    /// Whether k distinct shares of `version` were seen.
+    pub(super) fn can_read(&self, version: &Version) -> bool {
+        self.versions().get(version).is_some_and(|numbers| numbers.len() >= usize::from(version.header.needed))
+    }
+
+    /// The tub ids of the servers that shares of `version` were seen on.
+    pub(super) fn holders(&self, version: &Version) -> BTreeSet<[u8; 20]> {
+        let of = self.shares.iter().filter(|(_, share)| *share.version == *version);
+        of.map(|((server, _), _)| self.servers[*server].info().tub_id).collect()
+    }
+
+    /// Whether this server, by its tub id, has answered, and holds a share of any version, good or bad.
+    pub(super) fn still_holds(&self, tub_id: &[u8; 20]) -> bool {
+        let mut all = self.servers.iter().zip(&self.status);
+        all.any(|(s, status)| s.info().tub_id == *tub_id && matches!(status, Status::Holds(held) if *held > 0))
+    }
+
+    /// How many servers could not be asked.
+    pub(super) fn failed(&self) -> usize {
+        self.status.iter().filter(|status| **status == Status::Failed).count()
     }
 
     /// The greatest version seen, whether it can be recovered or not, with the share numbers seen of it.
@@ -294,7 +333,7 @@ impl ServerMap {
             Mode::Anything => self.best().is_some(),
             Mode::Read | Mode::Probe => {
                 let answers = self.status.iter().filter(|s| matches!(s, Status::Holds(_))).count();
-                answers >= 2 * k && self.newest_is_best()
+                answers >= 2 * k && self.newest_is_best() && !self.has_rivals()
             }
             Mode::Write => self.best().is_some() && self.has_key(query) && self.boundary_passed(k),
             Mode::Check => false,
@@ -321,6 +360,12 @@ impl ServerMap {
     /// numbers alone, so that readers settle for the version that a writer would start from.
     fn newest_is_best(&self) -> bool {
         self.newest().is_some_and(|(version, found)| found >= usize::from(version.header.needed))
+    }
+
+    /// Whether several versions share the highest sequence number: which is the best takes all servers to tell.
+    fn has_rivals(&self) -> bool {
+        let mut versions = self.versions().into_keys().rev().map(|version| version.header.seqnum);
+        versions.next().is_some_and(|newest| versions.next() == Some(newest))
     }
 
     fn has_key(&self, query: &Query) -> bool {

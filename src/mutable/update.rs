@@ -437,7 +437,7 @@ mod tests {
                 panic!("step {round}")
             };
             assert!(in_place);
-            let seqnum = map.next_seqnum().unwrap();
+            let seqnum = map.highest_seqnum() + 1;
             new = finish(segments, seqnum, &keys, Some(best), &Rng::os()).unwrap();
             for call in step["write_calls"].as_array().unwrap() {
                 for (share, sent) in call[1].as_object().unwrap() {

@@ -57,7 +57,9 @@ impl MutableFile {
             let made = match (&best, &last) {
                 // Several writers at once can leave too few shares of every version. What we made is then the newest
                 // there is: who had succeeded would have left k shares, which no test lets pass.
-                (None, Some(last)) if map.is_complete() => self.restore(cx, &map, last).await,
+                (best, Some(last)) if map.is_complete() && (best.is_none() || turns.lost_newest) => {
+                    self.restore(cx, &map, last).await
+                }
                 _ => {
                     self.check_base(base, best.as_deref(), &map)?;
                     self.make(cx, &mut map, best.as_ref(), changes).await
@@ -77,6 +79,10 @@ impl MutableFile {
                 }
             };
             map.drop_heads();
+            if let Err(error) = goal.check(&map) {
+                turns.unhappy(cx, self, map, error).await?;
+                continue;
+            }
             let parent = best.or_else(|| last.map(|last| last.version));
             match self.send(cx, map.clone(), goal, &new, parent.as_deref()).await {
                 Ok(published) => {
@@ -99,7 +105,7 @@ impl MutableFile {
         best: Option<&Arc<Version>>,
         changes: &Changes,
     ) -> Result<(Goal, NewVersion), Unread> {
-        let (slot, seqnum) = (self.slot(), map.next_seqnum()?);
+        let (slot, seqnum) = (self.slot(), self.next_seqnum(map)?);
         let code = self.code(best.map(|best| &**best), map);
         let goal = Goal::new(slot, map, code);
         let rng = slot.grid.rng().clone();
@@ -129,7 +135,7 @@ impl MutableFile {
     /// A version of which too few shares were written, once more and whole: untouched blocks are the same in every version
     /// around it, and the others are at hand.
     async fn restore(&self, cx: &Cx, map: &ServerMap, last: &NewVersion) -> Result<(Goal, NewVersion), Unread> {
-        let (slot, seqnum) = (self.slot(), map.next_seqnum()?);
+        let (slot, seqnum) = (self.slot(), self.next_seqnum(map)?);
         let mut segments = last.segments.touched_only();
         let all: BTreeSet<ShareNumber> = (0..segments.code.total.into()).collect();
         let goal = Goal::new(slot, map, segments.code);

@@ -15,6 +15,10 @@ pub enum NodeError {
         /// k.
         needed: usize,
     },
+    /// A version that was read or stored before, or that others seem to have stored, cannot be had just now: the servers
+    /// that hold it do not answer. Nothing was written, for that would take its changes back.
+    #[error("the newest version is out of reach: servers that hold it do not answer")]
+    OutOfReach,
     /// Shares could not be placed on enough servers.
     #[error("shares can be placed on {happiness} servers only, {wanted} are wanted{}", hint(.reason))]
     NotEnoughServers {

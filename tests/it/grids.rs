@@ -26,12 +26,21 @@ impl Servers {
         Servers(self.0.iter().map(|server| Arc::new(FaultyServer::new(Arc::clone(server.inner())))).collect())
     }
 
-    /// A client of these servers with an encoding of its own.
+    /// A client of these servers with an encoding of its own, which is happy with k servers, or as many as there are.
     pub fn client(&self, needed: u16, total: u16) -> Arc<Grid> {
         self.client_at(needed, total, Clock::held_at(1_700_000_000_000_000_000))
     }
 
     pub fn client_at(&self, needed: u16, total: u16, clock: Clock) -> Arc<Grid> {
+        self.client_of(needed, needed.min(self.0.len() as u16), total, clock)
+    }
+
+    /// A client of these servers that wants so many servers of happiness.
+    pub fn happy_client(&self, needed: u16, happy: u16, total: u16) -> Arc<Grid> {
+        self.client_of(needed, happy, total, Clock::held_at(1_700_000_000_000_000_000))
+    }
+
+    fn client_of(&self, needed: u16, happy: u16, total: u16, clock: Clock) -> Arc<Grid> {
         let server = |(i, backend): (usize, &Arc<FaultyServer<MemoryServer>>)| {
             let info = ServerInfo {
                 id: format!("v0-{i}"),
@@ -42,7 +51,7 @@ impl Servers {
             Arc::new(Server::new(info, Arc::clone(backend) as _))
         };
         let servers = self.0.iter().enumerate().map(server).collect();
-        let encoding = Encoding { needed, happy: 1, total, max_segment_size: 1 << 20 };
+        let encoding = Encoding { needed, happy, total, max_segment_size: 1 << 20 };
         let lease = LeaseSecret::new([7; 32]);
         Arc::new(Grid::new(servers, encoding, lease, vec![1; 32], clock, Rng::os(), Cpu::with_slots(2)))
     }

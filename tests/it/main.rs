@@ -32,6 +32,7 @@ mod merkle;
 mod mount;
 mod mutable;
 mod mutable_faults;
+mod mutable_happiness;
 mod mutable_vectors;
 mod packaging;
 mod rsa_keys;
