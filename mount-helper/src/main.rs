@@ -7,6 +7,7 @@
 
 mod account;
 mod args;
+mod automount;
 mod mount;
 mod record;
 mod run;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::account::Account;
 use crate::args::MountArgs;
-use crate::{Refusal, record, run, table};
+use crate::{Refusal, automount, record, run, table};
 
 /// Mounts as mount(8) asks, and returns the exit code once the mount answers or has failed.
 ///
@@ -14,6 +14,10 @@ use crate::{Refusal, record, run, table};
 pub fn mount(arguments: &[OsString]) -> Result<u8, Refusal> {
     let args = MountArgs::parse(arguments)?;
     let dir = std::path::absolute(&args.dir).map_err(|e| Refusal::system(Path::new(&args.dir).display(), &e))?;
+    // Before anything is looked at: what is found is what is used.
+    if let Some(namespace) = &args.namespace {
+        run::enter(namespace)?;
+    }
     let account = user(args.user.as_deref())?;
     let program = run::program()?;
     let line = command_line(&args, &dir);
@@ -24,22 +28,25 @@ pub fn mount(arguments: &[OsString]) -> Result<u8, Refusal> {
     if args.fake {
         return Ok(0);
     }
-    if let Some(namespace) = &args.namespace {
-        run::enter(namespace)?;
+    if run::is_root() && account.uid != 0 {
+        let given = automount::give(&dir, &account);
+        given.map_err(|e| Refusal::system(dir.display(), &e))?;
     }
     let code = run::mapped(run::run(&program, &line, &account)?);
-    if code == 0
-        && run::is_root()
-        && let Some(node_directory) = &args.node_directory
-    {
+    if code == 0 && run::is_root() {
         let real = dir.canonicalize().unwrap_or(dir);
-        let noted = match table::find(&real) {
-            Ok(Some(entry)) => record::write(&entry, node_directory),
-            Ok(None) => Ok(()),
-            Err(e) => Err(e),
+        let noted = match (table::find(&real), &args.node_directory) {
+            (Ok(Some(entry)), Some(node_directory)) => record::write(&entry, node_directory),
+            // What an earlier mount of this number left.
+            (Ok(Some(entry)), None) => {
+                record::forget(&entry);
+                Ok(())
+            }
+            (Ok(None), _) => Ok(()),
+            (Err(e), _) => Err(e),
         };
         if let Err(e) = noted {
-            eprintln!("mount.tahoefs: mounted, but umount will not wait until all is stored: {e}");
+            eprintln!("mount.tahoefs: mounted, but umount will not find its node directory: {e}");
         }
     }
     Ok(code)

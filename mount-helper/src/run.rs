@@ -85,7 +85,7 @@ pub fn mapped(status: ExitStatus) -> u8 {
     }
 }
 
-/// Goes into the mount namespace at `path`.
+/// Goes into the mount namespace at `path`; the working directory is its root from then on.
 ///
 /// # Errors
 /// It cannot be entered.

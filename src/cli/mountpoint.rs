@@ -75,6 +75,8 @@ impl Mountpoint {
         mountpoint.path = fs::canonicalize(&mountpoint.path).map_err(|e| refused(plain(&e)))?;
         match find_mount(&mountpoint.path) {
             Ok(None) => Ok(mountpoint),
+            // Somebody has looked at an automount point, and waits for this.
+            Ok(Some(entry)) if entry.fs_type == "autofs" => Ok(mountpoint),
             Ok(Some(entry)) => Err(refused(format!("{} is mounted there already; unmount that first", entry.source))),
             Err(e) => Err(refused(format!("the table of mounts cannot be read: {}", plain(&e)))),
         }

@@ -105,7 +105,7 @@ impl Client {
         let config = GridConfig::load(&dir)?;
         let stores = Stores::load(&dir)?;
         let dial: servers::Dial = Box::new(|nurls| Arc::new(GbsServer::new(nurls)));
-        let roster = Roster::load(&dir, &config, &stores, options.rng.clone(), dial);
+        let roster = Roster::load(&dir, &config, &stores, options.rng.clone(), dial)?;
         if stores.entries.is_empty() && roster.announced().is_empty() && !options.may_be_empty {
             return Err(ConfigError::NoServers(roster.explain()));
         }
@@ -191,9 +191,10 @@ impl Client {
 
     /// Refuses what the node directory's list of refused objects has.
     fn check_allowed(&self, cap: &Cap) -> Result<(), NodeError> {
-        match cap.storage_index().and_then(|si| self.refused.reason(si)) {
-            Some(reason) => Err(NodeError::Refused(reason)),
-            None => Ok(()),
+        match cap.storage_index().map(|si| self.refused.reason(si)) {
+            Some(Ok(Some(reason))) => Err(NodeError::Refused(reason)),
+            Some(Err(error)) => Err(NodeError::Refused(format!("it cannot be read, so nothing is opened: {error}"))),
+            None | Some(Ok(None)) => Ok(()),
         }
     }
 

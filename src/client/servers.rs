@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use crate::config::{Announcement, Announcements, FilesSeen, GridConfig, NodeDir, Nurl, Stores};
+use crate::config::{Announcement, Announcements, ConfigError, FilesSeen, GridConfig, NodeDir, Nurl, Stores};
 use crate::grid::{Grid, Server, ServerInfo};
 use crate::storage::StorageServer;
 use crate::util::{Cx, Priority, Rng};
@@ -55,12 +55,21 @@ struct State {
 
 impl Roster {
     /// The roster of `dir`, whose embedded stores are `stores`. Reads the files.
-    pub(super) fn load(dir: &NodeDir, config: &GridConfig, stores: &Stores, rng: Rng, dial: Dial) -> Arc<Roster> {
+    ///
+    /// # Errors
+    /// As [`Announcements::load`].
+    pub(super) fn load(
+        dir: &NodeDir,
+        config: &GridConfig,
+        stores: &Stores,
+        rng: Rng,
+        dial: Dial,
+    ) -> Result<Arc<Roster>, ConfigError> {
         let (dir, config) = (dir.clone(), config.clone());
         let stores = stores.entries.iter().map(|entry| entry.server_id.clone()).collect();
         let roster = Roster { dir, config, rng, dial, stores, state: Mutex::default() };
-        roster.read();
-        Arc::new(roster)
+        roster.read()?;
+        Ok(Arc::new(roster))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -82,13 +91,13 @@ impl Roster {
         self.state().unused.iter().cloned().chain(helper).collect()
     }
 
-    /// Reads the files if they have changed; whether they had.
-    fn read(&self) -> bool {
+    /// Reads the files if they have changed; whether they had. What cannot be used changes nothing.
+    fn read(&self) -> Result<bool, ConfigError> {
         let now = FilesSeen::now(&self.dir);
         if self.state().seen.as_ref() == Some(&now) {
-            return false;
+            return Ok(false);
         }
-        let Announcements { servers, warnings } = Announcements::load(&self.dir, &self.config);
+        let Announcements { servers, warnings } = Announcements::load(&self.dir, &self.config)?;
         let mut state = self.state();
         state.seen = Some(now);
         for warning in warnings.iter().filter(|warning| !state.warnings.contains(warning)) {
@@ -101,7 +110,20 @@ impl Roster {
                 self.take(&mut state, announcement);
             }
         }
-        true
+        Ok(true)
+    }
+
+    /// As [`Roster::read`]; a failure is logged once.
+    fn look(&self) -> bool {
+        self.read().unwrap_or_else(|error| {
+            let warning = format!("{error}; servers stay as they were");
+            let mut state = self.state();
+            if !state.warnings.contains(&warning) {
+                tracing::warn!("{warning}");
+                state.warnings.push(warning);
+            }
+            false
+        })
     }
 
     fn take(&self, state: &mut State, new: Announcement) {
@@ -164,7 +186,7 @@ impl Roster {
         loop {
             tokio::time::sleep(LOOK).await;
             let roster = Arc::clone(&self);
-            let changed = tokio::task::spawn_blocking(move || roster.read()).await;
+            let changed = tokio::task::spawn_blocking(move || roster.look()).await;
             let Some(grid) = grid.upgrade() else { return };
             if changed.unwrap_or_default() {
                 let servers = grid.servers();
@@ -227,7 +249,7 @@ mod tests {
             Arc::new(MemoryServer::new())
         });
         let config = GridConfig::parse(Path::new("tahoe.cfg"), config).unwrap();
-        Roster::load(dir, &config, &Stores::default(), Rng::seeded(1), dial)
+        Roster::load(dir, &config, &Stores::default(), Rng::seeded(1), dial).unwrap()
     }
 
     fn grid(roster: &Roster) -> Arc<Grid> {
@@ -277,6 +299,11 @@ mod tests {
         write(&dir, "- [\n");
         until(|| !roster.state().warnings.is_empty()).await;
         assert_eq!(grid.servers().len(), 2);
+        // A servers.yaml that is not understood changes nothing, whatever else is announced.
+        fs::write(dir.private("servers.yaml"), "storage: [\n").unwrap();
+        write(&dir, &entry(A, 4444, "a"));
+        until(|| roster.state().warnings.iter().any(|w| w.contains("servers.yaml, line"))).await;
+        assert_eq!((grid.servers().len(), dialled.lock().unwrap().contains(&4444)), (2, false));
         // One that must not be contacted any more goes at once.
         fs::write(dir.private("servers.yaml"), format!("storage:\n  {B}:\n    ann: {{}}\n")).unwrap();
         until(|| grid.servers().len() == 1).await;
@@ -299,7 +326,7 @@ mod tests {
         };
         let config = GridConfig::parse(Path::new("tahoe.cfg"), "[client]\n").unwrap();
         let dial: Dial = Box::new(|_| Arc::new(MemoryServer::new()));
-        let roster = Roster::load(&dir, &config, &Stores { entries: vec![entry] }, Rng::seeded(1), dial);
+        let roster = Roster::load(&dir, &config, &Stores { entries: vec![entry] }, Rng::seeded(1), dial).unwrap();
         let names: Vec<_> = roster.announced().iter().map(|s| s.info().nickname.clone()).collect();
         assert_eq!(names, ["b"]);
     }

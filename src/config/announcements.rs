@@ -4,15 +4,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use data_encoding::BASE64;
 use sha2::{Digest, Sha256};
 
 use super::yaml::Yaml;
-use super::{Certificate, ConfigError, GridConfig, NodeDir, Nurl, furl_tub_id, read_optional};
+use super::{Certificate, ConfigError, GridConfig, NodeDir, Nurl, Stamp, furl_tub_id, read_optional};
 use crate::util::base32;
 
 /// The longest id and the longest nickname that is kept, in characters.
@@ -85,23 +83,26 @@ pub struct Announcements {
 
 /// What the files were like when they were read: when this changes, they are to be read again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FilesSeen(Vec<(PathBuf, Option<SystemTime>, u64, u64)>);
+pub struct FilesSeen(Vec<(PathBuf, Stamp)>);
 
 impl FilesSeen {
     /// Looks at the files of `dir`, without reading them.
     pub fn now(dir: &NodeDir) -> FilesSeen {
-        let look = |path: PathBuf| {
-            let metadata = fs::metadata(&path).ok()?;
-            Some((path, metadata.modified().ok(), metadata.len(), metadata.ino()))
-        };
+        // What cannot be looked at cannot be read either, and reading says why.
+        let look = |path: PathBuf| Stamp::of(&path).ok().flatten().map(|stamp| (path, stamp));
         let paths = caches(dir).unwrap_or_default().into_iter().chain([dir.private("servers.yaml")]);
         FilesSeen(paths.filter_map(look).collect())
     }
 }
 
 impl Announcements {
-    /// Reads what `dir` knows. What is broken is skipped with a warning, the rest counts.
-    pub fn load(dir: &NodeDir, config: &GridConfig) -> Announcements {
+    /// Reads what `dir` knows. What is broken in an introducer's cache, which holds what others say, is skipped with a
+    /// warning, and the rest counts.
+    ///
+    /// # Errors
+    /// `servers.yaml` cannot be read, or an entry of it: it is the user's own, and may say from which servers this
+    /// computer's address is to be hidden. The error names the file, and the line where there is one.
+    pub fn load(dir: &NodeDir, config: &GridConfig) -> Result<Announcements, ConfigError> {
         let mut all = Announcements::default();
         let mut servers: BTreeMap<String, Announcement> = BTreeMap::new();
         let caches = caches(dir).unwrap_or_else(|e| {
@@ -120,31 +121,18 @@ impl Announcements {
                 }
             }
         }
-        let path = dir.private("servers.yaml");
-        if let Some(document) = all.document(&path) {
-            match document.get("storage") {
-                Some(Yaml::Map(entries)) => {
-                    for (key, value) in entries {
-                        match from_static(key, value) {
-                            Ok(server) => drop(servers.insert(server.server_id.clone(), server)),
-                            Err((id, why)) => all.skipped(&path, &id, why),
-                        }
-                    }
-                }
-                None | Some(Yaml::Null) => {}
-                Some(_) => all.skipped(&path, "storage", "is no mapping"),
-            }
+        for server in named(&dir.private("servers.yaml"))? {
+            servers.insert(server.server_id.clone(), server);
         }
         if config.force_foolscap {
             servers.values_mut().for_each(|s| s.unusable = s.unusable.or(Some(Unusable::Forced)));
         }
         all.servers = servers.into_values().collect();
-        all
+        Ok(all)
     }
 
     fn skipped(&mut self, path: &Path, id: &str, why: &str) {
-        let id: String = id.chars().filter(|c| !c.is_control()).take(ID_LIMIT).collect();
-        self.warnings.push(format!("{}: {id}: {why}; it is left out", path.display()));
+        self.warnings.push(format!("{}: {}: {why}; it is left out", path.display(), shown(id)));
     }
 
     fn text(&mut self, path: &Path) -> Option<zeroize::Zeroizing<String>> {
@@ -152,11 +140,6 @@ impl Announcements {
             self.warnings.push(format!("{e}; it is left out"));
             None
         })
-    }
-
-    fn document(&mut self, path: &Path) -> Option<Yaml> {
-        let text = self.text(path)?;
-        self.parse(path, &text)
     }
 
     fn parse(&mut self, path: &Path, text: &str) -> Option<Yaml> {
@@ -192,6 +175,43 @@ impl Announcements {
         }
         entries
     }
+}
+
+/// The servers that `servers.yaml` names.
+fn named(path: &Path) -> Result<Vec<Announcement>, ConfigError> {
+    const ADVICE: &str = "it may ask to hide this computer's address, so nothing is contacted";
+    let bad = |line, why: &str| ConfigError::malformed(path, line, format!("{why}; {ADVICE}"));
+    // A link that leads nowhere is no missing file.
+    if Stamp::of(path)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let Some(text) = read_optional(path)? else { return Ok(Vec::new()) };
+    let document = Yaml::parse(&text).map_err(|line| bad(line, "is no YAML, or too large"))?;
+    let entries = match (&document, document.get("storage")) {
+        (Yaml::Null, _) | (Yaml::Map(_), None | Some(Yaml::Null)) => return Ok(Vec::new()),
+        (_, Some(Yaml::Map(entries))) => entries,
+        (_, Some(_)) => return Err(bad(line_of(&text, "storage"), "`storage` is no mapping")),
+        (_, None) => return Err(bad(Some(1), "is no mapping")),
+    };
+    let server = |(key, value): &(Yaml, Yaml)| {
+        from_static(key, value)
+            .map_err(|(id, why)| bad(line_of(&text, &id), &format!("the server {} {why}", shown(&id))))
+    };
+    entries.iter().map(server).collect()
+}
+
+/// The line, from 1, on which `key` seems to stand.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let is_it = |line: &str| {
+        let line = line.trim_start().trim_start_matches(['"', '\'']);
+        line.strip_prefix(key).is_some_and(|rest| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(':'))
+    };
+    text.lines().position(is_it).map(|before| before + 1)
+}
+
+/// An id as one line shows it.
+fn shown(id: &str) -> String {
+    id.chars().filter(|c| !c.is_control()).take(ID_LIMIT).collect()
 }
 
 /// The introducer caches of `dir`, by name.

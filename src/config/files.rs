@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -75,6 +75,37 @@ pub fn read_optional(path: &Path) -> Result<Option<Zeroizing<String>>, ConfigErr
     match std::str::from_utf8(&bytes) {
         Ok(text) => Ok(Some(Zeroizing::new(text.to_owned()))),
         Err(_) => Err(ConfigError::malformed(path, None, "is not UTF-8")),
+    }
+}
+
+/// What a file was like when it was looked at: when that changes, it is to be read again. It is taken before the file is
+/// read, so that what is written while it is read counts as a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    modified: (i64, i64),
+    /// Modes count too: whether the file can be read may hang on them.
+    changed: (i64, i64),
+    length: u64,
+    file: (u64, u64),
+}
+
+impl Stamp {
+    /// Looks at `path`, without reading it; `None` when there is no such file.
+    ///
+    /// # Errors
+    /// It cannot be looked at, or is a link that leads nowhere.
+    pub fn of(path: &Path) -> Result<Option<Stamp>, ConfigError> {
+        match fs::metadata(path) {
+            Ok(m) => Ok(Some(Stamp {
+                modified: (m.mtime(), m.mtime_nsec()),
+                changed: (m.ctime(), m.ctime_nsec()),
+                length: m.len(),
+                file: (m.dev(), m.ino()),
+            })),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(ConfigError::io(path, &e)),
+            Err(_) if path.is_symlink() => Err(ConfigError::malformed(path, None, "is a link that leads nowhere")),
+            Err(_) => Ok(None),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Export and import of all that is needed to recover: secrets, aliases, encoding and who the stores are.
+//! Export and import of all that is needed to recover: secrets, aliases, encoding, who the stores are, and the servers
+//! that the user has listed.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -33,6 +34,8 @@ struct ExportedKeys {
     max_segment_size: u64,
     mutable_format: MutableFormat,
     stores: Vec<StoreEntry>,
+    /// `private/servers.yaml`, as it stands.
+    servers: Option<Zeroizing<String>>,
 }
 
 /// What became of the stores at an import.
@@ -55,6 +58,19 @@ struct Document {
     alias: Vec<AliasText>,
     #[serde(default)]
     store: Vec<StoreText>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    servers: Option<ServersText>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ServersText {
+    yaml: String,
+}
+
+impl Drop for ServersText {
+    fn drop(&mut self) {
+        self.yaml.zeroize();
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -118,6 +134,7 @@ pub fn export_keys(dir: &NodeDir, file: &Path, rng: &Rng) -> Result<(), ConfigEr
         max_segment_size: config.max_segment_size,
         mutable_format: config.mutable_format,
         stores: stores.entries,
+        servers: read_optional(&dir.private("servers.yaml"))?,
     };
     let text = keys.to_text()?;
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(|e| {
@@ -162,6 +179,9 @@ pub fn import_keys(dir: &NodeDir, file: &Path, places: &[PathBuf]) -> Result<Imp
             aliases.push_str(&Zeroizing::new(format!("{name}: {}\n", **cap)));
         }
         write_private(&new.private("aliases"), aliases.as_bytes())?;
+        if let Some(servers) = &keys.servers {
+            write_private(&new.private("servers.yaml"), servers.as_bytes())?;
+        }
         Stores { entries: keys.stores.clone() }.write(new)?;
         write_tahoe_cfg(new, &keys.shares, format_name(keys.mutable_format), keys.max_segment_size)
     })?;
@@ -187,6 +207,7 @@ impl ExportedKeys {
             },
             alias: self.aliases.iter().map(|(n, c)| AliasText { name: n.clone(), cap: c.to_string() }).collect(),
             store: self.stores.iter().map(StoreText::of).collect(),
+            servers: self.servers.as_ref().map(|yaml| ServersText { yaml: yaml.to_string() }),
         };
         let body = toml::to_string(&document).map(Zeroizing::new);
         let body = body.map_err(|e| ConfigError::Invalid(e.to_string()))?;
@@ -221,6 +242,7 @@ impl ExportedKeys {
             max_segment_size,
             mutable_format: if mdmf { MutableFormat::Mdmf } else { MutableFormat::Sdmf },
             stores: document.store.into_iter().map(|s| s.entry(file)).collect::<Result<_, _>>()?,
+            servers: document.servers.as_ref().map(|servers| Zeroizing::new(servers.yaml.clone())),
         })
     }
 }

@@ -23,7 +23,7 @@ pub use aliases::{Aliases, check_alias_name};
 pub use announcements::{Announcement, Announcements, FilesSeen, Unusable};
 pub use blacklist::Blacklist;
 pub use dir::{Located, NodeDir, locate};
-pub use files::{Lock, LockKind, make_private_dir, read_optional, write_private};
+pub use files::{Lock, LockKind, Stamp, make_private_dir, read_optional, write_private};
 pub use grid::GridConfig;
 pub use grid_managers::{Certificate, GridManagers, Permission};
 pub use identity::{Identity, IdentityError};

@@ -400,6 +400,8 @@ fn keys_bring_a_lost_node_directory_back() {
     let home = Home::with_alias();
     let data = content(200_000);
     home.ok_with(["put", "-", "tahoe:kept"], &data);
+    let servers = "# mine\nstorage:\n  far away:\n    ann: {nickname: \"f\"}\n    connections: {tcp: tor}\n";
+    home.write(".tahoefs/private/servers.yaml", servers.as_bytes());
     home.ok(["export-keys", "keys"]);
     assert_eq!(fs::metadata(home.path("keys")).unwrap().permissions().mode() & 0o777, 0o600);
     home.fails(1, ["export-keys", "keys"]);
@@ -416,6 +418,9 @@ fn keys_bring_a_lost_node_directory_back() {
     assert!(output.status.success() && said.contains("`store-5` is missing"), "{said}");
     assert!(said.contains("4 of 5 stores") && said.contains("The store `store-1` is at "), "{said}");
     assert!(said.contains("nothing new can be stored"), "{said}");
+    let brought = home.path(".tahoefs/private/servers.yaml");
+    assert_eq!(fs::read_to_string(&brought).unwrap(), servers);
+    assert_eq!(fs::metadata(&brought).unwrap().permissions().mode() & 0o777, 0o600);
     let few = home.run(["-d", "few", "import-keys", "keys", "--store", "stores/store-2"], b"");
     let said = text(&few.stderr);
     assert!(said.contains("`store-2` is at") && said.contains("`store-1` is missing"), "{said}");
@@ -453,7 +458,12 @@ fn a_client_without_stores_is_told_what_is_missing() {
     assert!(home.fails(2, ["ls"]).contains("tahoe.cfg, line 2"));
     home.write(".tahoe/tahoe.cfg", b"nonsense\n");
     assert!(home.fails(2, ["ls"]).contains("tahoe.cfg, line 1"));
-    let home = Home::initialised();
+    let home = Home::with_alias();
+    home.write(".tahoefs/private/servers.yaml", b"storage:\n  s:\n    connections: {tcp: tor}\n");
+    assert!(home.fails(2, ["ls"]).contains("servers.yaml, line 2"));
+    fs::remove_file(home.path(".tahoefs/private/servers.yaml")).unwrap();
+    fs::create_dir(home.path(".tahoefs/access.blacklist")).unwrap();
+    assert!(home.fails(1, ["ls"]).contains(".tahoefs/access.blacklist"));
     home.write(".tahoefs/tahoefs/config.toml", b"\nstore = 3\n");
     assert!(home.fails(2, ["store", "list"]).contains("config.toml, line 2"));
 }

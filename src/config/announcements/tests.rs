@@ -24,7 +24,7 @@ fn load(files: &[(&str, &str)]) -> Announcements {
     for (name, text) in files {
         fs::write(dir.private(name), text).unwrap();
     }
-    let all = Announcements::load(&dir, &config("[client]\n"));
+    let all = Announcements::load(&dir, &config("[client]\n")).unwrap();
     let shown = format!("{all:?}");
     assert!(!shown.contains("swissnum"), "a secret is shown: {shown}");
     all
@@ -113,7 +113,6 @@ fn what_cannot_be_talked_to_says_why() {
          no tub:\n    ann: {{anonymous-storage-NURLs: ['{nurl}']}}\n  \
          tor:\n    ann: {{anonymous-storage-FURL: '{FURL}', anonymous-storage-NURLs: ['{nurl}']}}\n    connections: {{tcp: tor}}\n  \
          odd:\n    ann: {{anonymous-storage-FURL: '{FURL}', anonymous-storage-NURLs: ['{nurl}']}}\n    connections: tor\n  \
-         null:\n    ann: {{anonymous-storage-FURL: '{FURL}', anonymous-storage-NURLs: ['{nurl}']}}\n  \
          fine:\n    ann: {{anonymous-storage-FURL: '{FURL}', anonymous-storage-NURLs: ['{nurl}']}}\n    connections: {{tcp: tcp, tor: tor}}\n"
     );
     let all = load(&[("servers.yaml", &text)]);
@@ -124,13 +123,13 @@ fn what_cannot_be_talked_to_says_why() {
     assert_eq!(of("tor"), Some(Unusable::Hidden));
     assert_eq!(of("odd"), Some(Unusable::Hidden));
     assert_eq!(of("fine"), None);
-    assert_eq!((all.servers.len(), all.warnings.len()), (6, 1), "{:?}", all.warnings);
+    assert_eq!((all.servers.len(), all.warnings.len()), (6, 0), "{:?}", all.warnings);
 
     let top = tempfile::tempdir().unwrap();
     let dir = NodeDir::at(top.path());
     dir.make().unwrap();
     fs::write(dir.private("servers.yaml"), &text).unwrap();
-    let forced = Announcements::load(&dir, &config("[client]\nforce_foolscap = True\n"));
+    let forced = Announcements::load(&dir, &config("[client]\nforce_foolscap = True\n")).unwrap();
     let of = |id: &str| forced.servers.iter().find(|s| s.server_id == id).unwrap().unusable;
     assert_eq!((of("fine"), of("tor")), (Some(Unusable::Forced), Some(Unusable::Hidden)));
 }
@@ -185,14 +184,42 @@ fn what_is_broken_is_left_out_and_named() {
     for text in ["", "storage:\n", "storage: {}\n", "# nothing\n"] {
         assert_eq!(load(&[("servers.yaml", text)]), Announcements::default(), "{text:?}");
     }
-    for text in ["storage: 3\n", "storage: [\n", "storage:\n  x: 3\n", "storage:\n  ? [a]\n  : {ann: {}}\n"] {
-        let all = load(&[("servers.yaml", text), ("introducer_default_cache.yaml", &good)]);
-        assert_eq!((all.servers.len(), all.warnings.len()), (1, 1), "{text:?}: {:?}", all.warnings);
+}
+
+#[test]
+fn a_servers_yaml_that_is_not_understood_is_refused_with_its_line() {
+    let top = tempfile::tempdir().unwrap();
+    let dir = NodeDir::at(top.path());
+    dir.make().unwrap();
+    fs::write(dir.private("introducer_default_cache.yaml"), entry(KEY, "")).unwrap();
+    let path = dir.private("servers.yaml");
+    let refusal = || Announcements::load(&dir, &config("[client]\n")).unwrap_err();
+    let hidden = format!("storage:\n  {OTHER}:\n    ann: {{}}\n  {KEY}:\n    connections: {{tcp: tor}}\n");
+    let long = format!("storage:\n\n  {}:\n    ann: {{}}\n", "x".repeat(900));
+    for (text, wanted) in [
+        ("storage: 3\n", Some(1)),
+        ("- storage\n", Some(1)),
+        ("\nstorage:\n  x: 3\n", Some(3)),
+        ("storage:\n  ? [a]\n  : {ann: {}}\n", None),
+        (hidden.as_str(), Some(4)),
+        (long.as_str(), Some(3)),
+        ("storage:\n  \"a\\nb\":\n    ann: {}\n", None),
+    ] {
+        fs::write(&path, text).unwrap();
+        let error = refusal();
+        let ConfigError::Malformed { path: named, line, .. } = &error else { panic!("{error}") };
+        assert_eq!((named, *line), (&path, wanted), "{text:?}: {error}");
+        let said = error.to_string();
+        assert!(said.contains("hide this computer's address") && said.len() < 1000 && !said.contains('\n'), "{said}");
     }
-    let hostile = format!("storage:\n  {}:\n    ann: {{}}\n  \"a\\nb\":\n    ann: {{}}\n", "x".repeat(900));
-    let all = load(&[("servers.yaml", &hostile)]);
-    assert_eq!((all.servers.len(), all.warnings.len()), (0, 2));
-    assert!(all.warnings.iter().all(|w| w.len() < 1000 && !w.contains('\n')));
+    fs::write(&path, "storage:\n  x: {\n").unwrap();
+    assert!(matches!(refusal(), ConfigError::Malformed { line: Some(_), .. }));
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("nowhere", &path).unwrap();
+    assert!(refusal().to_string().contains("servers.yaml"));
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert!(matches!(refusal(), ConfigError::Io { .. }));
 }
 
 #[test]
