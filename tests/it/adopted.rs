@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use tahoefs::config::NodeDir;
 use tahoefs::grid::{LinkState, Server};
 use tahoefs::node::{BytesSource, NodeFactory};
 
+use crate::cli::feed;
 use crate::mount::world::World;
 use crate::tahoe::{Grid, GridSpec, fresh};
 
@@ -24,19 +25,7 @@ const KEY: &str = "v0-e4jzyshezxyfmtotptn6mtuftcvetpusx2wjm2bgzmk6lt5dj4oq";
 const OTHER: &str = "v0-33al6dkxwnx724xrvn6nx2rh5kaffpe6s44n7fp2l7z6jv6rkbeq";
 
 fn run<S: AsRef<OsStr>>(dir: &Path, arguments: &[S], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tahoefs"))
-        .arg("-d")
-        .arg(dir)
-        .args(arguments)
-        .env("HOME", dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A command that does not read its input may be gone already.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
+    feed(Command::new(env!("CARGO_BIN_EXE_tahoefs")).arg("-d").arg(dir).args(arguments).env("HOME", dir), input)
 }
 
 fn ok<S: AsRef<OsStr>>(dir: &Path, arguments: &[S], input: &[u8]) -> Vec<u8> {

@@ -18,6 +18,15 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// Runs a command with this standard input.
+pub fn feed(command: &mut Command, input: &[u8]) -> Output {
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // A command that does not read its input may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
 impl Home {
     pub fn new() -> Home {
         Home { top: tempfile::tempdir().unwrap() }
@@ -47,19 +56,9 @@ impl Home {
     }
 
     pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>, input: &[u8]) -> Output {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tahoefs"))
-            .args(arguments)
-            .env_clear()
-            .env("HOME", self.top.path())
-            .current_dir(self.top.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // A command that does not read its input may be gone already.
-        let _ = child.stdin.take().unwrap().write_all(input);
-        child.wait_with_output().unwrap()
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tahoefs"));
+        command.args(arguments).env_clear().env("HOME", self.top.path()).current_dir(self.top.path());
+        feed(&mut command, input)
     }
 
     /// Runs what must succeed; its standard output.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::foreign::{assert_shown, make_directories, with_mounted};
 use super::tree::{assert_healthy, assert_same, assert_stored, digest, mounted};
-use super::{bytes, change_by_mount, change_by_reference, write};
+use super::{bytes, change_by_mount, change_by_reference, root_cap, write};
 use crate::mount::world::World;
 use crate::tahoe::{Grid, GridSpec, fresh};
 
@@ -25,8 +25,7 @@ fn start(happy: u32) -> (Grid, World, String) {
     let grid = Grid::start(GridSpec { servers: fresh(SERVERS), needed: 3, happy, total: TOTAL });
     grid.tahoe(&["create-alias", "tahoe"]);
     let world = World::adopting(grid.client_dir());
-    let aliases = fs::read_to_string(grid.client_dir().join("private/aliases")).expect("aliases");
-    let root = aliases.lines().find_map(|line| line.strip_prefix("tahoe: ")).expect("the alias").trim().to_owned();
+    let root = root_cap(&world);
     (grid, world, root)
 }
 
