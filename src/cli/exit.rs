@@ -64,7 +64,9 @@ impl Failure {
             NodeError::NotEnoughShares { .. } | NodeError::OutOfReach => {
                 (Exit::Grid, "; are all servers there? `tahoefs status` shows them")
             }
-            NodeError::NotEnoughServers { .. } => (Exit::Grid, "; `tahoefs status` shows the servers"),
+            NodeError::NotEnoughServers { .. } | NodeError::LockedOut(_) => {
+                (Exit::Grid, "; `tahoefs status` shows the servers")
+            }
             NodeError::NoSpace => (Exit::Grid, "; free some, or add a store with `tahoefs store add DIR`"),
             NodeError::Stopped(_) => (Exit::Grid, "; `tahoefs status` shows the servers"),
             NodeError::NotWriteable => (Exit::NotWriteable, "; use a write capability"),

@@ -23,7 +23,7 @@ use crate::control::{
 };
 use crate::fs::Filesystem;
 use crate::fuse::{MountError, Mounted};
-use crate::grid::{LinkState, Server};
+use crate::grid::{Grid, LinkState, Server};
 use crate::writeback::{Scope, Writeback};
 
 /// How often somebody who waits hears how far it is.
@@ -76,8 +76,9 @@ struct Target {
 }
 
 /// A server as status shows it.
-pub fn server_state(server: &Server) -> ServerState {
+pub fn server_state(grid: &Grid, server: &Server) -> ServerState {
     let health = server.health();
+    let (ago, last_error) = health.last_failure.unzip();
     let (state, unreachable_for, next_try) = match server.state() {
         LinkState::Connecting => ("connecting", None, None),
         LinkState::Connected => ("connected", None, None),
@@ -92,7 +93,9 @@ pub fn server_state(server: &Server) -> ServerState {
         next_try: next_try.map(|t| t.as_secs_f64()),
         reachable: health.last_error.is_none() && unreachable_for.is_none(),
         latency_ms: health.latency.map(|l| l.as_secs_f64() * 1e3),
-        last_error: health.last_error.map(|e| e.to_string()),
+        last_error: last_error.map(|e| e.to_string()),
+        last_error_ago: ago.map(|t| t.as_secs_f64()),
+        uncertified: !grid.takes_new_shares(server),
         available: server.last_status().map(|status| status.available_space),
     }
 }
@@ -186,7 +189,10 @@ impl ControlTarget for Target {
             since: self.since,
             queue: QueueStatus { left: self.left(), failures: failures.collect() },
             unused: unused_servers(&self.client),
-            servers: self.client.grid().servers().iter().map(|s| server_state(s)).collect(),
+            servers: {
+                let grid = self.client.grid();
+                grid.servers().iter().map(|s| server_state(grid, s)).collect()
+            },
             cache: CacheStatus { bytes: self.client.cache().weight(), limit: self.client.cache().capacity() },
         }
     }

@@ -55,7 +55,7 @@ pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Resul
         let servers = client.grid().servers();
         // What an answer says is remembered, and an error too.
         join_all(servers.iter().map(|server| server.status(&cx))).await;
-        Ok((servers.iter().map(|s| server_state(s)).collect(), unused_servers(&client)))
+        Ok((servers.iter().map(|s| server_state(client.grid(), s)).collect(), unused_servers(&client)))
     })?;
     let overview = Overview { node_directory: dir.path().to_owned(), mounts: found, servers, unused };
     if json {
@@ -102,8 +102,8 @@ fn server_lines(servers: &[ServerState], unused: &[UnusedServer]) -> String {
         }
         line.push_str(if s.state == "connected" && s.reachable { ": ok" } else { ": " });
         match (&s.last_error, s.state.as_str()) {
+            (_, "connected") if s.reachable => {}
             (Some(error), _) => line.push_str(&output::shown(error)),
-            (None, "connected") => {}
             (None, state) => line.push_str(state),
         }
         let since = s.unreachable_for.filter(|t| *t >= 1.0);
@@ -116,6 +116,13 @@ fn server_lines(servers: &[ServerState], unused: &[UnusedServer]) -> String {
         s.available.filter(|_| s.reachable).iter().for_each(|free| {
             line.push_str(&format!(", {} free", output::size(*free)));
         });
+        if s.uncertified {
+            line.push_str(", no new shares: no certificate of one of the grid managers in tahoe.cfg");
+        }
+        if let (true, Some(error)) = (s.reachable, &s.last_error) {
+            let minutes = s.last_error_ago.unwrap_or_default() / 60.0;
+            line.push_str(&format!("; {minutes:.0} min ago: {}", output::shown(error)));
+        }
         line + "\n"
     };
     let mut out = "servers:\n".to_owned();

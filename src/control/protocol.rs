@@ -134,8 +134,14 @@ pub struct ServerState {
     pub reachable: bool,
     /// Smoothed time of an answer in milliseconds, once there was one.
     pub latency_ms: Option<f64>,
-    /// The last error, until a request succeeds.
+    /// The last error, until the server has done without one for an hour.
     pub last_error: Option<String>,
+    /// Seconds since then.
+    #[serde(default)]
+    pub last_error_ago: Option<f64>,
+    /// Whether grid managers are configured and none of them certifies it, so that it gets no new shares.
+    #[serde(default)]
+    pub uncertified: bool,
     /// Free bytes as it last said, where it was ever asked.
     pub available: Option<u64>,
 }

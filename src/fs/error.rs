@@ -101,6 +101,7 @@ impl From<NodeError> for FsError {
             NodeError::WrongKind(_) => FsError::Unsupported,
             NodeError::NotEnoughShares { .. }
             | NodeError::OutOfReach
+            | NodeError::LockedOut(_)
             | NodeError::NotEnoughServers { .. }
             | NodeError::BadCap(_)
             | NodeError::Corrupt(_)

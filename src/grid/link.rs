@@ -21,9 +21,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long somebody waits who needs a server that was set aside.
 const WAKE_LIMIT: Duration = Duration::from_secs(5);
 
-/// A request that fails sooner costs nothing: whether the server is there is asked once more before it is set aside.
-/// One that is given up later leaves the same question.
+/// A request that is given up later than this leaves doubts whether the server is there.
 const QUICK: Duration = Duration::from_secs(1);
+
+/// How long the answer to that is waited for where a request has waited for its own in vain.
+const DOUBT_LIMIT: Duration = Duration::from_secs(5);
+
+/// For how long an error is remembered of a server that answers again.
+const REMEMBERED: Duration = Duration::from_secs(3600);
 
 /// Whether a server can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub struct ServerHealth {
     pub latency: Option<Duration>,
     /// The last error, until a request succeeds.
     pub last_error: Option<StorageError>,
+    /// The last error and how long ago it was, until the server has done without one for an hour.
+    pub last_failure: Option<(Duration, StorageError)>,
     /// Requests answered.
     pub answered: u64,
     /// Requests that failed.
@@ -66,6 +73,7 @@ struct Down {
 #[derive(Default)]
 struct State {
     health: ServerHealth,
+    last_failure: Option<(Instant, StorageError)>,
     /// Asked last until then: it was too slow for somebody.
     aside: Option<Instant>,
     last_answer: Option<Instant>,
@@ -118,7 +126,18 @@ impl Link {
     }
 
     pub(super) fn health(&self) -> ServerHealth {
-        self.state().health.clone()
+        let state = self.state();
+        let failing = state.health.last_error.is_some() || state.failing_since.is_some();
+        let last = state.last_failure.as_ref().map(|(at, error)| (at.elapsed(), error.clone()));
+        ServerHealth { last_failure: last.filter(|(ago, _)| failing || *ago < REMEMBERED), ..state.health.clone() }
+    }
+
+    /// Whether the server, where it can be asked, does not let us in; what it said.
+    pub(super) fn locked_out(&self) -> Option<String> {
+        match &self.state().health.last_error {
+            Some(StorageError::Unauthorized(why)) => Some(why.clone()),
+            _ => None,
+        }
     }
 
     pub(super) fn last_status(&self) -> Option<(Instant, ServerStatus)> {
@@ -186,19 +205,22 @@ impl Link {
     fn note<T>(self: &Arc<Link>, began: Instant, answer: &Result<T, StorageError>) {
         let mut state = self.state();
         match answer {
-            Err(e @ (StorageError::Unreachable(_) | StorageError::Io(_) | StorageError::Malformed(_))) => {
+            Err(
+                e @ (StorageError::Unreachable(_)
+                | StorageError::Unauthorized(_)
+                | StorageError::Io(_)
+                | StorageError::Malformed(_)),
+            ) => {
                 state.health.failed += 1;
                 state.health.last_error = Some(e.clone());
-                if let StorageError::Unreachable(why) = e
+                state.last_failure = Some((Instant::now(), e.clone()));
+                // One request that fails, soon or late, is no reason to set the server aside.
+                if matches!(e, StorageError::Unreachable(_) | StorageError::Unauthorized(_))
                     && !answered_since(&state, began)
                 {
                     state.failing_since.get_or_insert(began);
-                    if began.elapsed() < QUICK {
-                        drop(state);
-                        self.doubt();
-                    } else {
-                        self.go_down(state, why.clone());
-                    }
+                    drop(state);
+                    self.doubt(if began.elapsed() < QUICK { REQUEST_LIMIT } else { DOUBT_LIMIT });
                 }
             }
             Err(StorageError::Stopped(_)) => {}
@@ -217,7 +239,7 @@ impl Link {
     }
 
     /// Finds out in the background whether the server is there at all.
-    fn doubt(self: &Arc<Link>) {
+    fn doubt(self: &Arc<Link>, limit: Duration) {
         let (Some(_), Ok(runtime)) = (&self.pauses, tokio::runtime::Handle::try_current()) else {
             return;
         };
@@ -226,9 +248,11 @@ impl Link {
             // Somebody who is at it already finds out for all.
             let Ok(_probing) = link.probing.try_lock() else { return };
             let began = Instant::now();
-            if let Err(why) = link.probe(REQUEST_LIMIT).await {
+            if let Err(why) = link.probe(limit).await {
+                // A line that is full of our own requests to it may leave no room for the question.
+                let moved = link.backend().moved().is_some_and(|at| at > began);
                 let state = link.state();
-                if state.down.is_none() && !answered_since(&state, began) {
+                if state.down.is_none() && !moved && !answered_since(&state, began) {
                     link.go_down(state, why);
                 }
             }
@@ -257,7 +281,7 @@ impl Link {
         let backend = self.backend();
         let cx = Cx::new(Priority::Background, 1).with_timeout(limit);
         match cx.run(backend.status(&cx)).await {
-            Ok(Err(StorageError::Unreachable(why))) => return Err(why),
+            Ok(Err(StorageError::Unreachable(why) | StorageError::Unauthorized(why))) => return Err(why),
             Err(_) | Ok(Err(StorageError::Stopped(_))) => {
                 return Err(format!("no answer in {} seconds", limit.as_secs()));
             }
@@ -356,7 +380,7 @@ impl Drop for Flight<'_> {
             state.down.is_none() && !answered_since(&state, self.began)
         };
         if !self.landed && self.began.elapsed() >= QUICK && doubtful() {
-            self.link.doubt();
+            self.link.doubt(REQUEST_LIMIT);
         }
     }
 }

@@ -75,6 +75,33 @@ impl Grid {
         server.takes_new_shares(self.clock.now_secs())
     }
 
+    /// Why nothing can be had of any server, where that is because none lets us in; one is named.
+    pub fn locked_out(&self) -> Option<String> {
+        let servers = self.servers();
+        let refusals: Option<Vec<_>> =
+            servers.iter().map(|server| Some((server.name(), server.locked_out()?))).collect();
+        let (name, why) = refusals?.into_iter().next()?;
+        Some(match servers.len() {
+            1 => format!("the server does not accept our credentials: {name}: {why}"),
+            n => format!("none of the {n} servers accepts our credentials: {name}: {why}"),
+        })
+    }
+
+    /// Why new shares may go to fewer servers than there are, where grid managers are the reason.
+    pub fn uncertified(&self) -> Option<String> {
+        let servers = self.servers();
+        match servers.iter().filter(|server| !self.takes_new_shares(server)).count() {
+            0 => None,
+            n if n == servers.len() => {
+                Some("no server has a certificate of one of the grid managers in tahoe.cfg".into())
+            }
+            n => Some(format!(
+                "{n} of {} servers have no certificate of one of the grid managers in tahoe.cfg",
+                servers.len()
+            )),
+        }
+    }
+
     /// Tries the servers that are down, for a few seconds, because without them something would fail; whether any is
     /// back.
     pub async fn wake(&self, cx: &Cx) -> bool {

@@ -68,6 +68,12 @@ impl Server {
         &self.info
     }
 
+    /// What people call it, or its id.
+    pub fn name(&self) -> String {
+        let ServerInfo { id, nickname, .. } = &self.info;
+        if nickname.is_empty() { id.clone() } else { nickname.clone() }
+    }
+
     /// How it has fared.
     pub fn health(&self) -> ServerHealth {
         self.link.health()
@@ -104,9 +110,19 @@ impl Server {
         *self.permission.lock().unwrap_or_else(|e| e.into_inner()) = permission;
     }
 
+    /// What grid managers permit.
+    pub fn permission(&self) -> Permission {
+        *self.permission.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// What it said when it last did not let us in, unless it has since.
+    pub fn locked_out(&self) -> Option<String> {
+        self.link.locked_out()
+    }
+
     /// Whether new shares may be put there at `now`, in seconds since the epoch.
     pub fn takes_new_shares(&self, now: i64) -> bool {
-        self.permission.lock().unwrap_or_else(|e| e.into_inner()).at(now)
+        self.permission().at(now)
     }
 
     /// Has the server asked last for a while: it failed, or was too slow for somebody.
@@ -168,7 +184,7 @@ impl StorageServer for Server {
         offset: u64,
         data: Bytes,
     ) -> Result<bool, StorageError> {
-        let _turn = self.writes.acquire().await;
+        let _turn = cx.run(self.writes.acquire()).await?;
         let done = self.link.request(cx, self.link.backend().write_share(cx, si, share, secret, offset, data)).await?;
         cx.acknowledge();
         Ok(done)

@@ -421,6 +421,9 @@ impl MutableFile {
             .as_ref()
             .map_or(usize::from(self.slot.grid.encoding().needed), |(version, _)| version.header.needed.into());
         let seen = newest.map_or(0, |(_, seen)| seen);
+        if let (0, 0, Some(why)) = (found, seen, self.slot.grid.locked_out()) {
+            return NodeError::LockedOut(why);
+        }
         NodeError::NotEnoughShares { found: found.max(seen).min(needed.saturating_sub(1)), needed }
     }
 

@@ -19,6 +19,9 @@ pub enum NodeError {
     /// that hold it do not answer. Nothing was written, for that would take its changes back.
     #[error("the newest version is out of reach: servers that hold it do not answer")]
     OutOfReach,
+    /// No server lets us in; one is named, and what it said.
+    #[error("{0}")]
+    LockedOut(String),
     /// Shares could not be placed on enough servers.
     #[error("shares can be placed on {happiness} servers only, {wanted} are wanted{}", hint(.reason))]
     NotEnoughServers {

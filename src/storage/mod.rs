@@ -49,6 +49,9 @@ pub enum StorageError {
     /// It cannot be reached, or may not be used.
     #[error("unreachable: {0}")]
     Unreachable(String),
+    /// It can be reached and does not let us in: what we know it by is not, or no longer, right.
+    #[error("{0}")]
+    Unauthorized(String),
     /// It answered what the protocol does not allow.
     #[error("malformed answer: {0}")]
     Malformed(String),
@@ -208,6 +211,11 @@ pub trait StorageServer: Send + Sync {
     /// Whether it gives up requests that do not move by itself; otherwise who asks must limit each request in time.
     fn watches_itself(&self) -> bool {
         false
+    }
+
+    /// When bytes of any request to it last moved, where it watches that: then it lives, however long it takes to answer.
+    fn moved(&self) -> Option<tokio::time::Instant> {
+        None
     }
 
     /// The barrier: what was acknowledged before survives power loss once this returns (a remote server: its own affair).

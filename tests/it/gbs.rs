@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tahoefs::config::Nurl;
+use tahoefs::grid::{Server, ServerInfo};
 use tahoefs::storage::gbs::GbsServer;
 use tahoefs::storage::{ReadRange, ShareKind, StorageError, StorageServer};
+use tahoefs::util::{Rng, Stopped};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -46,7 +48,7 @@ async fn a_real_server_passes_the_suite() {
     let mut other = nurl.clone();
     other.swissnum = String::from("notthisone").into();
     let refused = GbsServer::new(&[other]).status(&cx()).await.unwrap_err();
-    assert!(matches!(&refused, StorageError::Unreachable(why) if why.contains("swissnum")), "{refused}");
+    assert!(matches!(&refused, StorageError::Unauthorized(why) if why.contains("swissnum")), "{refused}");
     assert!(!refused.to_string().contains("notthisone"));
     // The second of two addresses answers; one behind Tor is not contacted.
     let mut tor = nurl.clone();
@@ -141,7 +143,11 @@ impl Hostile {
 
     /// The first acceptor takes the first connection, and so on; the last takes all others. The NURL names the first.
     async fn with(acceptors: Vec<(TlsAcceptor, [u8; 32])>, manner: Manner) -> Hostile {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        // What a server's kernel has, it has: little, so that who reads slowly takes slowly.
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(64).unwrap();
         let nurl = nurl(listener.local_addr().unwrap(), acceptors[0].1);
         let connections = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&connections);
@@ -404,13 +410,13 @@ async fn established(tls: &mut TlsStream<TcpStream>) {
     let _ = tls.read(&mut buffer).await;
 }
 
-/// Bytes, one every second, `count` of them; then nothing more.
-async fn drip(mut tls: TlsStream<TcpStream>, head: &'static [u8], byte: &'static [u8], count: usize) {
+/// A head, and then so many seconds after one another `count` pieces; then nothing more.
+async fn drip(mut tls: TlsStream<TcpStream>, head: &'static [u8], piece: &'static [u8], seconds: u64, count: usize) {
     established(&mut tls).await;
     let mut sent = tls.write_all(head).await;
     for _ in 0..count {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        sent = sent.and(tls.write_all(byte).await).and(tls.flush().await);
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        sent = sent.and(tls.write_all(piece).await).and(tls.flush().await);
     }
     drop(sent);
     std::future::pending().await
@@ -466,28 +472,191 @@ async fn a_place_that_hangs_is_left_for_one_that_answers() {
     assert_eq!(answers.connections.load(Ordering::Relaxed), 1);
 }
 
+/// What is asked for of those who send slowly: as much as one who does not must send within 20 seconds.
+const LONG: ReadRange = ReadRange { offset: 10, length: 80_000 };
+const LONG_HEAD: &[u8] = b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-80009/*\r\nContent-Length: 80000\r\n\r\n";
+const CHUNKED_HEAD: &[u8] =
+    b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-80009/*\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+async fn read_long(server: &GbsServer, cx: &tahoefs::util::Cx) -> Result<Vec<Bytes>, StorageError> {
+    server.read_share(cx, ShareKind::Immutable, si(1), 0, &[LONG]).await
+}
+
 #[tokio::test]
 async fn a_transfer_that_moves_is_not_cut_short() {
     // Longer in all than nothing may move for, and than the caller waits for progress.
-    const HEAD: &[u8] = b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-29/*\r\nContent-Length: 20\r\n\r\n";
-    let hostile = Hostile::start(|_, tls| Box::pin(drip(tls, HEAD, b"x", 20))).await;
+    let hostile = Hostile::start(|_, tls| Box::pin(drip(tls, LONG_HEAD, &[b'x'; 4000], 1, 20))).await;
     let server = hostile.server();
     assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
     tokio::time::pause();
-    let patient = cx().with_patience(Duration::from_secs(5));
-    let read = server.read_share(&patient, ShareKind::Immutable, si(1), 0, &[SHARE]).await;
-    assert_eq!(read, Ok(vec![Bytes::from_static(&[b'x'; 20])]));
+    let read = read_long(&server, &cx().with_patience(Duration::from_secs(5))).await;
+    assert_eq!(read, Ok(vec![Bytes::from_static(&[b'x'; 80_000])]));
 }
 
 #[tokio::test]
 async fn a_transfer_that_moves_without_end_is_cut_at_what_was_asked_for() {
-    const HEAD: &[u8] = b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 10-29/*\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let hostile = Hostile::start(|_, tls| Box::pin(drip(tls, HEAD, b"1\r\nx\r\n", 100_000))).await;
+    const PIECE: &[u8] = &{
+        let mut piece = [b'x'; 4007];
+        let (head, end) = (*b"fa0\r\n", *b"\r\n");
+        let mut i = 0;
+        while i < 5 {
+            piece[i] = head[i];
+            i += 1;
+        }
+        (piece[4005], piece[4006]) = (end[0], end[1]);
+        piece
+    };
+    let hostile = Hostile::start(|_, tls| Box::pin(drip(tls, CHUNKED_HEAD, PIECE, 1, 100_000))).await;
     let server = hostile.server();
     assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
     tokio::time::pause();
     let began = tokio::time::Instant::now();
-    let error = read(&server).await.unwrap_err();
+    let error = read_long(&server, &cx()).await.unwrap_err();
     assert!(matches!(error, StorageError::Malformed(_)) && hostile.is_named_in(&error), "{error}");
     assert!((20..25).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn who_keeps_a_request_alive_with_a_byte_now_and_then_is_given_up() {
+    let manners: [Manner; 4] = [
+        |_, tls| Box::pin(drip(tls, LONG_HEAD, b"x", 14, 100_000)),
+        |_, tls| Box::pin(drip(tls, CHUNKED_HEAD, b"1\r\nx\r\n", 1, 100_000)),
+        |_, tls| Box::pin(drip(tls, b"HTTP/1.1 206 Partial\r\nX-Filler: ", b"x", 14, 100_000)),
+        |_, tls| Box::pin(drip(tls, b"", b"HTTP/1.1 100 Continue\r\n\r\n", 1, 100_000)),
+    ];
+    for (i, manner) in manners.into_iter().enumerate() {
+        let hostile = Hostile::start(manner).await;
+        let server = hostile.server();
+        assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
+        tokio::time::pause();
+        let began = tokio::time::Instant::now();
+        let error = read_long(&server, &cx()).await.unwrap_err();
+        assert!(matches!(error, StorageError::Unreachable(_)) && hostile.is_named_in(&error), "manner {i}: {error}");
+        assert!((15..20).contains(&began.elapsed().as_secs()), "manner {i}: {:?}", began.elapsed());
+        tokio::time::resume();
+        assert_eq!(hostile.connections.load(Ordering::Relaxed), 1, "manner {i}: it was not sent again");
+
+        // It does not count as progress for those who wait for more.
+        let server = hostile.server();
+        assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
+        tokio::time::pause();
+        let stopped = read_long(&server, &cx().with_patience(Duration::from_secs(8))).await;
+        assert_eq!(stopped, Err(StorageError::Stopped(Stopped::Stalled)), "manner {i}");
+        tokio::time::resume();
+    }
+}
+
+const BODY: usize = 2 << 20;
+
+/// Takes a piece of a request's body every few seconds, and answers once it has all.
+async fn taking_slowly(mut tls: TlsStream<TcpStream>) {
+    let mut buffer = vec![0; 64 << 10];
+    let _ = tls.read(&mut buffer).await;
+    let _ = tls.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+    let (mut seen, mut whole) = (Vec::new(), usize::MAX);
+    while seen.len() < whole {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        // The kernel's own timers, which know nothing of stopped time.
+        std::thread::sleep(Duration::from_millis(10));
+        let piece = tls.read(&mut buffer).await;
+        let Ok(read @ 1..) = piece else { return };
+        seen.extend_from_slice(&buffer[..read]);
+        let until = tokio::time::Instant::now() + Duration::from_millis(1);
+        while let Ok(Ok(read @ 1..)) = tokio::time::timeout_at(until, tls.read(&mut buffer)).await {
+            seen.extend_from_slice(&buffer[..read]);
+            if seen.len() % (128 << 10) < read {
+                break;
+            }
+        }
+        if let Some(head) = seen.windows(4).take(4096).position(|w| w == b"\r\n\r\n") {
+            whole = head + 4 + BODY;
+        }
+    }
+    let _ = tls.write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n").await;
+    let _ = tls.flush().await;
+    std::future::pending().await
+}
+
+#[tokio::test]
+async fn a_body_that_the_kernel_took_and_the_server_takes_slowly_is_not_given_up() {
+    let hostile = Hostile::start(|_, tls| Box::pin(taking_slowly(tls))).await;
+    let server = hostile.server();
+    assert_eq!(read(&server).await, Ok(vec![Bytes::new()]));
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    let patient = cx().with_patience(Duration::from_secs(12));
+    let body = Bytes::from(vec![7; BODY]);
+    let done = server.write_share(&patient, si(1), 0, &secret(1), 0, body).await;
+    assert_eq!(done, Ok(true));
+    assert!(began.elapsed() > Duration::from_secs(40), "it was slow: {:?}", began.elapsed());
+    tokio::time::resume();
+    assert_eq!(hostile.connections.load(Ordering::Relaxed), 1, "it was not sent again");
+}
+
+/// Answers the question whether it is there, and nothing else.
+const BUSY: Manner = |_, mut tls| {
+    Box::pin(async move {
+        const VERSION: &[u8] = b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n";
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = tls.read(&mut buffer).await {
+            if buffer[..read].starts_with(b"GET /storage/v1/version") && tls.write_all(VERSION).await.is_err() {
+                return;
+            }
+        }
+    })
+};
+
+#[tokio::test]
+async fn a_server_that_is_busy_with_our_requests_can_still_be_asked_whether_it_is_there() {
+    let hostile = Hostile::start(BUSY).await;
+    let server = hostile.server();
+    let reads = futures::future::select_all((0..12).map(|_| Box::pin(read(&server))));
+    let status = async {
+        while hostile.connections.load(Ordering::Relaxed) < 10 {
+            tokio::task::yield_now().await;
+        }
+        server.status(&cx()).await
+    };
+    tokio::select! {
+        biased;
+        status = status => assert!(matches!(status, Err(StorageError::Io(_))), "{status:?}"),
+        (read, _, _) = reads => panic!("it had to wait for the others: {read:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_server_whose_bytes_move_is_not_set_aside_though_it_answers_nothing_else() {
+    let manner: Manner = |n, mut tls| {
+        Box::pin(async move {
+            match n {
+                0 => drip(tls, LONG_HEAD, &[b'x'; 2500], 1, 32).await,
+                _ => drop(tls.read(&mut [0; 4096]).await),
+            }
+            std::future::pending().await
+        })
+    };
+    let hostile = Hostile::start(manner).await;
+    let info = ServerInfo { id: "v0-1".into(), nickname: String::new(), tub_id: [1; 20], permutation_seed: vec![1] };
+    let server = Server::remote(info, String::new(), Arc::new(hostile.server()), Rng::seeded(1));
+    let read = |range| {
+        let server = &server;
+        async move { server.read_share(&cx(), ShareKind::Immutable, si(1), 0, &[range]).await }
+    };
+    assert_eq!(read(SHARE).await, Ok(vec![Bytes::new()]));
+    let late = async {
+        while hostile.connections.load(Ordering::Relaxed) < 3 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::pause();
+    };
+    let hanging = async {
+        // The connection that stands is the long read's.
+        tokio::task::yield_now().await;
+        futures::join!(read(SHARE), read(SHARE), late)
+    };
+    let (long, (one, two, ())) = futures::join!(read(LONG), hanging);
+    assert!(matches!(one, Err(StorageError::Unreachable(_))), "{one:?}");
+    assert!(matches!(two, Err(StorageError::Unreachable(_))), "{two:?}");
+    assert_eq!(long, Ok(vec![Bytes::from_static(&[b'x'; 80_000])]));
+    assert!(!server.is_down());
 }

@@ -105,14 +105,18 @@ impl File {
         if self.finder.is_exhausted() && self.usable(None).len() < self.cap.needed as usize {
             self.finder.restart().await;
         }
-        let (segment, blocks) = match Fetch::new(&self, &cx, offset).run().await {
+        let fetched = match Fetch::new(&self, &cx, offset).run().await {
             // What is lacking may be on servers that are set aside because they could not be reached.
             Err(NodeError::NotEnoughShares { .. }) if self.grid.wake(&cx).await => {
                 self.finder.restart().await;
-                Fetch::new(&self, &cx, offset).run().await?
+                Fetch::new(&self, &cx, offset).run().await
             }
-            fetched => fetched?,
+            fetched => fetched,
         };
+        let (segment, blocks) = fetched.map_err(|error| match (error, self.grid.locked_out()) {
+            (NodeError::NotEnoughShares { found: 0, .. }, Some(why)) => NodeError::LockedOut(why),
+            (error, _) => error,
+        })?;
         self.assemble(segment, blocks).await
     }
 

@@ -444,6 +444,6 @@ impl Job<'_> {
     }
 
     fn unhappy(&self, senders: &Senders) -> NodeError {
-        self.selection.unhappy(self.reached(senders))
+        self.selection.unhappy(self.grid, self.reached(senders))
     }
 }

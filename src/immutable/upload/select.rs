@@ -35,8 +35,8 @@ const LIMIT_HOLDS: Duration = Duration::from_secs(30);
 /// How long an upload that has failed waits for servers to confirm that they dropped its shares.
 const ABORT_LIMIT: Duration = Duration::from_secs(5);
 
-/// The longest explanation of a failed upload, in characters.
-const REASON_LIMIT: usize = 200;
+/// How many of the other servers' names follow one server's reason.
+const NAMES: usize = 4;
 
 /// Which servers hold which share.
 pub(super) type ShareMap = BTreeMap<ShareNumber, BTreeSet<usize>>;
@@ -96,7 +96,8 @@ pub(super) struct Selection {
     confirmed: BTreeSet<(ShareNumber, usize)>,
     /// Servers that refused for want of room.
     full: BTreeSet<usize>,
-    reasons: Vec<String>,
+    /// What servers said that did not do what was asked: name and reason.
+    reasons: Vec<(String, String)>,
     limits: Limits,
 }
 
@@ -147,7 +148,7 @@ async fn select_once(grid: &Grid, cx: &Cx, wanted: Wanted, memory: &Memory) -> R
         return Ok(selection);
     }
     selection.pending.abort_all().await;
-    Err(selection.unhappy(reached))
+    Err(selection.unhappy(grid, reached))
 }
 
 /// What one server holds and takes. The trouble is [`StorageError::NoSpace`] for one that has no room.
@@ -366,7 +367,7 @@ impl Selection {
         let was = self.candidates[number].clone();
         self.candidates[number].writable = false;
         // A full server fails so although it holds what it listed; one that is gone holds nothing.
-        if matches!(error, StorageError::Unreachable(_) | StorageError::Stopped(_)) {
+        if matches!(error, StorageError::Unreachable(_) | StorageError::Unauthorized(_) | StorageError::Stopped(_)) {
             self.candidates[number].holds.clear();
             for map in [&mut self.existing, &mut self.written] {
                 map.retain(|_, servers| {
@@ -385,13 +386,11 @@ impl Selection {
     }
 
     fn note(&mut self, number: usize, what: &dyn std::fmt::Display) {
-        let info = self.servers[number].info();
-        let name = if info.nickname.is_empty() { &info.id } else { &info.nickname };
-        self.reasons.push(format!("{name}: {what}"));
+        self.reasons.push((self.servers[number].name(), what.to_string()));
     }
 
     /// Why `reached` is all the happiness there is.
-    pub fn unhappy(&self, reached: usize) -> NodeError {
+    pub fn unhappy(&self, grid: &Grid, reached: usize) -> NodeError {
         let mut roomy = self.candidates.clone();
         self.full.iter().for_each(|&number| roomy[number].writable = true);
         if best_happiness(&roomy, self.wanted.total) >= self.wanted.happy {
@@ -400,9 +399,29 @@ impl Selection {
         NodeError::NotEnoughServers {
             happiness: reached,
             wanted: self.wanted.happy,
-            reason: self.reasons.join("; ").chars().take(REASON_LIMIT).collect(),
+            reason: explain(&self.reasons, grid.locked_out(), grid.uncertified()),
         }
     }
+}
+
+/// What keeps us out everywhere, or the first server's reason and who else had one.
+fn explain(reasons: &[(String, String)], locked_out: Option<String>, uncertified: Option<String>) -> String {
+    if let Some(why) = locked_out {
+        return why;
+    }
+    let mut parts: Vec<String> = uncertified.into_iter().collect();
+    if let Some((first, why)) = reasons.first() {
+        parts.push(format!("{first}: {why}"));
+        let others: BTreeSet<&str> = reasons.iter().map(|(name, _)| &**name).filter(|name| name != first).collect();
+        let names = others.iter().take(NAMES).copied().collect::<Vec<_>>().join(", ");
+        let rest = if others.len() > NAMES { " and others" } else { "" };
+        match others.len() {
+            0 => {}
+            1 => parts.push(format!("and 1 more server: {names}")),
+            n => parts.push(format!("and {n} more servers: {names}{rest}")),
+        }
+    }
+    parts.join("; ")
 }
 
 fn held(candidates: &[Candidate]) -> ShareMap {
@@ -512,5 +531,26 @@ impl Drop for Pending {
     fn drop(&mut self) {
         let left = std::mem::take(&mut *self.lock());
         self.spawn(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reason_is_said_in_full_and_the_others_are_counted() {
+        let long = "a reason ".repeat(50);
+        let reasons = |count: usize| -> Vec<(String, String)> {
+            (0..count).map(|n| (format!("server {n}"), if n == 0 { long.clone() } else { "other".into() })).collect()
+        };
+        assert_eq!(explain(&[], None, None), "");
+        assert_eq!(explain(&reasons(1), None, None), format!("server 0: {long}"));
+        assert_eq!(explain(&reasons(2), None, None), format!("server 0: {long}; and 1 more server: server 1"));
+        let names = "server 1, server 2, server 3, server 4";
+        assert_eq!(explain(&reasons(5), None, None), format!("server 0: {long}; and 4 more servers: {names}"));
+        let text = explain(&reasons(9), None, Some("not certified".into()));
+        assert_eq!(text, format!("not certified; server 0: {long}; and 8 more servers: {names} and others"));
+        assert_eq!(explain(&reasons(9), Some("locked out".into()), Some("x".into())), "locked out");
     }
 }

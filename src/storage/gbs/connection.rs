@@ -1,11 +1,12 @@
-//! A connection to one address of a server: TCP, TLS with the pinned key, HTTP/1.1, when it last moved and how much
-//! may still come over it.
+//! A connection to one address of a server: TCP, TLS with the pinned key, HTTP/1.1, how much has moved over it and how
+//! much may still come.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,11 +15,11 @@ use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HeaderValue;
 use hyper_util::rt::TokioIo;
+use nix::{getsockopt_impl, sockopt_impl};
 use rustls::pki_types::ServerName;
 use rustls::{CertificateError, ClientConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::tls;
@@ -67,7 +68,7 @@ impl Place {
     async fn try_connect(&self) -> Result<Connection, String> {
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| plain(&e))?;
         tcp.set_nodelay(true).map_err(|e| plain(&e))?;
-        let activity = Activity::begin();
+        let activity = Arc::new(Activity::of(&tcp).map_err(|e| plain(&e))?);
         let watched = Watched { tcp, activity: Arc::clone(&activity) };
         let name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into());
         let tls = TlsConnector::from(Arc::clone(&self.tls)).connect(name, watched).await.map_err(|e| tls_error(&e))?;
@@ -90,30 +91,65 @@ pub(super) struct Connection {
     pub activity: Arc<Activity>,
 }
 
-/// When bytes last went either way, and how many may still come in.
+sockopt_impl!(
+    /// The first 128 bytes of what the kernel knows of a connection (`struct tcp_info`, Linux 4.1): of the numbers in
+    /// it, [`BYTES_ACKED`] says how many bytes the peer has acknowledged.
+    TcpInfo,
+    GetOnly,
+    nix::libc::IPPROTO_TCP,
+    nix::libc::TCP_INFO,
+    [u64; 16]
+);
+const BYTES_ACKED: usize = 15;
+
+/// How much has moved either way, and how many bytes may still come in.
 ///
-/// Whatever a server sends counts, below TLS: interim answers, tickets and chunk headers have no end of their own.
+/// Bytes that the kernel has taken from us have not moved: over a slow line it may hold minutes' worth of them. Of what
+/// comes in, the bodies of answers alone have moved, but whatever a server sends counts against what it may, below TLS:
+/// interim answers, tickets and chunk headers have no end of their own.
 pub(super) struct Activity {
-    began: Instant,
-    /// Milliseconds after `began`.
-    last: AtomicU64,
+    /// The connection's socket, for as long as it is open.
+    socket: Mutex<Option<OwnedFd>>,
+    /// Bytes handed to the kernel: all that is known where it does not say how many were acknowledged.
+    written: AtomicU64,
+    answered: AtomicU64,
     allowance: AtomicU64,
     overrun: AtomicBool,
 }
 
 impl Activity {
-    fn begin() -> Arc<Activity> {
-        let (last, allowance) = (AtomicU64::new(0), AtomicU64::new(HANDSHAKE));
-        Arc::new(Activity { began: Instant::now(), last, allowance, overrun: AtomicBool::new(false) })
+    fn of(tcp: &TcpStream) -> io::Result<Activity> {
+        Ok(Activity {
+            socket: Mutex::new(Some(tcp.as_fd().try_clone_to_owned()?)),
+            written: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            allowance: AtomicU64::new(HANDSHAKE),
+            overrun: AtomicBool::new(false),
+        })
     }
 
-    /// Something moved, or may be waited for from now on.
-    pub fn note(&self) {
-        self.last.fetch_max(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+    fn socket(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn last(&self) -> Instant {
-        self.began + Duration::from_millis(self.last.load(Ordering::Relaxed))
+    /// Bytes that the server has taken, since the connection was made.
+    pub fn taken(&self) -> u64 {
+        let info = self.socket().as_ref().and_then(|socket| nix::sys::socket::getsockopt(socket, TcpInfo).ok());
+        match info.map(|info| info[BYTES_ACKED]) {
+            // Nothing is acknowledged after a TLS handshake where nothing is told.
+            None | Some(0) => self.written.load(Ordering::Relaxed),
+            Some(bytes) => bytes,
+        }
+    }
+
+    /// Bytes of answers' bodies, since the connection was made.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of an answer's body came.
+    pub fn note_answer(&self, bytes: usize) {
+        self.answered.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// From now on `bytes` may come in.
@@ -141,14 +177,17 @@ struct Watched {
     activity: Arc<Activity>,
 }
 
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.activity.socket().take();
+    }
+}
+
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.tcp).poll_read(cx, buf))?;
         let read = buf.filled().len() - before;
-        if read > 0 {
-            self.activity.note();
-        }
         Poll::Ready(self.activity.received(read as u64))
     }
 }
@@ -156,7 +195,7 @@ impl AsyncRead for Watched {
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.tcp).poll_write(cx, data))?;
-        self.activity.note();
+        self.activity.written.fetch_add(written as u64, Ordering::Relaxed);
         Poll::Ready(Ok(written))
     }
 
@@ -166,7 +205,7 @@ impl AsyncWrite for Watched {
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, data))?;
-        self.activity.note();
+        self.activity.written.fetch_add(written as u64, Ordering::Relaxed);
         Poll::Ready(Ok(written))
     }
 

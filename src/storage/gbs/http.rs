@@ -1,7 +1,7 @@
 //! Requests to one server: its connections are used again, every wait has a limit, every answer a size.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,10 +20,17 @@ use crate::util::Cx;
 
 /// Requests to one server at the same time, and so connections to it: as many as the reference has.
 const CONNECTIONS: usize = 10;
+/// Those beside them that only ask whether it is there: it is, though ten requests may keep it busy for long.
+const PROBES: usize = 2;
 /// A connection is not used again after this long: servers hang up after 60 s, and an answer may be on its way then.
 const IDLE_LIMIT: Duration = Duration::from_secs(45);
-/// The longest that a request may take without a byte moving.
+/// The time in which something must have moved.
 const STALL_LIMIT: Duration = Duration::from_secs(15);
+/// How many bytes that must be, of all requests together: the slowest line that will do. A server that keeps a request
+/// alive with a few bytes now and then must not hold up what waits for it.
+const LEAST_MOVED: u64 = 32 << 10;
+/// How many bytes it must be of one request, however many share the line.
+const LEAST_SHARE: u64 = 1 << 10;
 /// How often somebody who waits hears that bytes move.
 const NEWS: Duration = Duration::from_secs(1);
 /// How long a kept connection may take to become free once its answer was read to the end.
@@ -45,6 +52,8 @@ pub(super) struct Ask {
     pub body: Bytes,
     /// Whether it may be sent twice.
     pub idempotent: bool,
+    /// Whether it only asks if the server is there, and so waits for no other request.
+    pub probe: bool,
     /// The most that the body of an answer to success may be, in bytes.
     pub limit: u64,
 }
@@ -73,6 +82,9 @@ pub(super) struct Http {
     preferred: AtomicUsize,
     idle: Mutex<Vec<Idle>>,
     turns: Semaphore,
+    probes: Semaphore,
+    /// When something last moved.
+    moved: Mutex<Option<Instant>>,
 }
 
 struct Idle {
@@ -85,8 +97,13 @@ impl Http {
     /// Nothing is contacted yet. NURLs that ask for Tor are left out.
     pub fn new(nurls: &[Nurl]) -> Http {
         let places = nurls.iter().filter(|nurl| !nurl.tor).map(Place::new).collect();
-        let (preferred, idle) = (AtomicUsize::new(0), Mutex::default());
-        Http { places, preferred, idle, turns: Semaphore::new(CONNECTIONS) }
+        let (turns, probes) = (Semaphore::new(CONNECTIONS), Semaphore::new(PROBES));
+        Http { places, preferred: AtomicUsize::new(0), idle: Mutex::default(), turns, probes, moved: Mutex::default() }
+    }
+
+    /// When a request to the server last moved, as fast as one must.
+    pub fn moved(&self) -> Option<Instant> {
+        *self.moved.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Sends a request and reads the answer to its end.
@@ -95,7 +112,9 @@ impl Http {
     }
 
     async fn send_in_turn(&self, cx: &Cx, ask: &Ask) -> Result<Answer, StorageError> {
-        let _turn = self.turns.acquire().await.expect("never closed");
+        let turns = if ask.probe { &self.probes } else { &self.turns };
+        let _turn = turns.acquire().await.expect("never closed");
+        let _line = Line::enter();
         if let Some((place, connection)) = self.reuse().await {
             match self.exchange(cx, ask, place, connection, true).await {
                 Ok(answer) => return Ok(answer),
@@ -196,19 +215,24 @@ impl Http {
         }
         let request = request.body(Full::new(ask.body.clone()));
         let request = request.map_err(|_| self.malformed(place, "a request could not be made"))?;
-        let activity = std::sync::Arc::clone(&connection.activity);
-        activity.note();
+        let activity = Arc::clone(&connection.activity);
         activity.allow(ask.limit.max(PAGE).saturating_mul(FRAMED).saturating_add(BESIDE));
+        let answers = AtomicBool::new(false);
         let work = async {
             let response = connection.sender.send_request(request).await.map_err(|e| {
                 // Canceled: it never left. Otherwise a kept connection may have been closed before it arrived.
                 let stale = reused && (e.is_canceled() || ask.idempotent && !e.is_parse());
                 if stale { Broken::Stale(e.to_string()) } else { self.broken(place, &e) }
             })?;
-            self.answer(place, response, ask.limit).await
+            answers.store(true, Ordering::Relaxed);
+            self.answer(place, &activity, response, ask.limit).await
         };
-        let outcome = while_moving(cx, &activity, work).await.unwrap_or_else(|| {
-            let why = format!("nothing moved for {} seconds", STALL_LIMIT.as_secs());
+        let outcome = self.while_moving(cx, &activity, &answers, work).await.unwrap_or_else(|moved| {
+            let seconds = STALL_LIMIT.as_secs();
+            let why = match answers.load(Ordering::Relaxed) {
+                false => format!("no answer in {seconds} seconds"),
+                true => format!("only {moved} bytes of an answer in {seconds} seconds"),
+            };
             Err(Broken::Failed(self.unreachable(place, &why)))
         });
         let answer = match outcome {
@@ -233,7 +257,13 @@ impl Http {
         Broken::Failed(self.unreachable(place, &error.to_string()))
     }
 
-    async fn answer(&self, place: usize, response: Response<Incoming>, limit: u64) -> Result<Answer, Broken> {
+    async fn answer(
+        &self,
+        place: usize,
+        activity: &Activity,
+        response: Response<Incoming>,
+        limit: u64,
+    ) -> Result<Answer, Broken> {
         let (parts, mut incoming) = response.into_parts();
         let limit = if parts.status.is_success() { limit } else { PAGE };
         if incoming.size_hint().lower() > limit {
@@ -247,29 +277,71 @@ impl Http {
             if (body.len() + data.len()) as u64 > limit {
                 return Err(self.malformed(place, TOO_MUCH));
             }
+            activity.note_answer(data.len());
             body.extend_from_slice(&data);
         }
         Ok(Answer { place, status: parts.status, content_range, body: body.freeze() })
     }
-}
 
-/// Runs `work` for as long as bytes move; `None` when they have not for too long.
-async fn while_moving<T>(cx: &Cx, activity: &Activity, work: impl Future<Output = T>) -> Option<T> {
-    tokio::pin!(work);
-    let mut seen = activity.last();
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut work => return Some(done),
-            () = tokio::time::sleep(NEWS) => {
-                let last = activity.last();
-                if last > seen {
-                    cx.acknowledge();
-                    seen = last;
-                } else if last.elapsed() >= STALL_LIMIT {
-                    return None;
+    /// Runs `work` for as long as it moves; else gives the bytes that have moved of late. Until the answer's body begins
+    /// those move that the server takes, then those of the body: a head must come at once.
+    async fn while_moving<T>(
+        &self,
+        cx: &Cx,
+        activity: &Activity,
+        answers: &AtomicBool,
+        work: impl Future<Output = T>,
+    ) -> Result<T, u64> {
+        tokio::pin!(work);
+        let moved = |answering: bool| if answering { activity.answered() } else { activity.taken() };
+        let (mut answering, mut began, mut first, body) = (false, Instant::now(), moved(false), moved(true));
+        let mut before = first;
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep(NEWS) => {}
+            }
+            if !answering && answers.load(Ordering::Relaxed) {
+                // What came of the body within this second counts as well.
+                (answering, began, first, before) = (true, Instant::now(), body, body);
+            }
+            let (now, least) = (moved(answering), Line::least());
+            if now.saturating_sub(before) >= least / STALL_LIMIT.as_secs() {
+                cx.acknowledge();
+                *self.moved.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now());
+            }
+            before = now;
+            if began.elapsed() >= STALL_LIMIT {
+                let late = now.saturating_sub(first);
+                if late < least {
+                    return Err(late);
                 }
+                (began, first) = (Instant::now(), now);
             }
         }
+    }
+}
+
+/// A request under way, to whichever server: all share our line.
+struct Line;
+
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+impl Line {
+    fn enter() -> Line {
+        UNDER_WAY.fetch_add(1, Ordering::Relaxed);
+        Line
+    }
+
+    /// How many bytes must move of each request within [`STALL_LIMIT`].
+    fn least() -> u64 {
+        (LEAST_MOVED / (UNDER_WAY.load(Ordering::Relaxed) as u64).max(1)).max(LEAST_SHARE)
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -64,7 +64,7 @@ impl GbsServer {
         body: Bytes,
         idempotent: bool,
     ) -> Result<Answer, StorageError> {
-        self.http.send(cx, &Ask { method, path, headers, body, idempotent, limit: SMALL }).await
+        self.http.send(cx, &Ask { method, path, headers, body, idempotent, probe: false, limit: SMALL }).await
     }
 
     async fn get(&self, cx: &Cx, path: String) -> Result<Answer, StorageError> {
@@ -76,7 +76,7 @@ impl GbsServer {
         let address = self.http.address(answer);
         match answer.status {
             StatusCode::UNAUTHORIZED => {
-                StorageError::Unreachable(format!("{address}: it does not let us in; the swissnum is wrong"))
+                StorageError::Unauthorized(format!("{address}: it does not let us in; the swissnum is wrong"))
             }
             status if status.is_server_error() => {
                 StorageError::Io(format!("{address}: the server failed (status {})", status.as_u16()))
@@ -104,6 +104,7 @@ impl GbsServer {
             headers: vec![(header::RANGE, value)],
             body: Bytes::new(),
             idempotent: true,
+            probe: false,
             limit: length.max(1),
         };
         let answer = self.http.send(cx, &ask).await?;
@@ -181,8 +182,21 @@ impl StorageServer for GbsServer {
         true
     }
 
+    fn moved(&self) -> Option<tokio::time::Instant> {
+        self.http.moved()
+    }
+
     async fn status(&self, cx: &Cx) -> Result<ServerStatus, StorageError> {
-        let answer = self.get(cx, "/storage/v1/version".into()).await?;
+        let ask = Ask {
+            method: Method::GET,
+            path: "/storage/v1/version".into(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            idempotent: true,
+            probe: true,
+            limit: SMALL,
+        };
+        let answer = self.http.send(cx, &ask).await?;
         match answer.status {
             StatusCode::OK => self.from(&answer, messages::version(&answer.body)),
             _ => Err(self.unexpected(&answer)),
@@ -313,6 +327,7 @@ impl StorageServer for GbsServer {
             body: messages::read_test_write(shares, read),
             // Repeated after it was applied, its tests would fail.
             idempotent: false,
+            probe: false,
             // Of each share that it holds, which may be any number of them.
             limit: read.iter().fold(SMALL, |sum, r| sum.saturating_add(r.length.saturating_mul(256))).min(MESSAGE),
         };
@@ -354,7 +369,8 @@ impl StorageServer for GbsServer {
         let reason = if end == 0 { "corrupt" } else { &reason[..end] };
         let path = format!("/storage/v1/{}/{si}/{share}/corrupt", kind_name(kind));
         let headers = vec![(header::CONTENT_TYPE, CBOR)];
-        let answer = self.send(cx, Method::POST, path, headers, messages::corrupt(reason), true).await?;
+        // Repeated, it would be noted twice.
+        let answer = self.send(cx, Method::POST, path, headers, messages::corrupt(reason), false).await?;
         match answer.status {
             StatusCode::OK => Ok(()),
             StatusCode::NOT_FOUND => Err(StorageError::NoSuchShare),

@@ -151,6 +151,10 @@ mod tests {
         BASE64.decode(recorded["tls"]["certificate"]["der_b64"].as_str().expect("text").as_bytes()).expect("base64")
     }
 
+    fn pinned(info: &[u8]) -> Pinned {
+        Pinned { pin: Sha256::digest(info).into(), provider: Arc::new(rustls::crypto::ring::default_provider()) }
+    }
+
     #[test]
     fn the_key_of_a_version_1_certificate_is_found() {
         let recorded: serde_json::Value =
@@ -171,16 +175,23 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_certificates_are_refused(at in 0usize..700, byte: u8, cut in 0usize..700) {
-            let mut der = certificate();
-            let length = der.len();
-            der[at % length] = byte;
-            der.truncate(length - cut % length);
-            let _ = key_of(&der);
+            let original = certificate();
+            let key = key_of(&original).unwrap().info;
+            let begins = original.windows(key.len()).position(|w| w == key).unwrap();
+            let mut der = original.clone();
+            der[at % original.len()] = byte;
+            der.truncate(original.len() - cut % original.len());
+            // Nothing but the pinned key is accepted, wherever the certificate was changed.
+            let same_key = der.get(begins..begins + key.len()) == Some(key);
+            match pinned(key).key(&CertificateDer::from(der.as_slice())) {
+                Ok(found) => prop_assert!(same_key && found.info == key),
+                Err(_) => prop_assert_ne!(der, original),
+            }
         }
 
         #[test]
         fn arbitrary_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(key_of(&bytes).is_none() || bytes.len() > 20);
+            prop_assert!(pinned(b"another key").key(&CertificateDer::from(bytes)).is_err());
         }
     }
 }
