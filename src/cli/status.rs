@@ -244,3 +244,28 @@ fn detach_stale(session: &Session, mountpoint: &Path) -> Result<u8, Failure> {
     ));
     Ok(Exit::LeftBehind as u8)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_answers_again_shows_its_last_error_and_one_without_certificate_says_so() {
+        let server = ServerState {
+            nickname: "one".into(),
+            state: "connected".into(),
+            reachable: true,
+            last_error: Some("unreachable: no answer in 15 seconds".into()),
+            last_error_ago: Some(720.0),
+            ..ServerState::default()
+        };
+        let shown = server_lines(std::slice::from_ref(&server), &[]);
+        assert_eq!(shown, "servers:\n  one: ok; 12 min ago: unreachable: no answer in 15 seconds\n");
+        let away = ServerState { reachable: false, state: "unreachable".into(), ..server.clone() };
+        let shown = server_lines(&[away], &[]);
+        assert_eq!(shown, "servers:\n  one: unreachable: no answer in 15 seconds\n");
+        let uncertified = ServerState { last_error: None, uncertified: true, ..server };
+        let shown = server_lines(&[uncertified], &[]);
+        assert!(shown.contains("one: ok, no new shares: no certificate of one of the grid managers"), "{shown}");
+    }
+}
