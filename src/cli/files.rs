@@ -13,7 +13,7 @@ use super::output;
 use super::place::Place;
 use super::session::Session;
 use crate::cap::{Cap, FileCap, MutableFormat};
-use crate::client::{Client, Found};
+use crate::client::{Client, ClientOptions, Found};
 use crate::node::{
     Attributes, Child, Directory, Edit, EditOutcome, Expect, FileType, Freshness, Name, NodeError, NodeFactory,
     Timestamp,
@@ -25,7 +25,7 @@ const READ_SIZE: u64 = 2 << 20;
 const READS: usize = 3;
 
 pub fn mkdir(session: &Session, format: Option<DirFormat>, place: Option<&str>) -> Result<(), Failure> {
-    session.with_client(async |client| {
+    session.with_tree(true, ClientOptions::default(), async |client| {
         let cx = client.cx();
         let format = match format {
             None => client.config().mutable_format,
@@ -132,7 +132,7 @@ fn row(name: &str, child: &Child) -> Row {
 
 pub fn ls(session: &Session, long: bool, json: bool, at: &At) -> Result<(), Failure> {
     let place = Place::of(at.place.as_deref(), at.cap_file.as_deref())?;
-    session.with_client(async |client| {
+    session.with_tree(false, ClientOptions::default(), async |client| {
         let cx = client.cx();
         let found = find(&client, &cx, &place).await?;
         let writeable = found.cap.is_mutable() && !found.cap.is_readonly();
@@ -181,7 +181,7 @@ pub fn rm(session: &Session, place: &str) -> Result<(), Failure> {
     if path.is_empty() {
         return Err(Failure::at(Exit::Usage, place.shown(), "name what is to be removed from a directory"));
     }
-    session.with_client(async |client| {
+    session.with_tree(true, ClientOptions::default(), async |client| {
         let cx = client.cx();
         let found = find(&client, &cx, &place).await?;
         let Some((parent, name)) = found.edge else {
@@ -223,7 +223,7 @@ pub fn get(session: &Session, cap_file: Option<&Path>, operands: &[String]) -> R
     };
     let place = Place::of(place.map(String::as_str), cap_file)?;
     let target = target.filter(|t| *t != "-").map(PathBuf::from);
-    session.with_client(async |client| {
+    session.with_tree(false, ClientOptions::default(), async |client| {
         let cx = client.cx();
         let found = find(&client, &cx, &place).await?;
         if found.cap.is_directory() {

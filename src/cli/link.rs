@@ -8,7 +8,7 @@ use super::files::{find_as_named, publish, split_last};
 use super::place::Place;
 use super::session::Session;
 use crate::cap::{Cap, StorageIndex};
-use crate::client::{Client, Found, ResolveError};
+use crate::client::{Client, ClientOptions, Found, ResolveError};
 use crate::node::{Directory, Edit, Expect, Freshness, Metadata, Name, NodeError, NodeFactory, normalize};
 use crate::util::Cx;
 
@@ -127,7 +127,7 @@ pub fn mv(session: &Session, args: &Mv) -> Result<(), Failure> {
     if from == Place::Stdin {
         return Err(Failure::usage("mv: a capability has no name that could be moved; `tahoefs ln` gives it one"));
     }
-    session.with_client(async |client| {
+    session.with_tree(true, ClientOptions::default(), async |client| {
         let cx = client.cx();
         let Found { cap, child, edge } = find_as_named(&client, &cx, &from).await?;
         let (Some(child), Some((parent, name))) = (child, edge) else {
@@ -166,7 +166,7 @@ pub fn ln(session: &Session, args: &Ln) -> Result<(), Failure> {
     if from == Place::Stdin && to == Place::Stdin {
         return Err(Failure::usage("ln: two capabilities cannot both come from standard input"));
     }
-    session.with_client(async |client| {
+    session.with_tree(true, ClientOptions::default(), async |client| {
         let cx = client.cx();
         let Found { cap, child, edge } = find_as_named(&client, &cx, &from).await?;
         let destination = Destination::find(&client, &cx, &to, edge.as_ref().map(|(_, name)| name), None).await?;

@@ -20,7 +20,7 @@ use super::output;
 use super::place::Place;
 use super::session::Session;
 use crate::cap::{Cap, MutableFormat};
-use crate::client::{Client, ResolveError};
+use crate::client::{Client, ClientOptions, ResolveError};
 use crate::config::{NodeDir, read_optional};
 use crate::crypto::SigningKey;
 use crate::immutable::{UploadResults, Uploaded};
@@ -48,7 +48,7 @@ pub fn put(session: &Session, args: &Put) -> Result<(), Failure> {
         Some(path) => Some(read_key(path)?),
         None => None,
     };
-    session.with_client(async |client| {
+    session.with_tree(true, ClientOptions::default(), async |client| {
         let input = Input::open(client.dir(), file)?;
         match place {
             None => {

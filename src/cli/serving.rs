@@ -206,6 +206,11 @@ impl ControlTarget for Target {
         Ok(self.left())
     }
 
+    async fn refresh(&self) -> Left {
+        self.writeback().expire();
+        self.left()
+    }
+
     async fn unmount(&self, force: bool, progress: ProgressSink) -> Result<Left, Failed> {
         if force {
             self.forced.store(true, Ordering::Release);

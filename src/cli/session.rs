@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::exit::{Exit, Failure};
+use super::neighbours;
 use super::output::Speech;
 use crate::client::{Client, ClientOptions};
 use crate::config::{Located, NodeDir, locate};
@@ -44,6 +45,30 @@ impl Session {
         F: Future<Output = Result<T, Failure>>,
     {
         self.with_client_as(ClientOptions::default(), work)
+    }
+
+    /// As [`Session::with_client`], for a command that works on a tree that may be mounted: mounts store what they have
+    /// queued before, and hear of it after a command that `changes` something.
+    ///
+    /// # Errors
+    /// As [`Session::with_client`].
+    pub fn with_tree<T, F>(
+        &self,
+        changes: bool,
+        options: ClientOptions,
+        work: impl FnOnce(Arc<Client>) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let dir = self.node_dir()?;
+        neighbours::settle(self, &dir);
+        let outcome = self.with_client_as(options, work);
+        if changes {
+            // What failed may have changed something too.
+            neighbours::refresh(&dir);
+        }
+        outcome
     }
 
     /// As [`Session::with_client`], with a client that is opened in another way.

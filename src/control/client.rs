@@ -4,6 +4,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use tokio::time::Instant;
+
 use super::{Failed, Left, Reply, Request, Running, Status, mounts};
 use crate::config::{ConfigError, NodeDir};
 
@@ -74,7 +76,7 @@ impl Connection {
     /// # Errors
     /// The connection breaks or the request fails.
     pub fn status(self) -> Result<Status, ControlError> {
-        match self.ask(&Request::Status, |_| ())? {
+        match self.ask(&Request::Status, |_| (), None)? {
             Reply::Status(status) => Ok(*status),
             _ => Err(ControlError::Malformed),
         }
@@ -85,18 +87,35 @@ impl Connection {
     /// # Errors
     /// The connection breaks or the request fails.
     pub fn wait(self, request: &Request, progress: impl FnMut(Left)) -> Result<Left, ControlError> {
-        match self.ask(request, progress)? {
-            Reply::Done(left) => Ok(left),
-            _ => Err(ControlError::Malformed),
-        }
+        self.ask(request, progress, None).and_then(done)
     }
 
-    fn ask(mut self, request: &Request, mut progress: impl FnMut(Left)) -> Result<Reply, ControlError> {
+    /// As [`Connection::wait`], until `deadline` at the latest; the mount goes on with it.
+    ///
+    /// # Errors
+    /// As [`Connection::wait`], or there was no answer in time.
+    pub fn wait_until(self, request: &Request, deadline: Instant) -> Result<Left, ControlError> {
+        self.ask(request, |_| (), Some(deadline)).and_then(done)
+    }
+
+    fn ask(
+        mut self,
+        request: &Request,
+        mut progress: impl FnMut(Left),
+        deadline: Option<Instant>,
+    ) -> Result<Reply, ControlError> {
         let mut line = serde_json::to_vec(request).map_err(io::Error::from)?;
         line.push(b'\n');
         self.stream.write_all(&line)?;
         let mut reader = BufReader::new(self.stream);
         loop {
+            if let Some(deadline) = deadline {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+                }
+                reader.get_ref().set_read_timeout(Some(left))?;
+            }
             let mut line = String::new();
             if (&mut reader).take(REPLY_LIMIT).read_line(&mut line)? == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
@@ -107,5 +126,12 @@ impl Connection {
                 done => return Ok(done),
             }
         }
+    }
+}
+
+fn done(reply: Reply) -> Result<Left, ControlError> {
+    match reply {
+        Reply::Done(left) => Ok(left),
+        _ => Err(ControlError::Malformed),
     }
 }

@@ -18,6 +18,8 @@ pub enum Request {
         #[serde(default)]
         path: Option<PathBuf>,
     },
+    /// Ask the grid again before directories are next shown: somebody has changed some of them.
+    Refresh,
     /// Store what is left and unmount.
     Unmount {
         /// Unmount without waiting.
@@ -34,7 +36,7 @@ pub enum Reply {
     Progress(Left),
     /// The answer to a status.
     Status(Box<Status>),
-    /// A flush or an unmount is done; what is left behind.
+    /// A flush, a refresh or an unmount is done; what is not on the grid.
     Done(Left),
     /// It failed.
     Error(Failed),

@@ -41,6 +41,9 @@ pub trait ControlTarget: Send + Sync {
     /// Waits until all below `path` (relative to the mountpoint; `None` is everything) is on the grid.
     async fn flush(&self, path: Option<PathBuf>, progress: ProgressSink) -> Result<Left, Failed>;
 
+    /// Has the grid asked again before directories are next shown; returns what is not on the grid yet.
+    async fn refresh(&self) -> Left;
+
     /// Stores what is left and unmounts, or only unmounts with `force`; returns what is left behind.
     async fn unmount(&self, force: bool, progress: ProgressSink) -> Result<Left, Failed>;
 }
@@ -85,6 +88,7 @@ async fn answer(stream: UnixStream, target: Arc<dyn ControlTarget>) -> io::Resul
         match request {
             Request::Status => Ok(Reply::Status(Box::new(target.status().await))),
             Request::Flush { path } => target.flush(path, sink).await.map(Reply::Done),
+            Request::Refresh => Ok(Reply::Done(target.refresh().await)),
             Request::Unmount { force } => target.unmount(force, sink).await.map(Reply::Done),
         }
     });

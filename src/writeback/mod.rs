@@ -300,6 +300,11 @@ impl Writeback {
         }
     }
 
+    /// Has every directory loaded again before it is next shown.
+    pub fn expire(&self) {
+        self.state().dirs.values_mut().for_each(|dir| dir.checked = None);
+    }
+
     /// What stands under `name`. The directory must have been loaded, else nothing but pending changes is seen.
     pub fn find(&self, dir: DirId, name: &str) -> Option<Entry> {
         self.state().find(dir, name)

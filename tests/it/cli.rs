@@ -635,6 +635,21 @@ mod mounts {
         world.ok(&[OsStr::new("flush"), world.at("a").as_os_str()]);
         assert_eq!(world.ok(&["ls", "tahoe:a"]), "b\n");
         world.ok(&["mkdir", "tahoe:other"]);
+        // What is written in the mount is there for a command at once, and the other way round.
+        fs::write(world.at("a/new"), "new").unwrap();
+        fs::create_dir(world.at("a/dir")).unwrap();
+        assert_eq!(world.ok(&["ls", "tahoe:a"]), "b\ndir\nnew\n");
+        let listed = || {
+            let names = fs::read_dir(world.at("a")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<String> = names.collect();
+            names.sort();
+            names.join(" ")
+        };
+        assert_eq!(listed(), "b dir new");
+        world.ok(&["rm", "tahoe:a/new"]);
+        world.ok(&["mkdir", "tahoe:a/made"]);
+        world.ok(&["mv", "tahoe:a/dir", "tahoe:a/moved"]);
+        assert_eq!(listed(), "b made moved");
         let (sub, other) = (world.home().join("sub"), world.home().join("elsewhere"));
         world.ok(&[OsStr::new("mount"), OsStr::new("tahoe:other"), sub.as_os_str()]);
         world.ok(&[OsStr::new("unmount"), sub.as_os_str()]);

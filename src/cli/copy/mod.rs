@@ -304,7 +304,8 @@ fn operands(args: &Cp) -> Result<(Vec<Operand>, Operand), Failure> {
 pub fn cp(session: &Session, args: &Cp) -> Result<(), Failure> {
     let (from, to) = operands(args)?;
     let ready_keys = if args.recursive && matches!(to, Operand::Grid(_)) { READY_KEYS } else { 0 };
-    session.with_client_as(ClientOptions { ready_keys, ..ClientOptions::default() }, async |client| {
+    let options = ClientOptions { ready_keys, ..ClientOptions::default() };
+    session.with_tree(matches!(to, Operand::Grid(_)), options, async |client| {
         let copier = Copier {
             transfers: Semaphore::new(TRANSFERS),
             bar: session.speech.bytes("copying", 0),
