@@ -1,10 +1,23 @@
 //! The metadata of a directory entry: a JSON object whose foreign keys are kept.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
+
+/// Begins what Python writes and JSON cannot say: alone in a string a number that is not finite, before a character of
+/// [`LONE_SURROGATES`] half of a surrogate pair. The last character of private use.
+const BEYOND_JSON: char = '\u{10fffd}';
+
+/// Stands for a surrogate without its other half: so many characters on.
+const LONE_SURROGATES: u32 = 0x10_0000;
+
+/// Numbers that Python writes and JSON does not know.
+const NOT_FINITE: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
 
 /// The metadata of a directory entry (PROTOCOL 7).
 ///
-/// Keys keep their order and numbers their spelling, so that what is not ours survives a change of what is.
+/// Keys keep their order and numbers their spelling, so that what is not ours survives a change of what is. So do NaN,
+/// infinities and lone surrogates, which Python reads and writes: they are strings and characters of their own here.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata(pub Map<String, Value>);
 
@@ -16,7 +29,11 @@ pub struct NotAnObject;
 impl Metadata {
     /// Parses a JSON object.
     pub fn parse(json: &[u8]) -> Result<Metadata, NotAnObject> {
-        serde_json::from_slice(json).map(Metadata).map_err(|_| NotAnObject)
+        let parsed = serde_json::from_slice(json).or_else(|error| match std::str::from_utf8(json).map(into_json) {
+            Ok(Cow::Owned(text)) => serde_json::from_str(&text),
+            _ => Err(error),
+        });
+        parsed.map(Metadata).map_err(|_| NotAnObject)
     }
 
     /// Writes JSON as Python's `json.dumps` does: `", "` and `": "`, everything beyond ASCII escaped.
@@ -81,6 +98,60 @@ fn python_float(value: f64) -> String {
     }
 }
 
+/// What Python takes for JSON as JSON.
+fn into_json(text: &str) -> Cow<'_, str> {
+    let mut out = String::new();
+    let (mut copied, mut at) = (0, 0);
+    let mut in_string = false;
+    while let Some(next) = text.as_bytes().get(at) {
+        let rest = &text.as_bytes()[at..];
+        let (length, instead) = match next {
+            b'"' => {
+                in_string = !in_string;
+                (1, None)
+            }
+            b'\\' if in_string => match (utf16_escape(rest), rest.get(6..).and_then(utf16_escape)) {
+                (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (12, None),
+                (Some(unit @ 0xd800..=0xdfff), _) => (6, char::from_u32(LONE_SURROGATES + u32::from(unit))),
+                _ => (2, None),
+            },
+            _ if !in_string => match NOT_FINITE.iter().find(|name| is_value(rest, name)) {
+                Some(name) => {
+                    out.extend([&text[copied..at], "\"", BEYOND_JSON.encode_utf8(&mut [0; 4]), name, "\""]);
+                    copied = at + name.len();
+                    (name.len(), None)
+                }
+                None => (1, None),
+            },
+            _ => (1, None),
+        };
+        if let Some(instead) = instead {
+            out.push_str(&text[copied..at]);
+            out.extend([BEYOND_JSON, instead]);
+            copied = at + length;
+        }
+        at += length;
+    }
+    if copied == 0 {
+        return text.into();
+    }
+    out.push_str(&text[copied..]);
+    out.into()
+}
+
+/// Whether text begins with this value, which is no key.
+fn is_value(rest: &[u8], name: &str) -> bool {
+    let after = rest.strip_prefix(name.as_bytes()).map(<[u8]>::trim_ascii_start);
+    after.is_some_and(|after| after.first() != Some(&b':'))
+}
+
+/// The unit of an escape such as `\ud83d`, if bytes begin with one.
+fn utf16_escape(bytes: &[u8]) -> Option<u16> {
+    let digits = bytes.strip_prefix(b"\\u")?.get(..4)?;
+    let value = |digit: &u8| (*digit as char).to_digit(16);
+    digits.iter().try_fold(0, |unit, digit| Some(unit << 4 | value(digit)?)).map(|unit| unit as u16)
+}
+
 fn write_object(out: &mut Vec<u8>, map: &Map<String, Value>) {
     out.push(b'{');
     for (i, (key, value)) in map.iter().enumerate() {
@@ -99,7 +170,10 @@ fn write_value(out: &mut Vec<u8>, value: &Value) {
         Value::Null => out.extend_from_slice(b"null"),
         Value::Bool(b) => out.extend_from_slice(if *b { b"true" } else { b"false" }),
         Value::Number(n) => out.extend_from_slice(n.to_string().as_bytes()),
-        Value::String(s) => write_string(out, s),
+        Value::String(s) => match s.strip_prefix(BEYOND_JSON).filter(|name| NOT_FINITE.contains(name)) {
+            Some(name) => out.extend_from_slice(name.as_bytes()),
+            None => write_string(out, s),
+        },
         Value::Array(items) => {
             out.push(b'[');
             for (i, item) in items.iter().enumerate() {
@@ -116,8 +190,14 @@ fn write_value(out: &mut Vec<u8>, value: &Value) {
 
 fn write_string(out: &mut Vec<u8>, s: &str) {
     out.push(b'"');
-    for c in s.chars() {
+    let mut chars = s.chars().peekable();
+    while let Some(c) = chars.next() {
+        let lone = |next: &char| matches!(*next as u32, 0x10_d800..=0x10_dfff);
         match c {
+            BEYOND_JSON if chars.peek().is_some_and(lone) => {
+                let unit = chars.next().map_or(0, |next| next as u32 - LONE_SURROGATES);
+                out.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
+            }
             '"' => out.extend_from_slice(b"\\\""),
             '\\' => out.extend_from_slice(b"\\\\"),
             '\n' => out.extend_from_slice(b"\\n"),

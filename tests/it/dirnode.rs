@@ -324,6 +324,48 @@ async fn a_link_that_says_no_write_keeps_the_read_cap_alone() {
     assert!(matches!(reader.modify(&cx(), &[link("x", lit("x"))]).await, Err(NodeError::NotWriteable)));
 }
 
+/// Python writes what JSON does not know, and reads it.
+#[tokio::test]
+async fn metadata_that_only_python_takes_for_json_is_shown_and_kept() {
+    let texts = [
+        r#"{"mtime": NaN, "ctime": 5.50}"#,
+        r#"{"a": [Infinity, -Infinity, {"b": NaN}], "NaN": "Infinity \\"}"#,
+        r#"{"half": "\ud83d", "\ude00": "x\ud800\ud800\udc00\\ud800 \udc00"}"#,
+        r#"{"whole": "\ud83d\ude00 \u00e9 \udbf6\udc00", "nan": NaN}"#,
+    ];
+    let servers = Servers::new(5);
+    let dir = make(&servers, &[]).await;
+    let entry = |(i, metadata): (usize, &&str)| {
+        let mut entry = Vec::new();
+        for field in [format!("n{i}").as_bytes(), b"URI:LIT:nbswy3dp", b"", metadata.as_bytes()] {
+            netstring::push(&mut entry, field);
+        }
+        netstring::encode(&entry)
+    };
+    let all: Vec<u8> = texts.iter().enumerate().flat_map(entry).collect();
+    dir.file().unwrap().modify(&cx(), |_| Ok(Some(all.clone()))).await.unwrap();
+    assert_eq!(names(&dir).await, ["n0", "n1", "n2", "n3"]);
+    for (name, child) in &table(&dir).await.entries {
+        let text = texts[name[1..].parse::<usize>().unwrap()];
+        assert_eq!(String::from_utf8(child.metadata.to_json()).unwrap(), text);
+    }
+    // A change of what stands beside it leaves it as it is.
+    let patch = |i: usize| Edit::Patch {
+        name: format!("n{i}").into(),
+        keys: vec![("x".into(), Some(1.into()))],
+        expect: Expect::Anything,
+    };
+    dir.modify(&cx(), &[0, 1, 2, 3].map(patch)).await.unwrap();
+    let content = dir.file().unwrap().read_best(&cx()).await.unwrap().1;
+    for text in texts {
+        let kept = format!("{}, \"x\": 1, ", text.strip_suffix('}').unwrap());
+        assert!(content.windows(kept.len()).any(|part| part == kept.as_bytes()), "{kept}");
+    }
+    for bad in ["{\"a\": Nan}", "{NaN: 1}", "{\"a\": 1NaN}", "NaN", "{\"a\": \"\\ud8\"}", "{\"a\": -NaN}"] {
+        assert!(Metadata::parse(bad.as_bytes()).is_err(), "{bad}");
+    }
+}
+
 /// Entries that are not shown to anybody survive every rewrite, and edits do not take their names for free.
 #[tokio::test]
 async fn what_is_not_understood_is_never_lost() {
@@ -623,7 +665,7 @@ proptest! {
 
     /// Whatever JSON an entry holds, it is kept or refused.
     #[test]
-    fn hostile_metadata_does_no_harm(text in r#"\{("[a$:\\u0-9]{0,6}" ?: ?([-0-9.eE]{0,5}|\[\]|\{\}|"x"|null|NaN),? ?){0,3}\}"#) {
+    fn hostile_metadata_does_no_harm(text in r#"\{("[a$:\\u0-9]{0,6}" ?: ?([-0-9.eE]{0,5}|\[\]|\{\}|"x"|null|NaN|-Infinity|"[$\\ud8]{0,9}"),? ?){0,3}\}"#) {
         if let Ok(metadata) = Metadata::parse(text.as_bytes()) {
             let json = metadata.to_json();
             prop_assert_eq!(Metadata::parse(&json).unwrap().to_json(), json);
