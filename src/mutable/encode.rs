@@ -1,5 +1,6 @@
 //! Making the shares of a new version: all CPU work of a publish (PROTOCOL 6.1 to 6.3).
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use crate::crypto::{AesCtr, Hash, ReadKey, SigningKey, WriteKey};
 use crate::merkle::HashTree;
 use crate::node::NodeError;
 use crate::share::{Encoding, MutableHeader, SdmfShare, Version, chain, mdmf};
+use crate::storage::ShareNumber;
 use crate::util::Rng;
 
 /// k and N of a new version.
@@ -46,9 +48,9 @@ pub(super) struct NewVersion {
 }
 
 impl NewVersion {
-    /// What makes a share of the base one of this version.
+    /// What makes a share of the base one of this version, if its blocks are at hand.
     pub fn patch(&self, number: usize) -> Option<Writes> {
-        let mut writes = self.segments.touched.get(number)?.clone();
+        let mut writes = self.segments.touched.get(number)?.clone()?;
         writes.extend_from_slice(self.fields.get(number)?);
         Some(writes)
     }
@@ -63,8 +65,9 @@ impl NewVersion {
 
 /// The segments of a new MDMF version on their way into shares.
 ///
-/// A touched segment has a new salt and new blocks; an untouched one is as it was in the base, and its blocks are known
-/// of those shares alone that are to be written whole. By share number; empty for SDMF.
+/// A touched segment has a new salt and new blocks; an untouched one is as it was in the base. Of each, blocks are kept for
+/// those shares alone that they are wanted for: of the touched ones for shares that are sent now, of the untouched ones for
+/// those that are sent whole. By share number; empty for SDMF.
 pub(super) struct Segments {
     pub encoding: Encoding,
     pub code: Code,
@@ -72,12 +75,12 @@ pub(super) struct Segments {
     pub ranges: Vec<Range<u64>>,
     /// The hash of every block. What is not known yet is zero.
     pub leaves: Vec<Leaves>,
-    pub touched: Vec<Writes>,
+    pub touched: Vec<Option<Writes>>,
     pub untouched: Vec<Option<Writes>>,
 }
 
 impl Segments {
-    /// Nothing known yet but which segments are touched.
+    /// Nothing known yet but which segments are touched. Their blocks are kept for all shares.
     pub fn new(encoding: Encoding, code: Code, ranges: Vec<Range<u64>>) -> Segments {
         let total = usize::from(code.total);
         let all_touched = gaps(&ranges, encoding.num_segments).is_empty();
@@ -86,9 +89,24 @@ impl Segments {
             code,
             ranges,
             leaves: std::iter::repeat_n(Arc::new(vec![[0; 32]; encoding.num_segments as usize]), total).collect(),
-            touched: vec![Writes::new(); total],
+            touched: vec![Some(Writes::new()); total],
             untouched: vec![all_touched.then(Writes::new); total],
         }
+    }
+
+    /// Keeps blocks for these shares alone from now on, and of the untouched segments for the `whole` ones of them; those
+    /// that were kept so far go.
+    pub fn keep_for(&mut self, shares: &BTreeSet<ShareNumber>, whole: &BTreeSet<ShareNumber>) {
+        let all_touched = self.untouched_ranges().is_empty();
+        for (number, (touched, untouched)) in (0..).zip(self.touched.iter_mut().zip(&mut self.untouched)) {
+            *touched = shares.contains(&number).then(Writes::new);
+            *untouched = (all_touched || whole.contains(&number)).then(Writes::new);
+        }
+    }
+
+    /// Whether the blocks of all touched segments are at hand.
+    pub fn are_at_hand(&self) -> bool {
+        self.touched.iter().all(Option::is_some)
     }
 
     /// The segments that are as they were.
@@ -105,23 +123,35 @@ impl Segments {
         }
     }
 
-    /// Takes the blocks of a touched segment.
-    pub fn touch(&mut self, segment: u64, blocks: Vec<(Hash, Bytes)>) {
+    /// Takes the blocks of a touched segment; whether they are those that were taken before, if any were.
+    #[must_use]
+    pub fn touch(&mut self, segment: u64, blocks: Vec<(Hash, Bytes)>) -> bool {
         let at = place(&self.encoding, segment);
+        let mut alike = true;
         for (number, (leaf, block)) in blocks.into_iter().enumerate() {
-            self.touched[number].push((at, block));
+            if let Some(touched) = &mut self.touched[number] {
+                touched.push((at, block));
+            }
+            let before = self.leaves[number][segment as usize];
+            alike &= before == [0; 32] || before == leaf;
             self.set_leaf(number, segment, leaf);
         }
+        alike
     }
 
-    /// Takes the block of an untouched segment, for a share that is written whole.
+    /// Takes the block of an untouched segment, which is kept if the share is to be written whole.
     pub fn keep(&mut self, number: usize, segment: u64, leaf: Hash, block: Bytes) {
         let at = place(&self.encoding, segment);
-        self.untouched[number].get_or_insert_default().push((at, block));
+        if let Some(untouched) = &mut self.untouched[number] {
+            untouched.push((at, block));
+        }
         self.set_leaf(number, segment, leaf);
     }
 
     pub fn set_leaf(&mut self, number: usize, segment: u64, leaf: Hash) {
+        if self.leaves[number][segment as usize] == leaf {
+            return;
+        }
         Arc::make_mut(&mut self.leaves[number])[segment as usize] = leaf;
     }
 }

@@ -14,7 +14,7 @@ use super::publish::{Goal, Published, Unpublished, publish, wanted};
 use super::retrieve::{Leaves, Retrieve, Unread};
 use super::servermap::{Mode, ServerMap};
 use super::turns::Reach;
-use super::update::Job;
+use super::update::{Again, Job, salts};
 use crate::cap::{MutableCap, MutableFormat};
 use crate::crypto::SigningKey;
 use crate::crypto::secrets::{fingerprint, write_key};
@@ -297,20 +297,24 @@ impl MutableFile {
         let keys = self.slot.keys()?;
         let seqnum = self.next_seqnum(&map)?;
         let rng = self.slot.grid.rng().clone();
-        let new = match self.slot.cap.format {
+        let changes = Changes::whole(Arc::new(BytesSource(content.clone())));
+        let (mut new, again, _memory) = match self.slot.cap.format {
             MutableFormat::Sdmf => {
+                // The content enciphered, and all shares; requests hold what they send once more.
+                let share = (content.len() as u64).div_ceil(u64::from(code.needed.max(1)));
+                let memory = share.saturating_mul(2 * u64::from(code.total) + u64::from(code.needed));
+                let memory = cx.run(cx.memory(memory)).await.map_err(NodeError::from)?;
                 let made = move || encode_sdmf(&content, code, seqnum, rng.bytes(), &keys, &rng);
-                self.slot.grid.cpu().run(made).await?
+                (self.slot.grid.cpu().run(made).await?, None, memory)
             }
             MutableFormat::Mdmf => {
-                let changes = Changes::whole(Arc::new(BytesSource(content)));
-                let salt = |_| rng.bytes();
-                let segments = Job::new(cx, &self.slot, code, &changes, &salt).fresh().await?;
-                let rng = rng.clone();
-                self.slot.grid.cpu().run(move || finish(segments, seqnum, &keys, None, &rng)).await?
+                let job = Job::new(cx, &self.slot, code, &changes, salts(&rng));
+                let (segments, again, memory) = job.fresh().await?;
+                let signed = move || finish(segments, seqnum, &keys, None, &rng);
+                (self.slot.grid.cpu().run(signed).await?, again, memory)
             }
         };
-        self.send(cx, map, goal, &new, parent).await
+        self.send(cx, map, goal, (&mut new, again.as_ref()), parent).await
     }
 
     /// Sends a version that was made of `parent`, and remembers what came of it.
@@ -319,7 +323,7 @@ impl MutableFile {
         cx: &Cx,
         map: ServerMap,
         goal: Goal,
-        new: &NewVersion,
+        (new, again): (&mut NewVersion, Option<&Again<'_>>),
         parent: Option<&Version>,
     ) -> Result<Published, Unpublished> {
         {
@@ -328,7 +332,7 @@ impl MutableFile {
             let parent = parent.map(|parent| file_version(&parent.header));
             state.attempts.push((parent, file_version(&new.version.header)));
         }
-        let published = publish(cx, &self.slot, map, goal, new).await?;
+        let published = publish(cx, &self.slot, map, goal, new, again).await?;
         let leaves = &new.segments.leaves;
         let bytes = leaves.iter().map(|leaves| 32 * leaves.len()).sum::<usize>();
         let kept = new.version.header.iv.is_none() && bytes <= KEPT;

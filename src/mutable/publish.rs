@@ -10,6 +10,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use super::Slot;
 use super::encode::{Code, NewVersion, Writes};
 use super::servermap::{ServerMap, happiness};
+use super::update::Again;
 use crate::grid::Server;
 use crate::grid::placement::{Candidate, place};
 use crate::node::NodeError;
@@ -46,12 +47,15 @@ pub(super) struct Published {
 
 /// Sends a new version, whose sequence number is above everything that `map` has seen, to the places of `goal`: over every
 /// share that is known. It is published once k shares have reached as many servers of happiness as are wanted.
+///
+/// Its blocks are at hand, or else are made `again` for a few shares at a time.
 pub(super) async fn publish(
     cx: &Cx,
     slot: &Arc<Slot>,
     mut map: ServerMap,
     mut goal: Goal,
-    new: &NewVersion,
+    new: &mut NewVersion,
+    again: Option<&Again<'_>>,
 ) -> Result<Published, Unpublished> {
     let mut outcome = Outcome::default();
     let mut written = BTreeSet::new();
@@ -61,14 +65,28 @@ pub(super) async fn publish(
     for round in 0..=map.servers().len() {
         let writes: Vec<_> = goal.places.difference(&written).copied().collect();
         written.extend(writes.iter().copied());
-        write_all(cx, slot, &map, &goal, writes, new, &mut outcome).await?;
+        let numbers: Vec<ShareNumber> =
+            writes.iter().map(|(_, number)| *number).collect::<BTreeSet<_>>().into_iter().collect();
+        for numbers in numbers.chunks(again.map_or(usize::MAX, |again| again.at_once)) {
+            let writes: Vec<_> = writes.iter().filter(|(_, number)| numbers.contains(number)).copied().collect();
+            if let Some(again) = again {
+                let is_whole = |place: &&(usize, ShareNumber)| !is_patched(&map, new, place);
+                let whole = writes.iter().filter(is_whole).map(|(_, number)| *number).collect();
+                again.make(&mut new.segments, &numbers.iter().copied().collect(), &whole).await?;
+            }
+            write_all(cx, slot, &map, &goal, writes, new, &mut outcome).await?;
+            if outcome.uncoordinated {
+                break;
+            }
+        }
         let go_on = !outcome.uncoordinated
             && match goal.falls_short(&outcome.placed) {
                 None => round == 0,
                 Some(_) => is_new || outcome.all_answered(),
             };
         // A share of which only the changes are at hand stays away until the next writer.
-        if !go_on || !goal.replace(&map, &outcome.failed, |number| new.whole(number as usize).is_some()) {
+        let at_hand = |number: ShareNumber| again.is_some() || new.whole(number as usize).is_some();
+        if !go_on || !goal.replace(&map, &outcome.failed, at_hand) {
             break;
         }
     }
@@ -260,8 +278,7 @@ async fn write_all(
     for (server, number) in writes {
         let handle = &map.servers()[server];
         let test = test_for(map, server, number);
-        let patched =
-            new.base.is_some() && map.shares().get(&(server, number)).map(|s| &s.version) == new.base.as_ref();
+        let patched = is_patched(map, new, &(server, number));
         let writes = if patched { new.patch(number as usize) } else { new.whole(number as usize) };
         let Some(writes) = writes else {
             outcome.failed.insert((server, number), StorageError::Io("its other blocks are not at hand".into()));
@@ -309,6 +326,11 @@ async fn write_all(
         outcome.failed.insert(place, StorageError::Unreachable("no answer".into()));
     }
     Ok(())
+}
+
+/// Whether a share is of the version that need but be patched.
+fn is_patched(map: &ServerMap, new: &NewVersion, place: &(usize, ShareNumber)) -> bool {
+    new.base.is_some() && map.shares().get(place).map(|share| &share.version) == new.base.as_ref()
 }
 
 /// What must stand at the start of a share for it to be overwritten: what the map saw there.

@@ -10,11 +10,13 @@ use futures::stream::{self, StreamExt};
 
 use super::encode::{Code, Segments, seal, spread};
 use super::retrieve::{Leaves, Retrieve, Unread};
+use super::servermap::ServerMap;
 use super::{MAX_CONTENT, Slot};
+use crate::crypto::hash::sha256d;
 use crate::node::{Changes, NodeError};
 use crate::share::{Encoding, Offsets, Version, mdmf};
 use crate::storage::ShareNumber;
-use crate::util::{Cx, merged};
+use crate::util::{Cx, MemoryPermit, Rng, merged};
 
 /// Segments that are read from their source and sealed at a time.
 const SEGMENTS_AT_ONCE: usize = 4;
@@ -25,7 +27,22 @@ const MAX_LEAVES: u64 = 512 << 20;
 /// Bytes of untouched segments that are read and cut into blocks at a time.
 const WINDOW: u64 = 4 << 20;
 
+/// The salt of a touched segment: the same one however often it is asked for.
+pub(super) type Salts = Arc<dyn Fn(u64) -> [u8; 16] + Send + Sync>;
+
+/// New salts.
+pub(super) fn salts(rng: &Rng) -> Salts {
+    let seed: [u8; 32] = rng.bytes();
+    Arc::new(move |segment| {
+        let hash = sha256d(&[&seed[..], &segment.to_be_bytes()].concat());
+        let mut salt = [0; 16];
+        salt.copy_from_slice(&hash[..16]);
+        salt
+    })
+}
+
 /// What a new version is made of.
+#[derive(Clone)]
 pub(super) struct Job<'a> {
     pub cx: &'a Cx,
     pub slot: &'a Arc<Slot>,
@@ -33,31 +50,90 @@ pub(super) struct Job<'a> {
     pub changes: &'a Changes,
     /// Bytes of a segment where no old version says.
     pub segment_size: u64,
-    /// The salt of a touched segment.
-    pub salt: &'a (dyn Fn(u64) -> [u8; 16] + Send + Sync),
+    pub salts: Salts,
+}
+
+/// Segments, and the means to make their blocks again where these are too many to be kept.
+pub(super) type Made<'a> = (Segments, Option<Again<'a>>, MemoryPermit);
+
+/// How the blocks of a version are made again, for a few shares at a time: all of them together would take more memory than
+/// there is. Everything but the blocks is known by then.
+pub(super) struct Again<'a> {
+    job: Job<'a>,
+    /// The shares whose blocks fit into memory together, at least one.
+    pub at_once: usize,
+    /// Old bytes in touched segments, by where they begin: they cannot be read again once shares are overwritten.
+    kept: BTreeMap<u64, Bytes>,
+    /// Where untouched segments are read from.
+    base: Option<(ServerMap, Arc<Version>)>,
+}
+
+impl Again<'_> {
+    /// Makes the blocks of these shares, all of those that are `whole` among them, in place of those that are at hand.
+    pub async fn make(
+        &self,
+        segments: &mut Segments,
+        shares: &BTreeSet<ShareNumber>,
+        whole: &BTreeSet<ShareNumber>,
+    ) -> Result<(), NodeError> {
+        segments.keep_for(shares, whole);
+        let untouched = segments.untouched_ranges();
+        if let Some((map, base)) = self.base.as_ref().filter(|_| !whole.is_empty() && !untouched.is_empty()) {
+            let mut map = map.clone();
+            let mut retrieve = Retrieve::new(self.job.cx, self.job.slot, &mut map, Arc::clone(base))?;
+            // Blocks that are untouched are the same in the shares that were sent already.
+            retrieve.trust(&segments.leaves);
+            keep(segments, &untouched, &mut retrieve, whole).await.map_err(|unread| match unread {
+                Unread::Failed(error) => error,
+                Unread::TooFew(found) => NodeError::NotEnoughShares { found, needed: self.job.code.needed.into() },
+            })?;
+        }
+        self.job.seal(segments, &self.kept).await
+    }
 }
 
 impl<'a> Job<'a> {
     /// With segments of the usual size.
-    pub fn new(
-        cx: &'a Cx,
-        slot: &'a Arc<Slot>,
-        code: Code,
-        changes: &'a Changes,
-        salt: &'a (dyn Fn(u64) -> [u8; 16] + Send + Sync),
-    ) -> Job<'a> {
+    pub fn new(cx: &'a Cx, slot: &'a Arc<Slot>, code: Code, changes: &'a Changes, salts: Salts) -> Job<'a> {
         let segment_size = mdmf::SEGMENT_SIZE.next_multiple_of(code.needed.into());
-        Job { cx, slot, code, changes, segment_size, salt }
+        Job { cx, slot, code, changes, segment_size, salts }
     }
 
     /// The segments of a version that has nothing of an older one.
-    pub async fn fresh(&self) -> Result<Segments, NodeError> {
+    pub async fn fresh(&self) -> Result<Made<'a>, NodeError> {
         let encoding = self.encoding(self.changes.size_after(0), self.segment_size)?;
         let touched = std::iter::once(0..encoding.num_segments).collect::<Vec<_>>();
         self.bounded(&encoding, &touched)?;
+        let (at_once, memory) = self.memory(&encoding, &touched, 0, 0).await?;
         let mut segments = Segments::new(encoding, self.code, touched);
+        if at_once.is_some() {
+            segments.keep_for(&BTreeSet::new(), &BTreeSet::new());
+        }
         self.seal(&mut segments, &BTreeMap::new()).await?;
-        Ok(segments)
+        let again = at_once.map(|at_once| Again { job: self.clone(), at_once, kept: BTreeMap::new(), base: None });
+        Ok((segments, again, memory))
+    }
+
+    /// Takes the memory that the blocks of all shares need, so many of them whole and `kept` old bytes beside; if that is
+    /// more than there is, all there is, and says how many shares fit into it at once.
+    async fn memory(
+        &self,
+        encoding: &Encoding,
+        touched: &[Range<u64>],
+        whole: usize,
+        kept: u64,
+    ) -> Result<(Option<usize>, MemoryPermit), NodeError> {
+        let segments: u64 = touched.iter().map(|range| range.end - range.start).sum();
+        // A request holds what it sends once more.
+        let blocks = |segments: u64| segments.saturating_mul(2 * (encoding.block_size + mdmf::SALT_LEN));
+        let (patch, rest) = (blocks(segments), blocks(encoding.num_segments.saturating_sub(segments)));
+        let rest_of_whole = rest.saturating_mul(whole as u64);
+        let all = patch.saturating_mul(self.code.total.into()).saturating_add(rest_of_whole).saturating_add(kept);
+        let budget = self.cx.memory_budget();
+        let memory = self.cx.run(self.cx.memory(all)).await?;
+        let largest = patch.saturating_add(if whole > 0 { rest } else { 0 }).max(1);
+        let fit = usize::try_from(budget.saturating_sub(kept) / largest).unwrap_or(usize::MAX).max(1);
+        Ok(((all > budget).then_some(fit), memory))
     }
 
     /// The segments of a version that the changes make of an old one, which `retrieve` reads; whether its untouched
@@ -69,7 +145,7 @@ impl<'a> Job<'a> {
         known: Option<&[Leaves]>,
         content: Option<&Bytes>,
         whole: impl Fn(&Retrieve<'_>) -> BTreeSet<ShareNumber> + Send,
-    ) -> Result<(Segments, bool), Unread> {
+    ) -> Result<(Made<'a>, bool), Unread> {
         let old = retrieve.encoding();
         let in_place = lies_as_ours(retrieve.version());
         let segment_size = if in_place { old.segment_size } else { self.segment_size };
@@ -80,8 +156,11 @@ impl<'a> Job<'a> {
             std::iter::once(0..new.num_segments).filter(|all| !all.is_empty()).collect()
         };
         self.bounded(&new, &touched)?;
+        let ranges = self.kept(&old, &new, &touched);
+        let old_bytes = ranges.iter().map(|range| range.end - range.start).sum();
+        let (at_once, memory) = self.memory(&new, &touched, whole(retrieve).len(), old_bytes).await?;
         let mut kept = BTreeMap::new();
-        for range in self.kept(&old, &new, &touched) {
+        for range in ranges {
             let bytes = match content {
                 Some(content) => content.slice(range.start as usize..range.end as usize),
                 None => retrieve.read(range.clone()).await?,
@@ -89,6 +168,9 @@ impl<'a> Job<'a> {
             kept.insert(range.start, bytes);
         }
         let mut segments = Segments::new(new, self.code, touched);
+        if at_once.is_some() {
+            segments.keep_for(&BTreeSet::new(), &BTreeSet::new());
+        }
         let untouched = segments.untouched_ranges();
         if !untouched.is_empty() {
             let leaves = match known {
@@ -108,17 +190,26 @@ impl<'a> Job<'a> {
             // What is read for the shares that are written whole can show that others have to be.
             let mut done = BTreeSet::new();
             loop {
-                rebuilt.extend(whole(retrieve));
+                if at_once.is_none() {
+                    rebuilt.extend(whole(retrieve));
+                }
                 let more = rebuilt.difference(&done).copied().collect::<BTreeSet<_>>();
                 if more.is_empty() {
                     break;
+                }
+                for number in more.iter().filter(|_| at_once.is_none()) {
+                    segments.untouched[*number as usize].get_or_insert_default();
                 }
                 keep(&mut segments, &untouched, retrieve, &more).await?;
                 done.extend(more);
             }
         }
         self.seal(&mut segments, &kept).await?;
-        Ok((segments, in_place))
+        let again = at_once.map(|at_once| {
+            let base = (retrieve.map.clone(), Arc::new(retrieve.version().clone()));
+            Again { job: self.clone(), at_once, kept, base: Some(base) }
+        });
+        Ok(((segments, again, memory), in_place))
     }
 
     fn encoding(&self, size: u64, segment_size: u64) -> Result<Encoding, NodeError> {
@@ -162,7 +253,7 @@ impl<'a> Job<'a> {
             async move {
                 let range = encoding.segment_range(segment).unwrap_or(0..0);
                 let plain = self.plain(range, kept).await?;
-                let salt = (self.salt)(segment);
+                let salt = (self.salts)(segment);
                 let blocks = self.slot.grid.cpu().run(move || seal(plain, &salt, &read_key, code)).await?;
                 Ok::<_, NodeError>((segment, blocks))
             }
@@ -170,7 +261,9 @@ impl<'a> Job<'a> {
         let mut sealed = stream::iter(sealed.collect::<Vec<_>>()).buffered(SEGMENTS_AT_ONCE);
         while let Some(done) = sealed.next().await {
             let (segment, blocks) = done?;
-            segments.touch(segment, blocks);
+            if !segments.touch(segment, blocks) {
+                return Err(NodeError::Source("it has changed while it was read".into()));
+            }
         }
         Ok(())
     }
@@ -262,7 +355,7 @@ mod tests {
 
     use super::super::encode::{Keys, NewVersion, Writes, finish};
     use super::super::publish::{Goal, publish};
-    use super::super::servermap::{Mode, ServerMap};
+    use super::super::servermap::Mode;
     use super::*;
     use crate::cap::{MutableCap, MutableFormat};
     use crate::crypto::secrets::{fingerprint, read_key, write_key};
@@ -271,7 +364,7 @@ mod tests {
     use crate::node::BytesSource;
     use crate::share::slice;
     use crate::storage::memory::MemoryServer;
-    use crate::util::{Clock, Cpu, Priority, Rng};
+    use crate::util::{Clock, Cpu, Priority};
 
     fn answers() -> Value {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mdmf.json");
@@ -359,12 +452,12 @@ mod tests {
                 case["salts_or_iv_used"].as_array().unwrap().iter().map(|s| hex(s).try_into().unwrap()).collect();
             let content = data("mutable-content", number(&case["length"]) as usize);
             let changes = Changes::whole(Arc::new(BytesSource(content.into())));
-            let (cx, slot, salt) = (cx(), slot(&keys, &[]), |segment| salts[segment as usize]);
-            let mut job = Job::new(&cx, &slot, code, &changes, &salt);
+            let (cx, slot) = (cx(), slot(&keys, &[]));
+            let mut job = Job::new(&cx, &slot, code, &changes, Arc::new(move |segment| salts[segment as usize]));
             let usual = job.segment_size;
             job.segment_size = number(&case["max_segment_size"]).next_multiple_of(code.needed.into());
             assert_eq!(usual == job.segment_size, number(&case["max_segment_size"]) == 131_072);
-            let segments = job.fresh().await.unwrap();
+            let (segments, _, _memory) = job.fresh().await.unwrap();
             let made = finish(segments, number(&case["seqnum"]), &keys, None, &Rng::os()).unwrap();
             let header = &case["header_of_share_0"];
             assert_eq!(made.version.header.signed_prefix(), hex(&header["signed_prefix"]));
@@ -394,9 +487,9 @@ mod tests {
         let code = Code { needed: 2, total: 3 };
         let mut content = data("upd", 700);
         let mut steps = 0;
-        let publish_new = async |map: ServerMap, new: &NewVersion| {
+        let publish_new = async |map: ServerMap, new: &mut NewVersion| {
             let goal = Goal::new(&slot, &map, code);
-            assert!(publish(&cx, &slot, map, goal, new).await.is_ok_and(|published| published.complete));
+            assert!(publish(&cx, &slot, map, goal, new, None).await.is_ok_and(|published| published.complete));
         };
         let changes = Changes::whole(Arc::new(BytesSource(content.clone().into())));
         let salts_of = |share: &[u8]| -> Vec<[u8; 16]> {
@@ -408,10 +501,10 @@ mod tests {
         };
         // The salts of the first version; what the first step touches had another one, which shows nowhere.
         let first = salts_of(&base64(&updates["steps"][0]["share_0_b64"]));
-        let salt = |segment| first[segment as usize];
-        let segments = Job { segment_size: 128, ..Job::new(&cx, &slot, code, &changes, &salt) }.fresh().await;
-        let mut new = finish(segments.unwrap(), 1, &keys, None, &Rng::os()).unwrap();
-        publish_new(ServerMap::new(&slot), &new).await;
+        let salts: Salts = Arc::new(move |segment| first[segment as usize]);
+        let made = Job { segment_size: 128, ..Job::new(&cx, &slot, code, &changes, salts) }.fresh().await;
+        let mut new = finish(made.unwrap().0, 1, &keys, None, &Rng::os()).unwrap();
+        publish_new(ServerMap::new(&slot), &mut new).await;
         for (round, step) in updates["steps"].as_array().unwrap().iter().enumerate() {
             if step["share_0_b64"].is_null() {
                 assert!(step["reference_fails_with"].is_string());
@@ -428,12 +521,11 @@ mod tests {
             let best = map.best().unwrap();
             assert_eq!(best, new.version);
             let changes = Changes::patch(offset as u64, patch.into());
-            let salt = |segment| salts[segment as usize];
-            let job = Job::new(&cx, &slot, code, &changes, &salt);
+            let job = Job::new(&cx, &slot, code, &changes, Arc::new(move |segment| salts[segment as usize]));
             let goal = Goal::new(&slot, &map, code);
             let mut retrieve = Retrieve::new(&cx, &slot, &mut map, Arc::clone(&best)).unwrap();
             let whole = |retrieve: &Retrieve<'_>| goal.whole(retrieve.map, &best);
-            let Ok((segments, in_place)) = job.patched(&mut retrieve, None, None, whole).await else {
+            let Ok(((segments, _, _memory), in_place)) = job.patched(&mut retrieve, None, None, whole).await else {
                 panic!("step {round}")
             };
             assert!(in_place);
@@ -453,7 +545,7 @@ mod tests {
                     assert!(new.whole(share.parse().unwrap()).is_none(), "nothing else was read");
                 }
             }
-            publish_new(map, &new).await;
+            publish_new(map, &mut new).await;
             let share = servers.iter().find_map(|server| server.share_data(slot.si, 0)).unwrap();
             let signature = slice(&theirs, &new.version.signature()).unwrap();
             assert_eq!(signed_alike(&new.version, share.to_vec(), signature), theirs, "step {round}");

@@ -12,12 +12,12 @@ use super::file::{BACKOFF, Change, MutableFile, READ_AGAIN, file_version};
 use super::publish::{Goal, Unpublished};
 use super::retrieve::{Retrieve, Unread};
 use super::servermap::ServerMap;
-use super::update::{Job, fill, keep};
+use super::update::{Again, Job, fill, keep, salts};
 use crate::cap::MutableFormat;
 use crate::node::{Changes, FileVersion, NodeError, Writeable};
 use crate::share::Version;
 use crate::storage::ShareNumber;
-use crate::util::Cx;
+use crate::util::{Cx, MemoryPermit};
 
 #[async_trait]
 impl Writeable for MutableFile {
@@ -57,7 +57,9 @@ impl MutableFile {
             let made = match (&best, &last) {
                 // Several writers at once can leave too few shares of every version. What we made is then the newest
                 // there is: who had succeeded would have left k shares, which no test lets pass.
-                (best, Some(last)) if map.is_complete() && (best.is_none() || turns.lost_newest) => {
+                (best, Some(last))
+                    if map.is_complete() && (best.is_none() || turns.lost_newest) && last.segments.are_at_hand() =>
+                {
                     self.restore(cx, &map, last).await
                 }
                 _ => {
@@ -65,7 +67,7 @@ impl MutableFile {
                     self.make(cx, &mut map, best.as_ref(), changes).await
                 }
             };
-            let (goal, new) = match made {
+            let (goal, mut new, again, _memory) = match made {
                 Ok(made) => made,
                 Err(Unread::Failed(error)) => return Err(error),
                 Err(Unread::TooFew(found)) if unread == READ_AGAIN => return Err(self.too_few(&map, found)),
@@ -84,7 +86,7 @@ impl MutableFile {
                 continue;
             }
             let parent = best.or_else(|| last.map(|last| last.version));
-            match self.send(cx, map.clone(), goal, &new, parent.as_deref()).await {
+            match self.send(cx, map.clone(), goal, (&mut new, again.as_ref()), parent.as_deref()).await {
                 Ok(published) => {
                     let version = file_version(&published.version.header);
                     self.published(published, None);
@@ -94,24 +96,24 @@ impl MutableFile {
                 Err(Unpublished::Uncoordinated) => turns.lost(cx, self, map).await?,
             }
             last = Some(new);
+            unread = 0;
         }
     }
 
     /// The version that changes make of the best one, and where its shares go.
-    async fn make(
-        &self,
-        cx: &Cx,
+    async fn make<'a>(
+        &'a self,
+        cx: &'a Cx,
         map: &mut ServerMap,
         best: Option<&Arc<Version>>,
-        changes: &Changes,
-    ) -> Result<(Goal, NewVersion), Unread> {
+        changes: &'a Changes,
+    ) -> Result<Ready<'a>, Unread> {
         let (slot, seqnum) = (self.slot(), self.next_seqnum(map)?);
         let code = self.code(best.map(|best| &**best), map);
         let goal = Goal::new(slot, map, code);
         let rng = slot.grid.rng().clone();
-        let salt = |_| rng.bytes();
-        let job = Job::new(cx, slot, code, changes, &salt);
-        let (segments, base) = match best {
+        let job = Job::new(cx, slot, code, changes, salts(&rng));
+        let ((segments, again, memory), base) = match best {
             _ if changes.replaces_all() => (job.fresh().await?, None),
             None => return Err(Unread::TooFew(0)),
             Some(best) => {
@@ -119,9 +121,8 @@ impl MutableFile {
                 let mut retrieve = Retrieve::new(cx, slot, map, Arc::clone(best))?;
                 retrieve.trust(leaves.as_deref().unwrap_or_default());
                 let whole = |retrieve: &Retrieve<'_>| goal.whole(retrieve.map, best);
-                let (segments, in_place) =
-                    job.patched(&mut retrieve, leaves.as_deref(), content.as_ref(), whole).await?;
-                (segments, in_place.then(|| Arc::clone(best)))
+                let (made, in_place) = job.patched(&mut retrieve, leaves.as_deref(), content.as_ref(), whole).await?;
+                (made, in_place.then(|| Arc::clone(best)))
             }
         };
         let keys = slot.keys()?;
@@ -129,15 +130,21 @@ impl MutableFile {
             let rng = rng.clone();
             move || finish(segments, seqnum, &keys, base, &rng)
         });
-        Ok((goal, new.await?))
+        Ok((goal, new.await?, again, memory))
     }
 
     /// A version of which too few shares were written, once more and whole: untouched blocks are the same in every version
     /// around it, and the others are at hand.
-    async fn restore(&self, cx: &Cx, map: &ServerMap, last: &NewVersion) -> Result<(Goal, NewVersion), Unread> {
+    async fn restore<'a>(&'a self, cx: &'a Cx, map: &ServerMap, last: &NewVersion) -> Result<Ready<'a>, Unread> {
         let (slot, seqnum) = (self.slot(), self.next_seqnum(map)?);
         let mut segments = last.segments.touched_only();
         let all: BTreeSet<ShareNumber> = (0..segments.code.total.into()).collect();
+        let size = segments.encoding.num_segments.saturating_mul(segments.encoding.block_size);
+        let memory = cx.run(cx.memory(size.saturating_mul(2 * u64::from(segments.code.total)))).await;
+        let memory = memory.map_err(NodeError::from)?;
+        for kept in &mut segments.untouched {
+            kept.get_or_insert_default();
+        }
         let goal = Goal::new(slot, map, segments.code);
         let mut others = map.taken_for(&last.version);
         // Each segment is looked for on its own: every share may lack another one.
@@ -148,9 +155,12 @@ impl MutableFile {
         }
         let (keys, rng) = (slot.keys()?, slot.grid.rng().clone());
         let new = slot.grid.cpu().run(move || finish(segments, seqnum, &keys, None, &rng));
-        Ok((goal, new.await?))
+        Ok((goal, new.await?, None, memory))
     }
 }
+
+/// What is to be sent and where, how its blocks are made again if they are not at hand, and the memory for them.
+type Ready<'a> = (Goal, NewVersion, Option<Again<'a>>, MemoryPermit);
 
 /// Changes made by writing everything anew.
 struct Rewrite<'a> {

@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use proptest::prelude::*;
 use tahoefs::cap::{Cap, MutableFormat};
@@ -13,6 +15,7 @@ use tahoefs::node::{BytesSource, Changes, Directory, Edit, Expect, Freshness, No
 use tahoefs::share::Version;
 use tahoefs::storage::StorageError;
 use tahoefs::storage::fault::{Fault, Method};
+use tahoefs::util::{Cx, Priority};
 
 use crate::grids::{Servers, cx, key};
 use crate::mutable_vectors::check_blocks;
@@ -81,7 +84,14 @@ fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
     proptest::collection::vec((step, any::<bool>()), 1..7)
 }
 
+/// Memory for little more than a segment.
+fn narrow() -> Cx {
+    Cx::new(Priority::Waiting, 300 << 10)
+}
+
 async fn take(file: &MutableFile, model: &mut Vec<u8>, step: &Step, seed: u64) {
+    // Now and then with memory for a few shares at a time alone.
+    let cx = if seed.is_multiple_of(2) { cx() } else { narrow() };
     let write = |model: &mut Vec<u8>, offset: usize, data: &[u8]| {
         model.resize(model.len().max(offset + data.len()), 0);
         model[offset..offset + data.len()].copy_from_slice(data);
@@ -89,7 +99,7 @@ async fn take(file: &MutableFile, model: &mut Vec<u8>, step: &Step, seed: u64) {
     match *step {
         Step::Overwrite(length) => {
             *model = bytes(length, seed);
-            file.overwrite(&cx(), model.clone().into()).await.unwrap();
+            file.overwrite(&cx, model.clone().into()).await.unwrap();
         }
         Step::Update(..) | Step::Append(_) => {
             let (offset, length) = match *step {
@@ -99,14 +109,14 @@ async fn take(file: &MutableFile, model: &mut Vec<u8>, step: &Step, seed: u64) {
             };
             let data = bytes(length, seed);
             write(model, offset as usize, &data);
-            file.update(&cx(), offset, data.into()).await.unwrap();
+            file.update(&cx, offset, data.into()).await.unwrap();
         }
         Step::Resize(size) => {
             model.resize(size as usize, 0);
-            file.write(&cx(), None, &Changes::resize(size)).await.unwrap();
+            file.write(&cx, None, &Changes::resize(size)).await.unwrap();
         }
         Step::Ranges(ranges, size) => {
-            let base = file.file_version(&cx()).await.unwrap().unwrap();
+            let base = file.file_version(&cx).await.unwrap().unwrap();
             let source = bytes(size, seed);
             model.resize(size as usize, 0);
             let ranges = ranges.map(|(at, length)| (size * at / 1000)..(size * at / 1000 + length).min(size));
@@ -116,7 +126,7 @@ async fn take(file: &MutableFile, model: &mut Vec<u8>, step: &Step, seed: u64) {
             }
             let source: Arc<dyn Source> = Arc::new(BytesSource(source.into()));
             let version =
-                file.write(&cx(), Some(&base), &Changes::new(source, ranges.to_vec(), Some(size))).await.unwrap();
+                file.write(&cx, Some(&base), &Changes::new(source, ranges.to_vec(), Some(size))).await.unwrap();
             assert_eq!((version.seqnum, version.size), (base.seqnum + 1, size));
         }
     }
@@ -193,6 +203,89 @@ async fn only_what_changes_is_sent() {
             let range = range.start as usize..range.end as usize;
             assert_eq!(old[range.clone()] == new[range], segment != 2, "share {number}, segment {segment}");
         }
+    }
+}
+
+/// Shares that do not fit into memory together are made and sent one after the other.
+#[tokio::test(start_paused = true)]
+async fn little_memory_takes_more_rounds() {
+    let servers = Servers::new(5);
+    let mut model = bytes(8 * SEGMENT + 9, 1);
+    let file = create(&servers, model.clone()).await;
+    for server in &servers.0 {
+        server.always(Some(Method::ReadTestWrite), Fault::Delay(Duration::from_secs(1)));
+    }
+    let rounds = async |file: &MutableFile, cx: &Cx, changes: Changes| {
+        let began = tokio::time::Instant::now();
+        file.write(cx, None, &changes).await.unwrap();
+        began.elapsed().as_secs()
+    };
+    let whole = |content: &[u8]| Changes::whole(Arc::new(BytesSource(content.to_vec().into())));
+    let two = Cx::new(Priority::Waiting, 1700 << 10);
+    for (cx, expected) in [(cx(), 1), (two, 3), (narrow(), 5)] {
+        model = bytes(model.len() as u64, expected);
+        assert_eq!(rounds(&file, &cx, whole(&model)).await, expected);
+        verify(&servers, &file, &model, &format!("in {expected} rounds"));
+    }
+    // Of five segments in the middle, two in part; one share is missing.
+    let si = file.cap().storage_index();
+    let (server, number, _) = servers.shares(si).remove(0);
+    servers.0[server].inner().remove_share(si, number);
+    let data = bytes(3 * SEGMENT + 20, 7);
+    let at = 2 * SEGMENT - 10;
+    model[at as usize..][..data.len()].copy_from_slice(&data);
+    assert_eq!(rounds(&reopen(&servers, &file), &narrow(), Changes::patch(at, data.into())).await, 5);
+    verify(&servers, &file, &model, "in place");
+    // Who has come first is found out by the first share.
+    let stale = reopen(&servers, &file);
+    stale.write(&cx(), None, &Changes::resize(model.len() as u64 - 1)).await.unwrap();
+    file.write(&cx(), None, &whole(&model)).await.unwrap();
+    let sent = || servers.0.iter().map(|server| server.calls(Method::ReadTestWrite)).sum::<u64>();
+    let before = sent();
+    stale.write(&narrow(), None, &whole(&model[1..])).await.unwrap();
+    assert_eq!(sent() - before, 6);
+    verify(&servers, &file, &model[1..], "in the end");
+}
+
+/// Bytes that differ each time.
+struct Fickle(AtomicU64);
+
+#[async_trait]
+impl Source for Fickle {
+    fn size(&self) -> u64 {
+        8 * SEGMENT
+    }
+
+    async fn read_at(&self, _: u64, length: usize) -> std::io::Result<Bytes> {
+        Ok(bytes(length as u64, self.0.fetch_add(1, Ordering::Relaxed)).into())
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_changes_is_not_stored() {
+    let servers = Servers::new(5);
+    let model = bytes(5 * SEGMENT, 1);
+    let file = create(&servers, model.clone()).await;
+    let changes = Changes::whole(Arc::new(Fickle(AtomicU64::new(0))));
+    let failed = file.write(&narrow(), None, &changes).await;
+    assert!(matches!(failed, Err(NodeError::Source(_))), "{failed:?}");
+    verify(&servers, &file, &model, "as it was");
+}
+
+#[tokio::test]
+async fn writes_wait_for_memory() {
+    for format in [MutableFormat::Sdmf, MutableFormat::Mdmf] {
+        let servers = Servers::new(5);
+        let content = bytes(SEGMENT, 1);
+        let file = MutableFile::create(servers.client(3, 5), &cx(), key(0), format, content.into()).await.unwrap();
+        let cx = narrow();
+        let all = cx.memory(300 << 10).await;
+        let late = cx.with_timeout(Duration::from_millis(50));
+        let written = file.overwrite(&late, bytes(SEGMENT, 2).into()).await;
+        assert!(matches!(written, Err(NodeError::Stopped(_))), "{written:?}");
+        drop(all);
+        file.overwrite(&cx, bytes(SEGMENT, 2).into()).await.unwrap();
+        assert!(self::content(&servers, &file).await.unwrap() == bytes(SEGMENT, 2));
     }
 }
 
@@ -344,9 +437,10 @@ async fn writers_who_split_the_servers_lose_nothing() {
         async move {
             // Now it knows the version that is there, and will write without asking.
             file.modify(&cx(), |_| Ok(None)).await.unwrap();
-            for (i, server) in servers.0.iter().enumerate().filter(|(i, _)| !near.contains(i)) {
-                let late = Duration::from_millis(5000 + i as u64);
-                server.next(Some(Method::ReadTestWrite), 1, Fault::Delay(late));
+            // All have read what they need before the first of them writes.
+            for (i, server) in servers.0.iter().enumerate() {
+                let late = if near.contains(&i) { 1000 } else { 5000 + i as u64 };
+                server.next(Some(Method::ReadTestWrite), 1, Fault::Delay(Duration::from_millis(late)));
             }
             let segment = near[0] as u64 / 2;
             file.update(&cx(), segment * SEGMENT + 1, Bytes::from(vec![b'0' + near[0] as u8; 4])).await.unwrap();
