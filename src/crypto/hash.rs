@@ -58,6 +58,12 @@ tags! {
     MERKLE_EMPTY_LEAF = "Merkle tree empty leaf";
     /// Merkle tree: an inner node.
     MERKLE_NODE = "Merkle tree internal node";
+    /// Journal: the key of its records.
+    JOURNAL_RECORDS = "tahoefs_journal_records_v1";
+    /// Journal: the keyed hash that stands for a name.
+    JOURNAL_NAME = "tahoefs_journal_name_v1";
+    /// Journal: the key of one staging file.
+    JOURNAL_STAGING = "tahoefs_journal_staging_v1";
     /// The bytes that tell a mutable container.
     MUTABLE_CONTAINER = "allmydata_mutable_container_header";
 }

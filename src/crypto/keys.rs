@@ -55,3 +55,7 @@ secret! {
     /// The lease secret of a client (`private/secret`), or one derived from it that is sent to a server.
     LeaseSecret, 32
 }
+secret! {
+    /// What the journal of one mounted root is encrypted under: its records and its staging files.
+    JournalKey, 32
+}

@@ -7,10 +7,14 @@ pub mod hash;
 mod keypool;
 mod keys;
 mod rsa;
+mod seal;
 pub mod secrets;
+mod xts;
 
 pub use aes::AesCtr;
 pub use hash::{Hash, Tag, TaggedHasher};
 pub use keypool::KeyPool;
-pub use keys::{LeaseSecret, ReadKey, WriteEnabler, WriteKey};
+pub use keys::{JournalKey, LeaseSecret, ReadKey, WriteEnabler, WriteKey};
 pub use rsa::{BadKey, SigningKey, VerifyKey};
+pub use seal::Sealer;
+pub use xts::Xts;

@@ -13,15 +13,40 @@ impl Extents {
         if range.is_empty() {
             return;
         }
+        let joined = self.joined(range);
+        for start in &joined.gone {
+            self.0.remove(start);
+        }
+        self.0.insert(joined.whole.start, joined.whole.end);
+    }
+
+    /// What [`Extents::insert`] of a range that is not empty would do.
+    pub fn joined(&self, range: Range<u64>) -> Joined {
         let (mut start, mut end) = (range.start, range.end);
-        let touching: Vec<u64> =
-            self.0.range(..=end).rev().take_while(|(_, e)| **e >= range.start).map(|(s, _)| *s).collect();
-        for s in touching {
-            let e = self.0.remove(&s).expect("the key was just seen");
+        let mut gone = Vec::new();
+        let mut is_known = false;
+        for (&s, &e) in self.0.range(..=end).rev().take_while(|(_, e)| **e >= range.start) {
+            is_known = s <= range.start && e >= range.end;
+            gone.push(s);
             start = start.min(s);
             end = end.max(e);
         }
-        self.0.insert(start, end);
+        Joined { gone, whole: start..end, is_known }
+    }
+
+    /// The ranges in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.0.iter().map(|(s, e)| *s..*e)
+    }
+
+    /// How many ranges there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The end of the last range; 0 when there is none.
+    pub fn end(&self) -> u64 {
+        self.0.last_key_value().map_or(0, |(_, e)| *e)
     }
 
     /// Forgets everything from `size` on.
@@ -54,6 +79,17 @@ impl Extents {
         }
         pieces
     }
+}
+
+/// What adding a range does.
+#[derive(Debug)]
+pub struct Joined {
+    /// The starts of the ranges that it takes up.
+    pub gone: Vec<u64>,
+    /// The range that stands for them and the new one.
+    pub whole: Range<u64>,
+    /// All of it was there before.
+    pub is_known: bool,
 }
 
 #[cfg(test)]

@@ -1,131 +1,150 @@
-//! Staging files: the content of a file that is being changed.
+//! The content of a file that is being changed.
 //!
-//! Written bytes lie in an unlinked sparse file; what was never written is read through from the stored file it began
-//! as. Nothing of a staging file outlives the process.
+//! Written bytes stand in a row of the database, or, once they do not fit there, in a staging file; what was never
+//! written is read through from the stored file it began as.
 
-use std::fs::{self, File};
+use std::fmt;
+use std::fs;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use tokio::sync::RwLock;
 
+use super::batch::Op;
 use super::extents::Extents;
-use crate::node::{Changes, NodeError, Readable, Source};
-use crate::util::{Cpu, Cx};
+use super::keys::Place;
+use super::open::Shared;
+use super::queue::lock;
+use super::records::{BaseBody, FileBody};
+use super::units::UnitFile;
+use super::{FileRecord, Journal};
+use crate::crypto::Xts;
+use crate::node::{NodeError, Readable, Source};
+use crate::util::{Cx, crash_point};
 
-/// The folder in which staging files are made.
-#[derive(Clone)]
-pub struct Staging {
-    folder: PathBuf,
-    disk: Cpu,
+/// Content whose last written byte lies further on stands in a staging file.
+const INLINE: u64 = 64 << 10;
+/// Content in more pieces does too.
+const INLINE_PIECES: usize = 256;
+
+/// The content of a file that is being changed. What a call has answered survives the end of the process.
+pub struct Staged(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    id: u64,
+    base: Option<Base>,
+    /// Barriers begun when the file was made: if there were more, something of it may survive power loss by now.
+    made_at: u64,
+    state: Mutex<State>,
+    /// Taken for writing by a change, for reading by a read of what was written. A change that was begun ends, and
+    /// holds this until then, although nobody waits for it.
+    order: Arc<RwLock<()>>,
 }
 
-impl Staging {
-    /// Uses `folder`, which is made, mode 0700, if it is not there.
-    pub fn new(folder: &Path) -> io::Result<Staging> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        Ok(Staging { folder: folder.to_owned(), disk: Cpu::with_slots(8) })
-    }
+struct Base {
+    cap: String,
+    node: Arc<dyn Readable>,
+}
 
-    /// An empty staging file, or one that begins as a stored file of `base.1` bytes.
-    pub fn create(&self, base: Option<(Arc<dyn Readable>, u64)>) -> io::Result<Staged> {
-        let size = base.as_ref().map_or(0, |b| b.1);
-        let staged = self.over(base.map(|b| b.0), size);
-        staged.file()?;
+/// Changes only while `order` is held for writing.
+struct State {
+    size: u64,
+    /// Bytes of the base that still show; what lies beyond is zeros.
+    shows: u64,
+    written: Extents,
+    generation: u64,
+    /// `None` while the content stands in a row.
+    staging: Option<Arc<UnitFile>>,
+    /// The cap under which exactly this content is stored.
+    stored: Option<String>,
+}
+
+impl Journal {
+    /// An empty file, or one that begins as a stored file of `base.2` bytes. It survives with whatever is committed
+    /// next.
+    pub fn create_file(&self, base: Option<(String, Arc<dyn Readable>, u64)>) -> io::Result<Staged> {
+        let shared = Arc::clone(&self.0);
+        let size = base.as_ref().map_or(0, |b| b.2);
+        if size > i64::MAX as u64 {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let (id, made_at) = (shared.next_id(), shared.barriers.load(Ordering::Acquire));
+        let base = base.map(|(cap, node, _)| Base { cap, node });
+        let state =
+            State { size, shows: size, written: Extents::default(), generation: 0, staging: None, stored: None };
+        let staged =
+            Staged(Arc::new(Inner { shared, id, base, made_at, state: Mutex::new(state), order: Arc::default() }));
+        let body = staged.0.body(&staged.0.state());
+        let body = self.0.keys.seal(Place::File(id), &body.write());
+        self.0.queue.push_creation(Op::CreateFile(id, body));
         Ok(staged)
     }
 
-    /// One that begins as a mutable file, whose size [`Staged::rebase`] will tell. It takes no file on the disk before
-    /// something is written.
-    pub fn over_mutable(&self, base: Arc<dyn Readable>) -> Staged {
-        self.over(Some(base), 0)
+    /// A file that the journal held when it was opened. `base` is the file behind [`FileRecord::base`].
+    pub fn reopen_file(&self, record: &FileRecord, base: Option<Arc<dyn Readable>>) -> io::Result<Staged> {
+        let shared = Arc::clone(&self.0);
+        let base = match (&record.base, base) {
+            (Some(cap), Some(node)) => Some(Base { cap: cap.clone(), node }),
+            (Some(_), None) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file has a base")),
+            (None, _) => None,
+        };
+        let staging = match record.body.staging {
+            Some(number) => Some(Arc::new(UnitFile::open(&shared.staging, number, shared.keys.staging(number))?)),
+            None => None,
+        };
+        let state = State {
+            size: record.size,
+            shows: record.body.base.as_ref().map_or(0, |b| b.shows),
+            written: record.written.clone(),
+            generation: 0,
+            staging,
+            stored: record.stored.clone(),
+        };
+        let (state, order) = (Mutex::new(state), Arc::default());
+        Ok(Staged(Arc::new(Inner { shared, id: record.id, base, made_at: 0, state, order })))
     }
-
-    fn over(&self, base: Option<Arc<dyn Readable>>, size: u64) -> Staged {
-        let (written, file) = (Extents::default(), None);
-        let state = State { base, file, size, base_size: size, written, cut: None, generation: 0 };
-        Staged { staging: self.clone(), state: Mutex::new(state) }
-    }
-
-    fn open(&self) -> io::Result<File> {
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE | libc::O_CLOEXEC);
-        options.open(&self.folder)
-    }
-}
-
-struct State {
-    base: Option<Arc<dyn Readable>>,
-    /// Holds what is written; made when something is.
-    file: Option<Arc<File>>,
-    size: u64,
-    /// Bytes of the base that still show; what lies beyond is zeros.
-    base_size: u64,
-    written: Extents,
-    /// The smallest size that the file was given since the base was taken.
-    cut: Option<u64>,
-    generation: u64,
-}
-
-/// The content of a file that is being changed.
-pub struct Staged {
-    staging: Staging,
-    state: Mutex<State>,
 }
 
 impl Staged {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    fn file(&self) -> io::Result<Arc<File>> {
-        let mut state = self.state();
-        if let Some(file) = &state.file {
-            return Ok(Arc::clone(file));
-        }
-        let file = Arc::new(self.staging.open()?);
-        state.file = Some(Arc::clone(&file));
-        Ok(file)
+    /// Its id in the journal.
+    pub fn id(&self) -> u64 {
+        self.0.id
     }
 
     /// Bytes of the file.
     pub fn size(&self) -> u64 {
-        self.state().size
+        self.0.state().size
     }
 
-    /// Grows with every change of the content.
+    /// Grows with every change of the content, from 0 when the file is made or opened again.
     pub fn generation(&self) -> u64 {
-        self.state().generation
+        self.0.state().generation
     }
 
-    /// Reads from another node of the same file from now on.
-    pub fn set_base(&self, base: Arc<dyn Readable>) {
-        self.state().base = Some(base);
+    /// The cap under which the content is stored as it is now, as [`Staged::note_stored`] was told.
+    pub fn stored(&self) -> Option<String> {
+        self.0.state().stored.clone()
     }
 
-    /// Forgets all changes, if the file is still in `generation`: the base has them, and `size` bytes. Reads that are
-    /// under way end as they began.
-    pub fn rebase(&self, generation: u64, size: u64) {
-        let mut state = self.state();
-        if state.generation == generation {
-            (state.size, state.base_size, state.cut) = (size, size, None);
-            (state.written, state.file) = (Extents::default(), None);
-        }
-    }
-
-    /// What must be done to the base, in whatever version, to get what is staged, and the generation that this makes of
-    /// it. Zeros are written where the file was cut and grew again. Fails, when it is read, once the content has changed.
-    pub fn changes(self: &Arc<Self>, cx: &Cx) -> (u64, Changes) {
-        let source = self.freeze(cx);
-        let state = self.state();
-        let written = state.written.split(0..state.size).into_iter().filter(|(_, written)| *written);
-        let zeros = state.cut.map(|cut| cut..state.size);
-        let dirty = written.map(|(piece, _)| piece).chain(zeros).collect();
-        (state.generation, Changes::new(source, dirty, state.cut.map(|_| state.size)))
+    /// Notes that the content of `generation` is stored under `cap`, which survives until the next change. Returns
+    /// whether that is still the content.
+    pub async fn note_stored(&self, generation: u64, cap: &str) -> io::Result<bool> {
+        let cap = cap.to_owned();
+        self.change(move |file| {
+            if file.state().generation != generation {
+                return Ok(false);
+            }
+            let body = FileBody { stored: Some(cap.clone()), ..file.body(&file.state()) };
+            file.shared.commit(vec![file.record(&body)])?;
+            file.state().stored = Some(cap);
+            Ok(true)
+        })
+        .await
     }
 
     /// Writes `data` at `offset`; a hole before it reads as zeros.
@@ -133,51 +152,62 @@ impl Staged {
         if data.is_empty() {
             return Ok(());
         }
-        let end = offset.checked_add(data.len() as u64).ok_or(io::ErrorKind::InvalidInput)?;
-        let file = self.file()?;
-        self.staging.disk.run(move || file.write_all_at(&data, offset)).await?;
-        let mut state = self.state();
-        state.written.insert(offset..end);
-        state.size = state.size.max(end);
-        state.generation += 1;
-        Ok(())
+        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= i64::MAX as u64);
+        let range = offset..end.ok_or(io::ErrorKind::InvalidInput)?;
+        self.change(move |file| file.write(range, &data)).await
     }
 
     /// Cuts the file, or grows it with zeros.
     pub async fn truncate(&self, size: u64) -> io::Result<()> {
-        let file = {
-            let state = self.state();
-            state.file.clone().filter(|_| size < state.size)
-        };
-        if let Some(file) = file {
-            self.staging.disk.run(move || file.set_len(size)).await?;
+        if size > i64::MAX as u64 {
+            return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut state = self.state();
-        state.size = size;
-        state.base_size = state.base_size.min(size);
-        state.written.truncate(size);
-        state.cut = Some(state.cut.map_or(size, |cut| cut.min(size)));
-        state.generation += 1;
-        Ok(())
+        self.change(move |file| file.truncate(size)).await
+    }
+
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let inner = Arc::clone(&self.0);
+        let order = Arc::clone(&inner.order).write_owned().await;
+        let disk = inner.shared.disk.clone();
+        disk.run(move || {
+            let _order = order;
+            change(&inner)
+        })
+        .await
     }
 
     /// Reads a range, cut at the end of the file.
     pub async fn read(&self, cx: &Cx, range: Range<u64>) -> Result<Bytes, NodeError> {
-        let (pieces, base_size, size, base, file) = {
-            let state = self.state();
+        let order = Arc::clone(&self.0.order).read_owned().await;
+        let (pieces, shows, length) = {
+            let state = self.0.state();
             let range = range.start.min(state.size)..range.end.min(state.size);
-            (state.written.split(range), state.base_size, state.size, state.base.clone(), state.file.clone())
+            (state.written.split(range.clone()), state.shows, range.end.saturating_sub(range.start))
         };
-        let mut out = BytesMut::with_capacity(range.end.min(size).saturating_sub(range.start) as usize);
-        for (piece, written) in pieces {
-            if let (true, Some(file)) = (written, &file) {
-                out.extend_from_slice(&self.read_written(Arc::clone(file), piece).await?);
+        let wanted: Vec<Range<u64>> = pieces.iter().filter(|(_, written)| *written).map(|(r, _)| r.clone()).collect();
+        let mut written = Vec::new().into_iter();
+        if !wanted.is_empty() {
+            let inner = Arc::clone(&self.0);
+            let held = if inner.state().staging.is_none() { lock(&inner.shared.contents).get(inner.id) } else { None };
+            let read = match held {
+                Some(content) => cut(&content, &wanted),
+                None => inner.shared.disk.clone().run(move || (inner.read_written(&wanted), order).0).await,
+            };
+            written = read.map_err(|e| NodeError::Source(e.to_string()))?.into_iter();
+        }
+        let mut out = BytesMut::with_capacity(length as usize);
+        for (piece, is_written) in pieces {
+            if is_written {
+                out.extend_from_slice(&written.next().unwrap_or_default());
                 continue;
             }
-            let shows = piece.start..piece.end.min(base_size);
+            let base = piece.start..piece.end.min(shows);
             let wanted = out.len() + (piece.end - piece.start) as usize;
-            if let (Some(base), false) = (&base, shows.is_empty()) {
-                for part in base.read(cx, std::slice::from_ref(&shows)).await? {
+            if let (Some(Base { node, .. }), false) = (&self.0.base, base.is_empty()) {
+                for part in node.read(cx, std::slice::from_ref(&base)).await? {
                     out.extend_from_slice(&part);
                 }
             }
@@ -186,23 +216,249 @@ impl Staged {
         Ok(out.freeze())
     }
 
-    async fn read_written(&self, file: Arc<File>, range: Range<u64>) -> Result<Vec<u8>, NodeError> {
-        let length = (range.end - range.start) as usize;
-        self.staging
-            .disk
-            .run(move || {
-                let mut data = vec![0; length];
-                file.read_exact_at(&mut data, range.start).map(|()| data)
-            })
-            .await
-            .map_err(|e| NodeError::Source(e.to_string()))
-    }
-
     /// What an upload reads: the content of this moment. Fails once the content has changed since.
     pub fn freeze(self: &Arc<Self>, cx: &Cx) -> Arc<dyn Source> {
-        let state = self.state();
+        let state = self.0.state();
         Arc::new(Frozen { staged: Arc::clone(self), cx: cx.clone(), size: state.size, generation: state.generation })
     }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// The record of `state`.
+    fn body(&self, state: &State) -> FileBody {
+        let base = self.base.as_ref().filter(|_| state.shows > 0);
+        FileBody {
+            size: state.size,
+            base: base.map(|base| BaseBody { cap: base.cap.clone(), shows: state.shows }),
+            staging: state.staging.as_ref().map(|file| file.number),
+            written: if state.staging.is_some() { Vec::new() } else { pairs(&state.written) },
+            stored: state.stored.clone(),
+        }
+    }
+
+    fn record(&self, body: &FileBody) -> Op {
+        Op::File(self.id, body.staging, self.shared.keys.seal(Place::File(self.id), &body.write()))
+    }
+
+    fn row(&self, content: &[u8]) -> Op {
+        Op::Content(self.id, Some(self.shared.keys.seal(Place::Content(self.id), content)))
+    }
+
+    /// The content that stands in a row; empty while nothing is written.
+    fn content(&self) -> io::Result<Vec<u8>> {
+        if self.state().written.len() == 0 {
+            return Ok(Vec::new());
+        }
+        Ok(self.shared.content(self.id)?.to_vec())
+    }
+
+    fn write(&self, range: Range<u64>, data: &[u8]) -> io::Result<()> {
+        let (staging, pieces, end) = {
+            let state = self.state();
+            let joined = state.written.joined(range.clone());
+            let pieces = state.written.len() + 1 - joined.gone.len();
+            (state.staging.clone(), pieces, state.written.end().max(range.end))
+        };
+        match staging {
+            Some(file) => self.write_staging(&file, range, data),
+            None if end <= INLINE && pieces <= INLINE_PIECES => self.write_row(range, data),
+            None => self.spill(range, data),
+        }
+    }
+
+    fn write_row(&self, range: Range<u64>, data: &[u8]) -> io::Result<()> {
+        let mut content = self.content()?;
+        content.resize(content.len().max(range.end as usize), 0);
+        content[range.start as usize..range.end as usize].copy_from_slice(data);
+        let mut ops = vec![self.row(&content)];
+        {
+            let state = self.state();
+            let size = state.size.max(range.end);
+            if size != state.size || state.stored.is_some() || !state.written.joined(range.clone()).is_known {
+                let mut written = state.written.clone();
+                written.insert(range.clone());
+                let body = FileBody { size, written: pairs(&written), stored: None, ..self.body(&state) };
+                ops.push(self.record(&body));
+            }
+        }
+        self.shared.commit(ops)?;
+        lock(&self.shared.contents).put(self.id, Arc::new(content));
+        self.wrote(range);
+        Ok(())
+    }
+
+    fn write_staging(&self, file: &Arc<UnitFile>, range: Range<u64>, data: &[u8]) -> io::Result<()> {
+        let (near, joined) = {
+            let state = self.state();
+            (around(&state.written, &range), state.written.joined(range.clone()))
+        };
+        let written = file.write(range.start, data, &near);
+        self.shared.dirtied(file);
+        written?;
+        crash_point("journal.write.data");
+        let mut ops = Vec::new();
+        if !joined.is_known {
+            ops.push(Op::Extent(self.id, joined.gone, (joined.whole.start, joined.whole.end)));
+        }
+        {
+            let state = self.state();
+            let size = state.size.max(range.end);
+            if size != state.size || state.stored.is_some() {
+                ops.push(self.record(&FileBody { size, stored: None, ..self.body(&state) }));
+            }
+        }
+        if !ops.is_empty() {
+            self.shared.commit(ops)?;
+        }
+        self.wrote(range);
+        Ok(())
+    }
+
+    /// Moves the content from its row into a staging file, with `data` written to it.
+    fn spill(&self, range: Range<u64>, data: &[u8]) -> io::Result<()> {
+        let content = self.content()?;
+        let file = Arc::new(self.shared.create_staging()?);
+        let spilled = self.spill_into(&file, &content, range.clone(), data);
+        let is_orphan = self.shared.queue.store().is_removed(self.id);
+        if spilled.is_err() || is_orphan {
+            // Nothing names it; if it stays, the next start removes it.
+            drop(fs::remove_file(self.shared.staging.join(file.number.to_string())));
+        }
+        spilled?;
+        crash_point("journal.spill.switched");
+        lock(&self.shared.contents).remove(self.id);
+        self.state().staging = Some(file);
+        self.wrote(range);
+        Ok(())
+    }
+
+    fn spill_into(&self, file: &Arc<UnitFile>, content: &[u8], range: Range<u64>, data: &[u8]) -> io::Result<()> {
+        let before = self.state().written.clone();
+        let mut written = Extents::default();
+        for piece in before.iter() {
+            file.write(piece.start, &content[piece.start as usize..piece.end as usize], &around(&written, &piece))?;
+            written.insert(piece);
+        }
+        file.write(range.start, data, &around(&written, &range))?;
+        written.insert(range.clone());
+        self.shared.dirtied(file);
+        if self.shared.barriers.load(Ordering::Acquire) > self.made_at {
+            // The row may survive power loss, and its successor too before the barrier: then the data must.
+            file.sync()?;
+            self.shared.sync_names()?;
+        }
+        crash_point("journal.spill.data");
+        let body = {
+            let state = self.state();
+            let size = state.size.max(range.end);
+            FileBody { size, staging: Some(file.number), written: Vec::new(), stored: None, ..self.body(&state) }
+        };
+        let mut ops = vec![self.record(&body), Op::Content(self.id, None)];
+        ops.extend(written.iter().map(|piece| Op::Extent(self.id, Vec::new(), (piece.start, piece.end))));
+        self.shared.commit(ops)
+    }
+
+    /// `range` is written, and its record stands.
+    fn wrote(&self, range: Range<u64>) {
+        let mut state = self.state();
+        state.size = state.size.max(range.end);
+        state.written.insert(range);
+        state.stored = None;
+        state.generation += 1;
+    }
+
+    /// A staging file keeps what is cut off, which no record names any more. It is left altogether when all is cut:
+    /// what is written next does not overwrite what may have to survive.
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        let (body, staging, written) = {
+            let state = self.state();
+            let shows = state.shows.min(size);
+            let mut written = state.written.clone();
+            written.truncate(size);
+            let staging = state.staging.clone().filter(|_| size > 0);
+            let mut body = FileBody { size, stored: None, ..self.body(&state) };
+            body.base = body.base.map(|base| BaseBody { shows, ..base }).filter(|_| shows > 0);
+            body.staging = staging.as_ref().map(|file| file.number);
+            body.written = if staging.is_some() { Vec::new() } else { pairs(&written) };
+            (body, staging, written)
+        };
+        let mut ops = vec![self.record(&body)];
+        let mut content = None;
+        let (left, is_cut) = {
+            let state = self.state();
+            (state.staging.clone().filter(|_| size == 0), size < state.written.end())
+        };
+        if let Some(left) = &left {
+            ops.extend([Op::CutExtents(self.id, 0), Op::Doom(left.number)]);
+        } else if staging.is_some() && is_cut {
+            ops.push(Op::CutExtents(self.id, size));
+        } else if is_cut {
+            let mut cut = self.content()?;
+            cut.truncate(written.end() as usize);
+            ops.push(if cut.is_empty() { Op::Content(self.id, None) } else { self.row(&cut) });
+            content = Some(cut);
+        }
+        self.shared.commit(ops)?;
+        if left.is_some() {
+            crash_point("journal.empty.switched");
+        }
+        if let Some(content) = content {
+            lock(&self.shared.contents).put(self.id, Arc::new(content));
+        }
+        let mut state = self.state();
+        state.shows = state.shows.min(size);
+        (state.size, state.written, state.staging, state.stored) = (size, written, staging, None);
+        state.generation += 1;
+        Ok(())
+    }
+
+    fn read_written(&self, wanted: &[Range<u64>]) -> io::Result<Vec<Bytes>> {
+        let staging = self.state().staging.clone();
+        let Some(file) = staging else {
+            let content = self.shared.content(self.id)?;
+            lock(&self.shared.contents).put(self.id, Arc::clone(&content));
+            return cut(&content, wanted);
+        };
+        wanted.iter().map(|range| file.read(range.clone()).map(Bytes::from)).collect()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        lock(&self.shared.contents).remove(self.id);
+    }
+}
+
+impl fmt::Debug for Staged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Staged({})", self.0.id)
+    }
+}
+
+fn pairs(extents: &Extents) -> Vec<(u64, u64)> {
+    extents.iter().map(|r| (r.start, r.end)).collect()
+}
+
+/// What of `written` lies in the units at both ends of `range`.
+fn around(written: &Extents, range: &Range<u64>) -> Extents {
+    let mut near = Extents::default();
+    for at in [range.start, range.end - 1] {
+        let unit = at / Xts::UNIT as u64 * Xts::UNIT as u64;
+        let pieces = written.split(unit..unit + Xts::UNIT as u64);
+        pieces.into_iter().filter(|(_, inside)| *inside).for_each(|(piece, _)| near.insert(piece));
+    }
+    near
+}
+
+/// Pieces of a content that stands in a row.
+fn cut(content: &[u8], wanted: &[Range<u64>]) -> io::Result<Vec<Bytes>> {
+    let short = || io::Error::new(io::ErrorKind::InvalidData, "the content is shorter than its record says");
+    let piece = |range: &Range<u64>| content.get(range.start as usize..range.end as usize).ok_or_else(short);
+    wanted.iter().map(|range| piece(range).map(Bytes::copy_from_slice)).collect()
 }
 
 struct Frozen {

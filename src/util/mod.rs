@@ -3,6 +3,7 @@
 pub mod base32;
 mod clock;
 mod cpu;
+mod crash;
 mod cx;
 pub mod netstring;
 mod ranges;
@@ -12,6 +13,7 @@ mod utc;
 
 pub use clock::Clock;
 pub use cpu::Cpu;
+pub use crash::crash_point;
 pub use cx::{Cx, MemoryPermit, Priority, Stopped};
 pub use ranges::merged;
 pub use rng::Rng;

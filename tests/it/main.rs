@@ -24,6 +24,7 @@ mod hashes;
 mod immutable_download;
 mod immutable_upload;
 mod interop;
+mod journal;
 mod lease;
 mod local_store;
 mod mdmf_shares;

@@ -1,0 +1,92 @@
+//! What is written at once: a list of puts and removals that survives as a whole or not at all.
+
+use super::keys::{Keys, NameHash, Place};
+use super::records::{DirRecord, EdgeRecord};
+
+/// Changes of records that are committed together.
+#[derive(Default)]
+pub struct Batch {
+    changes: Vec<Change>,
+}
+
+enum Change {
+    Dir(u64, Option<DirRecord>),
+    Edge(u64, String, Option<EdgeRecord>),
+    RemoveFile(u64),
+    Counter(&'static str, u64),
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Batch {
+        Batch::default()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Puts the record of a directory, replacing what was there.
+    pub fn put_dir(&mut self, id: u64, record: DirRecord) {
+        self.changes.push(Change::Dir(id, Some(record)));
+    }
+
+    /// Removes the record of a directory, if there is one.
+    pub fn remove_dir(&mut self, id: u64) {
+        self.changes.push(Change::Dir(id, None));
+    }
+
+    /// Puts the record of a name, replacing what was there.
+    pub fn put_edge(&mut self, dir: u64, name: &str, record: EdgeRecord) {
+        self.changes.push(Change::Edge(dir, name.to_owned(), Some(record)));
+    }
+
+    /// Removes the record of a name, if there is one.
+    pub fn remove_edge(&mut self, dir: u64, name: &str) {
+        self.changes.push(Change::Edge(dir, name.to_owned(), None));
+    }
+
+    /// Removes a file, if it is there. Its content goes on as long as it is open, but no longer survives the process.
+    pub fn remove_file(&mut self, id: u64) {
+        self.changes.push(Change::RemoveFile(id));
+    }
+
+    /// Sets a counter, which [`super::Replay::counters`] hands back. Neither its name nor its value is hidden.
+    pub fn set_counter(&mut self, name: &'static str, value: u64) {
+        self.changes.push(Change::Counter(name, value));
+    }
+
+    /// The batch as the database is given it.
+    pub(super) fn seal(self, keys: &Keys) -> Vec<Op> {
+        let sealed = |change| match change {
+            Change::Dir(id, record) => Op::Dir(id, record.map(|r| keys.seal(Place::Dir(id), &r.write()))),
+            Change::Edge(dir, name, record) => {
+                let hash = keys.name(dir, &name);
+                Op::Edge(dir, hash, record.map(|r| keys.seal(Place::Edge(dir, hash), &r.write(&name))))
+            }
+            Change::RemoveFile(id) => Op::RemoveFile(id),
+            Change::Counter(name, value) => Op::Counter(name, value),
+        };
+        self.changes.into_iter().map(sealed).collect()
+    }
+}
+
+/// One change of the database; records are sealed, `None` removes.
+#[derive(Clone)]
+pub(super) enum Op {
+    Dir(u64, Option<Vec<u8>>),
+    Edge(u64, NameHash, Option<Vec<u8>>),
+    Counter(&'static str, u64),
+    CreateFile(u64, Vec<u8>),
+    /// The record of a file, and the number of its staging file.
+    File(u64, Option<u64>, Vec<u8>),
+    Content(u64, Option<Vec<u8>>),
+    RemoveFile(u64),
+    /// Written bytes of a staging file: those of these starts are gone, this range is there.
+    Extent(u64, Vec<u64>, (u64, u64)),
+    /// Nothing is written from this offset on.
+    CutExtents(u64, u64),
+    /// No record needs this staging file any more.
+    Doom(u64),
+}

@@ -1,0 +1,131 @@
+//! Replay: what the journal holds when it is opened.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use rusqlite::{Connection, Row};
+
+use super::extents::Extents;
+use super::keys::{Keys, NameHash, Place};
+use super::records::{DirRecord, EdgeRecord, FileBody};
+
+/// What the journal held when it was opened.
+#[derive(Debug, Default)]
+pub struct Replay {
+    /// Directories by id.
+    pub dirs: Vec<(u64, DirRecord)>,
+    /// Names whose wanted state is not published: the directory, the name, the record.
+    pub edges: Vec<(u64, String, EdgeRecord)>,
+    /// Files by ascending id.
+    pub files: Vec<FileRecord>,
+    /// What [`super::Batch::set_counter`] set.
+    pub counters: BTreeMap<String, u64>,
+    /// Records, tables and staging files that could not be read. What stands in them is not in the lists; it was left
+    /// on the disk.
+    pub damaged: usize,
+}
+
+/// A file of the journal, to be opened with [`super::Journal::reopen_file`].
+pub struct FileRecord {
+    /// Its id.
+    pub id: u64,
+    /// Its bytes.
+    pub size: u64,
+    /// The cap of the stored file that it began as, while bytes of that show.
+    pub base: Option<String>,
+    /// The cap under which exactly this content is stored.
+    pub stored: Option<String>,
+    pub(super) body: FileBody,
+    pub(super) written: Extents,
+}
+
+impl fmt::Debug for FileRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("FileRecord");
+        out.field("id", &self.id).field("size", &self.size);
+        out.field("has_base", &self.base.is_some()).field("is_stored", &self.stored.is_some()).finish()
+    }
+}
+
+/// Reads all records. Also hands back the bytes of each content.
+pub(super) fn load(conn: &Connection, keys: &Keys, staging: &Path) -> (Replay, HashMap<u64, u64>) {
+    let mut replay = Replay::default();
+    let mut damaged = 0;
+
+    damaged += each(conn, "SELECT id, body FROM dirs", |row| {
+        let (id, body) = (row.get::<_, i64>(0)? as u64, row.get::<_, Vec<u8>>(1)?);
+        let record = keys.open(Place::Dir(id), &body).and_then(|json| DirRecord::read(&json));
+        Ok(record.map(|record| replay.dirs.push((id, record))).is_some())
+    });
+    damaged += each(conn, "SELECT dir, name, body FROM edges ORDER BY dir, name", |row| {
+        let (dir, hash) = (row.get::<_, i64>(0)? as u64, row.get::<_, NameHash>(1)?);
+        let body: Vec<u8> = row.get(2)?;
+        let record = keys.open(Place::Edge(dir, hash), &body).and_then(|json| EdgeRecord::read(&json));
+        Ok(record.map(|(name, record)| replay.edges.push((dir, name, record))).is_some())
+    });
+    damaged += each(conn, "SELECT name, value FROM counters", |row| {
+        let (name, value) = (row.get::<_, String>(0)?, row.get::<_, i64>(1)? as u64);
+        if let Some(name) = name.strip_prefix("of ") {
+            replay.counters.insert(name.to_owned(), value);
+        }
+        Ok(true)
+    });
+
+    let mut inline = HashMap::new();
+    damaged += each(conn, "SELECT id, length(body) FROM contents", |row| {
+        inline.insert(row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)?.max(0) as u64);
+        Ok(true)
+    });
+    let mut extents: HashMap<u64, Extents> = HashMap::new();
+    damaged += each(conn, "SELECT file, start, end FROM extents", |row| {
+        let (file, start, end) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
+        if start < 0 || end <= start {
+            return Ok(false);
+        }
+        extents.entry(file as u64).or_default().insert(start as u64..end as u64);
+        Ok(true)
+    });
+    damaged += each(conn, "SELECT id, body FROM files ORDER BY id", |row| {
+        let (id, body) = (row.get::<_, i64>(0)? as u64, row.get::<_, Vec<u8>>(1)?);
+        let Some(body) = keys.open(Place::File(id), &body).and_then(|json| FileBody::read(&json)) else {
+            return Ok(false);
+        };
+        let written = match body.staging {
+            Some(_) => extents.remove(&id).unwrap_or_default(),
+            None => {
+                let mut written = Extents::default();
+                body.written.iter().filter(|(start, end)| start < end).for_each(|(s, e)| written.insert(*s..*e));
+                written
+            }
+        };
+        let has_content = match body.staging {
+            Some(number) => fs::metadata(staging.join(number.to_string())).is_ok(),
+            None => written.len() == 0 || inline.contains_key(&id),
+        };
+        if written.end() > body.size || !has_content {
+            return Ok(false);
+        }
+        let base = body.base.as_ref().filter(|base| base.shows > 0).map(|base| base.cap.clone());
+        replay.files.push(FileRecord { id, size: body.size, base, stored: body.stored.clone(), body, written });
+        Ok(true)
+    });
+    replay.damaged = damaged;
+    (replay, inline)
+}
+
+/// Shows each row to `read`, and counts those that it cannot use; a table that cannot be read to its end counts as one.
+fn each(conn: &Connection, sql: &str, mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<bool>) -> usize {
+    let mut damaged = 0;
+    let mut run = || -> rusqlite::Result<()> {
+        let mut statement = conn.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            damaged += usize::from(!read(row).unwrap_or(false));
+        }
+        Ok(())
+    };
+    let ended = run().is_ok();
+    damaged + usize::from(!ended)
+}

@@ -1,0 +1,377 @@
+//! The journal: opening, committing, the barrier, upkeep.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::batch::Op;
+use super::contents::Contents;
+use super::keys::{Keys, Place};
+use super::queue::{Queue, Ticket, lock, log_of};
+use super::room::Gauge;
+use super::store::{Store, checkpoint};
+use super::units::UnitFile;
+use super::{Batch, JournalError, JournalOptions, Replay, Room, Usage, load, schema};
+use crate::crypto::JournalKey;
+use crate::util::{Cpu, Rng, crash_point};
+
+/// A log that is longer is copied into the database when nobody has committed for [`QUIET`].
+const LOG_AT_REST: u64 = 4 << 20;
+/// A log that is longer is copied into the database at the next upkeep.
+const LOG_IN_USE: u64 = 64 << 20;
+/// How long nobody has committed when it is quiet.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// The journal of one mounted root. Clones share it; it is closed, and its lock given back, when the last clone and the
+/// last file of it are dropped.
+#[derive(Clone)]
+pub struct Journal(pub(super) Arc<Shared>);
+
+pub(super) struct Shared {
+    folder: PathBuf,
+    pub staging: PathBuf,
+    database: PathBuf,
+    pub keys: Keys,
+    pub queue: Queue,
+    /// Reads while others commit.
+    reader: Mutex<Connection>,
+    pub contents: Mutex<Contents>,
+    /// Blocking file calls of reads and writes.
+    pub disk: Cpu,
+    /// Staging files with bytes that may not survive power loss.
+    dirty: Mutex<HashMap<u64, Arc<UnitFile>>>,
+    /// A staging file was made since the folder was last synced.
+    named: AtomicBool,
+    /// Barriers begun. What was committed before one began may survive power loss, so it must not be lost any more.
+    pub barriers: AtomicU64,
+    syncing: Arc<tokio::sync::Mutex<()>>,
+    /// Barriers asked for, and those of them that are done.
+    asked: AtomicU64,
+    served: AtomicU64,
+    next_id: AtomicU64,
+    options: JournalOptions,
+    gauge: Mutex<Gauge>,
+    staged_bytes: AtomicI64,
+    /// Dropped last: who gets the lock finds the database closed.
+    _lock: File,
+}
+
+/// A batch on its way into the journal; see [`Journal::enqueue`]. Dropping it does not take the batch back.
+#[must_use = "the batch may have failed"]
+pub struct Commit {
+    shared: Arc<Shared>,
+    ticket: Ticket,
+}
+
+impl Journal {
+    /// Opens the journal in `folder`, which is made, mode 0700, if it is not there, and reads all it holds.
+    ///
+    /// # Errors
+    /// [`JournalError::Locked`] while another process has it open; [`JournalError::WrongKey`],
+    /// [`JournalError::Version`] and [`JournalError::Damaged`] when it cannot be read at all. Damage to single records
+    /// is no error: [`Replay::damaged`] counts it.
+    pub fn open(folder: &Path, key: &JournalKey, options: JournalOptions) -> Result<(Journal, Replay), JournalError> {
+        let staging = folder.join("staging");
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&staging);
+        made.and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o700)))
+            .map_err(JournalError::io(folder))?;
+        let mut mark = Mark::lock(folder)?;
+
+        let database = folder.join("journal.db");
+        let err = JournalError::store(&database);
+        let keys = Keys::new(key, Rng::os());
+        let conn = schema::open(&database, &keys, mark.is_set)?;
+        mark.set()?;
+        if schema::is_foreign(&conn, &keys) {
+            return Err(JournalError::WrongKey(database));
+        }
+        let (replay, inline) = load::load(&conn, &keys, &staging);
+        let found = staging_files(&staging).map_err(JournalError::io(&staging))?;
+        let highest = found.keys().copied().max().unwrap_or(0);
+        // Synced, so that what the records say survives before files go that no record names.
+        let next_id = schema::reserve_ids(&conn, highest).map_err(&err)?;
+        if replay.damaged == 0 {
+            let wanted: HashSet<u64> = replay.files.iter().filter_map(|f| f.body.staging).collect();
+            for number in found.keys().filter(|number| !wanted.contains(number)) {
+                let path = staging.join(number.to_string());
+                fs::remove_file(&path).map_err(JournalError::io(&path))?;
+            }
+        }
+        let taken = staging_files(&staging).map_err(JournalError::io(&staging))?;
+        let shared = Shared {
+            folder: folder.to_owned(),
+            staging,
+            reader: Mutex::new(schema::connect(&database)?),
+            queue: Queue::new(Store::new(conn, &database, inline)),
+            database,
+            keys,
+            contents: Mutex::new(Contents::new()),
+            disk: Cpu::with_slots(8),
+            dirty: Mutex::default(),
+            named: AtomicBool::new(true),
+            barriers: AtomicU64::new(1),
+            syncing: Arc::default(),
+            asked: AtomicU64::new(0),
+            served: AtomicU64::new(0),
+            next_id: AtomicU64::new(next_id),
+            options,
+            gauge: Mutex::default(),
+            staged_bytes: AtomicI64::new(taken.values().sum::<u64>() as i64),
+            _lock: mark.file,
+        };
+        Ok((Journal(Arc::new(shared)), replay))
+    }
+
+    /// An id that this journal has never given out, and never will again: for directories and files alike.
+    pub fn next_id(&self) -> u64 {
+        self.0.next_id()
+    }
+
+    /// Puts a batch in line: it is committed after all that were put there before. The order of calls is the order in
+    /// which they come to pass; a lock that guards it may be given up before the batch is committed.
+    pub fn enqueue(&self, batch: Batch) -> Commit {
+        let ops = batch.seal(&self.0.keys);
+        Commit { ticket: self.0.queue.push(ops), shared: Arc::clone(&self.0) }
+    }
+
+    /// Commits a batch as a whole. It survives the end of the process once this returns, and power loss once a
+    /// [`Journal::barrier`] that began later has returned. After an error nothing of it is there.
+    pub async fn commit(&self, batch: Batch) -> Result<(), JournalError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.enqueue(batch).done().await
+    }
+
+    /// Waits until all that was answered before survives power loss: records and contents. Callers that come while
+    /// one syncs share the next.
+    pub async fn barrier(&self) -> Result<(), JournalError> {
+        let shared = Arc::clone(&self.0);
+        let mine = shared.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let one = Arc::clone(&shared.syncing).lock_owned().await;
+        if shared.served.load(Ordering::Acquire) >= mine {
+            return Ok(());
+        }
+        let sync = move || {
+            let _one = one;
+            let upto = shared.asked.load(Ordering::Acquire);
+            shared.sync().inspect(|()| shared.served.store(upto, Ordering::Release))
+        };
+        blocking(sync).await
+    }
+
+    /// Whether `bytes` more of content fit into the limits. Cheap: the disk is measured now and then.
+    pub fn room(&self, bytes: u64) -> Room {
+        let shared = &self.0;
+        let used = shared.queue.inline_bytes() + shared.staged_bytes.load(Ordering::Relaxed).max(0) as u64;
+        lock(&shared.gauge).room(&shared.folder, &shared.options, used, bytes)
+    }
+
+    /// What the journal holds. Counts records, which takes a while when there are many.
+    pub async fn usage(&self) -> Result<Usage, JournalError> {
+        let shared = Arc::clone(&self.0);
+        blocking(move || shared.usage()).await
+    }
+
+    /// Upkeep, to be called every second or so: copies the log into the database when it has become long or nobody
+    /// commits, and measures the staging files.
+    pub async fn maintain(&self) -> Result<(), JournalError> {
+        let shared = Arc::clone(&self.0);
+        blocking(move || shared.maintain()).await
+    }
+}
+
+impl Commit {
+    /// Waits until the batch is committed.
+    pub async fn done(self) -> Result<(), JournalError> {
+        match self.shared.queue.try_wait(&self.ticket) {
+            Some(result) => result,
+            None => {
+                let disk = self.shared.disk.clone();
+                disk.run(move || self.wait()).await
+            }
+        }
+    }
+
+    /// As [`Commit::done`], blocking the thread.
+    pub fn wait(self) -> Result<(), JournalError> {
+        self.shared.queue.wait(&self.ticket)
+    }
+}
+
+impl Shared {
+    pub fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Commits changes. Blocks.
+    pub fn commit(&self, ops: Vec<Op>) -> io::Result<()> {
+        let ticket = self.queue.push(ops);
+        self.queue.wait(&ticket).map_err(io::Error::from)
+    }
+
+    /// The content of a file that stands in a row. Blocks.
+    pub fn content(&self, id: u64) -> io::Result<Arc<Vec<u8>>> {
+        if let Some(content) = lock(&self.contents).get(id) {
+            return Ok(content);
+        }
+        let sealed = {
+            let reader = lock(&self.reader);
+            let mut select = reader.prepare_cached("SELECT body FROM contents WHERE id = ?1");
+            let body = select.as_mut().map(|s| s.query_row([id as i64], |row| row.get::<_, Vec<u8>>(0)));
+            body.map_err(|e| io::Error::other(e.to_string()))?
+        };
+        let damaged = |why: String| JournalError::Damaged { path: self.database.clone(), why };
+        let sealed = sealed.map_err(|e| damaged(e.to_string()))?;
+        let content = self.keys.open(Place::Content(id), &sealed);
+        let content = content.ok_or_else(|| damaged(format!("the content of file {id} does not verify")))?;
+        Ok(Arc::new(content.to_vec()))
+    }
+
+    /// A new staging file. Blocks.
+    pub fn create_staging(&self) -> io::Result<UnitFile> {
+        let number = self.next_id();
+        let file = UnitFile::create(&self.staging, number, self.keys.staging(number))?;
+        self.named.store(true, Ordering::Release);
+        Ok(file)
+    }
+
+    /// Notes that `file` has been written to, after it was.
+    pub fn dirtied(&self, file: &Arc<UnitFile>) {
+        self.staged_bytes.fetch_add(file.grown(), Ordering::Relaxed);
+        lock(&self.dirty).insert(file.number, Arc::clone(file));
+    }
+
+    /// The names of all staging files survive power loss once this returns.
+    pub fn sync_names(&self) -> io::Result<()> {
+        if self.named.swap(false, Ordering::AcqRel)
+            && let Err(error) = File::open(&self.staging).and_then(|folder| folder.sync_all())
+        {
+            self.named.store(true, Ordering::Release);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// The barrier. A file that could not be synced stays in the way of all later ones as long as a record names it.
+    fn sync(&self) -> Result<(), JournalError> {
+        self.barriers.fetch_add(1, Ordering::AcqRel);
+        let mut dirty: Vec<_> = std::mem::take(&mut *lock(&self.dirty)).into_values().collect();
+        {
+            let store = self.queue.store();
+            dirty.retain(|file| !store.doomed().contains(&file.number));
+        }
+        for (i, file) in dirty.iter().enumerate() {
+            if let Err(error) = file.sync() {
+                lock(&self.dirty).extend(dirty[i..].iter().map(|file| (file.number, Arc::clone(file))));
+                return Err(JournalError::io(&self.staging)(error));
+            }
+        }
+        self.sync_names().map_err(JournalError::io(&self.staging))?;
+        crash_point("journal.barrier.data");
+        let doomed = self.queue.sync()?;
+        crash_point("journal.barrier.synced");
+        for number in doomed {
+            let path = self.staging.join(number.to_string());
+            let bytes = fs::metadata(&path).map_or(0, |m| m.blocks() * 512);
+            if let Err(error) = fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, "a staging file that is not needed stays until the next start");
+            }
+            self.staged_bytes.fetch_sub(bytes as i64, Ordering::Relaxed);
+            crash_point("journal.barrier.unlinked");
+        }
+        Ok(())
+    }
+
+    fn usage(&self) -> Result<Usage, JournalError> {
+        let err = JournalError::store(&self.database);
+        let count = "SELECT (SELECT count(*) FROM dirs) + (SELECT count(*) FROM edges) + (SELECT count(*) FROM files)";
+        let records = lock(&self.reader).query_row(count, [], |row| row.get::<_, i64>(0)).map_err(err)?;
+        let size = |path: &Path| fs::metadata(path).map_or(0, |m| m.len());
+        Ok(Usage {
+            inline: self.queue.inline_bytes(),
+            staging: self.measure_staging()?,
+            database: size(&self.database) + size(&log_of(&self.database)),
+            records: records as u64,
+        })
+    }
+
+    fn measure_staging(&self) -> Result<u64, JournalError> {
+        let files = staging_files(&self.staging).map_err(JournalError::io(&self.staging))?;
+        let bytes = files.values().sum::<u64>();
+        self.staged_bytes.store(bytes as i64, Ordering::Relaxed);
+        Ok(bytes)
+    }
+
+    fn maintain(&self) -> Result<(), JournalError> {
+        self.measure_staging()?;
+        let log = fs::metadata(log_of(&self.database)).map_or(0, |m| m.len());
+        let is_quiet = self.queue.store().last_commit().elapsed() >= QUIET;
+        if log <= LOG_AT_REST || (log <= LOG_IN_USE && !is_quiet) {
+            return Ok(());
+        }
+        // Most of it while others commit, the rest while they wait.
+        checkpoint(&lock(&self.reader), "PRAGMA wal_checkpoint(PASSIVE)")
+            .map_err(JournalError::store(&self.database))?;
+        self.queue.store().checkpoint()
+    }
+}
+
+/// The lock of a folder. Once the database is made it says so, so that one that is gone is not taken for a new one.
+struct Mark {
+    path: PathBuf,
+    file: File,
+    is_set: bool,
+}
+
+impl Mark {
+    fn lock(folder: &Path) -> Result<Mark, JournalError> {
+        let path = folder.join("lock");
+        let open = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = open.map_err(JournalError::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(JournalError::Locked(folder.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(JournalError::io(&path)(error)),
+        }
+        let is_set = file.metadata().map_err(JournalError::io(&path))?.len() > 0;
+        Ok(Mark { path, file, is_set })
+    }
+
+    fn set(&mut self) -> Result<(), JournalError> {
+        if self.is_set {
+            return Ok(());
+        }
+        let text = b"Held by the mount that drains this journal.\n";
+        let folder = self.path.parent().map_or(Ok(()), |folder| File::open(folder).and_then(|f| f.sync_all()));
+        let written = folder.and_then(|()| self.file.write_all(text)).and_then(|()| self.file.sync_all());
+        self.is_set = true;
+        written.map_err(JournalError::io(&self.path))
+    }
+}
+
+/// Staging files by number, with the bytes of the disk that each takes.
+fn staging_files(folder: &Path) -> io::Result<HashMap<u64, u64>> {
+    let mut found = HashMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            found.insert(number, entry.metadata().map_or(0, |m| m.blocks() * 512));
+        }
+    }
+    Ok(found)
+}
+
+/// Runs what may take long beside reads and writes, not in their slots. It ends although nobody waits for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    Cpu::with_slots(1).run(work).await
+}

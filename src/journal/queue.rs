@@ -1,0 +1,123 @@
+//! Group commits: batches queue up, and whoever gets hold of the database commits all that wait there.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::JournalError;
+use super::batch::Op;
+use super::store::Store;
+
+/// Batches on their way into the database, in order.
+pub(super) struct Queue {
+    waiting: Mutex<Vec<Job>>,
+    store: Mutex<Store>,
+    inline_bytes: Arc<AtomicU64>,
+}
+
+/// A batch, and where its result goes.
+struct Job {
+    ops: Vec<Op>,
+    done: Option<Arc<Done>>,
+}
+
+type Done = Mutex<Option<Result<(), JournalError>>>;
+
+/// A batch that was queued. Dropping it does not take the batch back.
+pub(super) struct Ticket(Arc<Done>);
+
+impl Queue {
+    pub fn new(store: Store) -> Queue {
+        Queue { waiting: Mutex::default(), inline_bytes: store.inline_bytes(), store: Mutex::new(store) }
+    }
+
+    /// Queues changes: they are committed together, after all that was queued before.
+    pub fn push(&self, ops: Vec<Op>) -> Ticket {
+        let done = Arc::default();
+        lock(&self.waiting).push(Job { ops, done: Some(Arc::clone(&done)) });
+        Ticket(done)
+    }
+
+    /// Queues the creation of a file, which is committed with or before whatever is queued after it.
+    pub fn push_creation(&self, op: Op) {
+        lock(&self.waiting).push(Job { ops: vec![op], done: None });
+    }
+
+    /// The result of a batch, after committing what is queued if nobody has. Blocks while another commits.
+    pub fn wait(&self, ticket: &Ticket) -> Result<(), JournalError> {
+        if let Some(result) = lock(&ticket.0).take() {
+            return result;
+        }
+        self.drain(&mut lock(&self.store));
+        lock(&ticket.0).take().expect("all that was queued has its result once somebody has drained the queue")
+    }
+
+    /// As [`Queue::wait`]; `None` where that would block.
+    pub fn try_wait(&self, ticket: &Ticket) -> Option<Result<(), JournalError>> {
+        let early = lock(&ticket.0).take();
+        if early.is_some() {
+            return early;
+        }
+        self.drain(&mut *self.store.try_lock().ok()?);
+        lock(&ticket.0).take()
+    }
+
+    /// Commits all that is queued; it and all that was committed before survive power loss once this returns. Hands
+    /// back the staging files that no record needs any more.
+    pub fn sync(&self) -> Result<Vec<u64>, JournalError> {
+        let mut store = lock(&self.store);
+        self.drain(&mut store);
+        if !store.is_synced() {
+            store.commit([].iter(), true)?;
+        }
+        Ok(store.take_doomed())
+    }
+
+    /// Bytes of contents that stand in rows. Never waits.
+    pub fn inline_bytes(&self) -> u64 {
+        self.inline_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The database itself, with nobody committing.
+    pub fn store(&self) -> MutexGuard<'_, Store> {
+        lock(&self.store)
+    }
+
+    /// One transaction for all. If that fails each has its own, and its own error.
+    fn drain(&self, store: &mut Store) {
+        let jobs = std::mem::take(&mut *lock(&self.waiting));
+        if jobs.is_empty() {
+            return;
+        }
+        let together = store.commit(jobs.iter().flat_map(|job| &job.ops), false);
+        let is_lone = jobs.len() == 1;
+        let mut together = Some(together);
+        for job in jobs {
+            let result = match &together {
+                Some(Ok(())) => Ok(()),
+                _ if is_lone => together.take().unwrap_or(Ok(())),
+                _ => store.commit(job.ops.iter(), false),
+            };
+            match (job.done, result) {
+                (Some(done), result) => *lock(&done) = Some(result),
+                (None, Ok(())) => {}
+                (None, Err(error)) => {
+                    tracing::warn!(%error, "a file could not be put into the journal; it is tried again");
+                    job.ops.into_iter().for_each(|op| store.owe(op));
+                }
+            }
+        }
+    }
+}
+
+/// Locks; what a panic left behind is as whole as before, because all changes are made at the end.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Where the log of the database at `path` is.
+pub(super) fn log_of(path: &Path) -> std::path::PathBuf {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    log.into()
+}

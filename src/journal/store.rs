@@ -1,0 +1,232 @@
+//! Transactions of the database.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::time::Instant;
+
+use super::JournalError;
+use super::batch::Op;
+use crate::util::crash_point;
+
+/// The one writing connection, and what must be known of its transactions.
+pub(super) struct Store {
+    conn: Connection,
+    path: PathBuf,
+    /// Creations of files that failed: they come before whatever is committed next.
+    owed: Vec<Op>,
+    /// Files that were removed in this run, perhaps while they are open.
+    removed: HashSet<u64>,
+    /// Staging files that no record needs any more. They go once that survives power loss.
+    doomed: Vec<u64>,
+    /// Bytes of each content that stands in a row.
+    inline: HashMap<u64, u64>,
+    inline_bytes: Arc<AtomicU64>,
+    /// Commits since the last that was synced.
+    unsynced: u64,
+    last_commit: Instant,
+}
+
+/// What a transaction does beside the database, once it is committed.
+#[derive(Default)]
+struct Effects {
+    removed: Vec<u64>,
+    doomed: Vec<u64>,
+    inline: Vec<(u64, u64)>,
+}
+
+impl Store {
+    pub fn new(conn: Connection, path: &Path, inline: HashMap<u64, u64>) -> Store {
+        let inline_bytes = Arc::new(AtomicU64::new(inline.values().sum()));
+        Store {
+            conn,
+            path: path.to_owned(),
+            owed: Vec::new(),
+            removed: HashSet::new(),
+            doomed: Vec::new(),
+            inline,
+            inline_bytes,
+            unsynced: 1,
+            last_commit: Instant::now(),
+        }
+    }
+
+    /// Bytes of contents that stand in rows: counts on while somebody commits.
+    pub fn inline_bytes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.inline_bytes)
+    }
+
+    /// Whether the file was removed in this run.
+    pub fn is_removed(&self, file: u64) -> bool {
+        self.removed.contains(&file)
+    }
+
+    /// The staging files that no record needs any more, although that may not survive power loss yet.
+    pub fn doomed(&self) -> &[u64] {
+        &self.doomed
+    }
+
+    /// Whether all that was committed survives power loss.
+    pub fn is_synced(&self) -> bool {
+        self.unsynced == 0 && self.owed.is_empty()
+    }
+
+    pub fn last_commit(&self) -> Instant {
+        self.last_commit
+    }
+
+    /// Puts off the creation of a file, which failed.
+    pub fn owe(&mut self, op: Op) {
+        self.owed.push(op);
+    }
+
+    /// The staging files that no record needs any more. Ask right after a synced commit.
+    pub fn take_doomed(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.doomed)
+    }
+
+    /// Commits all these changes or none; a `synced` commit and all before it survive power loss.
+    pub fn commit<'a>(&mut self, ops: impl Iterator<Item = &'a Op>, synced: bool) -> Result<(), JournalError> {
+        let err = JournalError::store(&self.path);
+        if synced {
+            self.conn.execute_batch("PRAGMA synchronous = FULL").map_err(&err)?;
+        }
+        let done = self.transaction(ops, synced);
+        if done.is_err() && !self.conn.is_autocommit() {
+            // What cannot be rolled back fails the next transaction too, which says so.
+            drop(self.conn.execute_batch("ROLLBACK"));
+        }
+        if synced {
+            self.conn.execute_batch("PRAGMA synchronous = NORMAL").map_err(&err)?;
+        }
+        let effects = done?;
+        self.owed.clear();
+        for (id, bytes) in effects.inline {
+            let old = if bytes == 0 { self.inline.remove(&id) } else { self.inline.insert(id, bytes) };
+            self.inline_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.inline_bytes.fetch_sub(old.unwrap_or(0), Ordering::Relaxed);
+        }
+        self.removed.extend(effects.removed);
+        self.doomed.extend(effects.doomed);
+        self.unsynced = if synced { 0 } else { self.unsynced + 1 };
+        self.last_commit = Instant::now();
+        Ok(())
+    }
+
+    fn transaction<'a>(&self, ops: impl Iterator<Item = &'a Op>, synced: bool) -> Result<Effects, JournalError> {
+        let err = JournalError::store(&self.path);
+        let run = |sql: &str| self.conn.prepare_cached(sql).and_then(|mut s| s.execute([])).map_err(&err);
+        let mut effects = Effects::default();
+        run("BEGIN IMMEDIATE")?;
+        for op in &self.owed {
+            self.apply(op, &mut effects)?;
+        }
+        for op in ops {
+            self.apply(op, &mut effects)?;
+        }
+        if synced {
+            // A transaction that changes nothing would not be written, and nothing would be synced.
+            run("INSERT INTO counters VALUES ('syncs', 1) ON CONFLICT DO UPDATE SET value = value + 1")?;
+        }
+        crash_point("journal.commit.begun");
+        run("COMMIT")?;
+        crash_point("journal.commit.done");
+        Ok(effects)
+    }
+
+    fn apply(&self, op: &Op, effects: &mut Effects) -> Result<(), JournalError> {
+        let err = JournalError::store(&self.path);
+        let prepare = |sql: &'static str| self.conn.prepare_cached(sql).map_err(&err);
+        let is_gone = |effects: &Effects, id: &u64| self.removed.contains(id) || effects.removed.contains(id);
+        match op {
+            Op::Dir(id, Some(body)) => {
+                let sql = "INSERT INTO dirs VALUES (?1, ?2) ON CONFLICT DO UPDATE SET body = excluded.body";
+                prepare(sql)?.execute(params![*id as i64, body]).map_err(&err)?;
+            }
+            Op::Dir(id, None) => {
+                prepare("DELETE FROM dirs WHERE id = ?1")?.execute([*id as i64]).map_err(&err)?;
+            }
+            Op::Edge(dir, name, Some(body)) => {
+                let sql = "INSERT INTO edges VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET body = excluded.body";
+                prepare(sql)?.execute(params![*dir as i64, name, body]).map_err(&err)?;
+            }
+            Op::Edge(dir, name, None) => {
+                let sql = "DELETE FROM edges WHERE dir = ?1 AND name = ?2";
+                prepare(sql)?.execute(params![*dir as i64, name]).map_err(&err)?;
+            }
+            Op::Counter(name, value) => {
+                let sql =
+                    "INSERT INTO counters VALUES ('of ' || ?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value";
+                prepare(sql)?.execute(params![name, *value as i64]).map_err(&err)?;
+            }
+            Op::CreateFile(id, body) => {
+                let sql = "INSERT INTO files VALUES (?1, NULL, ?2)";
+                prepare(sql)?.execute(params![*id as i64, body]).map_err(&err)?;
+            }
+            Op::File(id, staging, body) => {
+                let sql = "UPDATE files SET staging = ?2, body = ?3 WHERE id = ?1";
+                let params = params![*id as i64, staging.map(|n| n as i64), body];
+                if prepare(sql)?.execute(params).map_err(&err)? == 0 && !is_gone(effects, id) {
+                    return Err(JournalError::NoSuchFile(*id));
+                }
+            }
+            Op::Content(id, Some(body)) => {
+                let sql = "INSERT INTO contents SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM files WHERE id = ?1)
+                     ON CONFLICT DO UPDATE SET body = excluded.body";
+                let rows = prepare(sql)?.execute(params![*id as i64, body]).map_err(&err)?;
+                if rows > 0 {
+                    effects.inline.push((*id, body.len() as u64));
+                } else if !is_gone(effects, id) {
+                    return Err(JournalError::NoSuchFile(*id));
+                }
+            }
+            Op::Content(id, None) => {
+                prepare("DELETE FROM contents WHERE id = ?1")?.execute([*id as i64]).map_err(&err)?;
+                effects.inline.push((*id, 0));
+            }
+            Op::RemoveFile(id) => {
+                let mut remove = prepare("DELETE FROM files WHERE id = ?1 RETURNING staging")?;
+                let staging: Option<Option<i64>> =
+                    remove.query_row([*id as i64], |row| row.get(0)).optional().map_err(&err)?;
+                effects.doomed.extend(staging.flatten().map(|n| n as u64));
+                prepare("DELETE FROM contents WHERE id = ?1")?.execute([*id as i64]).map_err(&err)?;
+                prepare("DELETE FROM extents WHERE file = ?1")?.execute([*id as i64]).map_err(&err)?;
+                effects.inline.push((*id, 0));
+                effects.removed.push(*id);
+            }
+            Op::Extent(file, gone, (start, end)) => {
+                for old in gone.iter().filter(|old| *old != start) {
+                    let sql = "DELETE FROM extents WHERE file = ?1 AND start = ?2";
+                    prepare(sql)?.execute([*file as i64, *old as i64]).map_err(&err)?;
+                }
+                let sql = "INSERT INTO extents SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM files WHERE id = ?1)
+                     ON CONFLICT DO UPDATE SET end = excluded.end";
+                let rows = prepare(sql)?.execute([*file as i64, *start as i64, *end as i64]).map_err(&err)?;
+                if rows == 0 && !is_gone(effects, file) {
+                    return Err(JournalError::NoSuchFile(*file));
+                }
+            }
+            Op::CutExtents(file, size) => {
+                let cut = [*file as i64, *size as i64];
+                prepare("DELETE FROM extents WHERE file = ?1 AND start >= ?2")?.execute(cut).map_err(&err)?;
+                let sql = "UPDATE extents SET end = ?2 WHERE file = ?1 AND end > ?2";
+                prepare(sql)?.execute(cut).map_err(&err)?;
+            }
+            Op::Doom(number) => effects.doomed.push(*number),
+        }
+        Ok(())
+    }
+
+    /// Copies the log into the database and empties it. Nobody commits meanwhile.
+    pub fn checkpoint(&mut self) -> Result<(), JournalError> {
+        checkpoint(&self.conn, "PRAGMA wal_checkpoint(TRUNCATE)").map_err(JournalError::store(&self.path))
+    }
+}
+
+/// Runs a checkpoint; one that others keep from finishing is no error.
+pub(super) fn checkpoint(conn: &Connection, pragma: &str) -> rusqlite::Result<()> {
+    conn.query_row(pragma, [], |_| Ok(()))
+}
