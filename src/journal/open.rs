@@ -326,6 +326,12 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.queue.flush();
+    }
+}
+
 /// The lock of a folder. Once the database is made it says so, so that one that is gone is not taken for a new one.
 struct Mark {
     path: PathBuf,

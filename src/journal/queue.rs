@@ -62,6 +62,11 @@ impl Queue {
         lock(&ticket.0).take()
     }
 
+    /// Commits all that is queued. Who wants to know whether it worked waits for its ticket.
+    pub fn flush(&self) {
+        self.drain(&mut lock(&self.store));
+    }
+
     /// Commits all that is queued; it and all that was committed before survive power loss once this returns. Hands
     /// back the staging files that no record needs any more.
     pub fn sync(&self) -> Result<Vec<u64>, JournalError> {
