@@ -11,7 +11,7 @@ pub struct Batch {
 
 enum Change {
     Dir(u64, Option<DirRecord>),
-    Edge(u64, String, Option<EdgeRecord>),
+    Edge(u64, String, Option<Box<EdgeRecord>>),
     RemoveFile(u64),
     Counter(&'static str, u64),
 }
@@ -39,7 +39,7 @@ impl Batch {
 
     /// Puts the record of a name, replacing what was there.
     pub fn put_edge(&mut self, dir: u64, name: &str, record: EdgeRecord) {
-        self.changes.push(Change::Edge(dir, name.to_owned(), Some(record)));
+        self.changes.push(Change::Edge(dir, name.to_owned(), Some(Box::new(record))));
     }
 
     /// Removes the record of a name, if there is one.

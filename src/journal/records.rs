@@ -307,7 +307,7 @@ pub(super) mod tests {
             after: Some((3, "other".into())),
             first: 1,
             seq,
-            rides_along: seq % 2 == 0,
+            rides_along: seq.is_multiple_of(2),
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use tokio::sync::RwLock;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 use super::batch::Op;
 use super::extents::Extents;
@@ -154,7 +154,24 @@ impl Staged {
         }
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= i64::MAX as u64);
         let range = offset..end.ok_or(io::ErrorKind::InvalidInput)?;
-        self.change(move |file| file.write(range, &data)).await
+        let order = Arc::clone(&self.0.order).write_owned().await;
+        let Some(held) = self.0.held_row(&range) else {
+            return self.change_in(order, move |file| file.write(range, &data)).await;
+        };
+        // A small write at once, where nobody else commits: to go to another thread and back costs more than it does.
+        let (ops, content) = self.0.row_with(&range, &data, held);
+        let ticket = self.0.shared.queue.push(ops);
+        if let Some(result) = self.0.shared.queue.try_wait(&ticket) {
+            result?;
+            self.0.wrote_row(range, content);
+            return Ok(());
+        }
+        let wait = move |file: &Inner| {
+            file.shared.queue.wait(&ticket)?;
+            file.wrote_row(range, content);
+            Ok(())
+        };
+        self.change_in(order, wait).await
     }
 
     /// Cuts the file, or grows it with zeros.
@@ -169,14 +186,23 @@ impl Staged {
         &self,
         change: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
+        let order = Arc::clone(&self.0.order).write_owned().await;
+        self.change_in(order, change).await
+    }
+
+    /// Makes a change, which goes on to its end although nobody waits for it.
+    async fn change_in<T: Send + 'static>(
+        &self,
+        order: OwnedRwLockWriteGuard<()>,
+        change: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
         let inner = Arc::clone(&self.0);
-        let order = Arc::clone(&inner.order).write_owned().await;
         let disk = inner.shared.disk.clone();
-        disk.run(move || {
+        let work = move || {
             let _order = order;
             change(&inner)
-        })
-        .await
+        };
+        disk.run(work).await
     }
 
     /// Reads a range, cut at the end of the file.
@@ -256,39 +282,57 @@ impl Inner {
         Ok(self.shared.content(self.id)?.to_vec())
     }
 
+    /// Whether the content stands in a row once `range` is written.
+    fn fits_row(&self, range: &Range<u64>) -> bool {
+        let state = self.state();
+        let pieces = || state.written.len() + 1 - state.written.joined(range.clone()).gone.len();
+        state.staging.is_none() && state.written.end().max(range.end) <= INLINE && pieces() <= INLINE_PIECES
+    }
+
+    /// The content, if it stands in a row when `range` is written, and nothing must be read for that.
+    fn held_row(&self, range: &Range<u64>) -> Option<Vec<u8>> {
+        if !self.fits_row(range) {
+            return None;
+        }
+        if self.state().written.len() == 0 {
+            return Some(Vec::new());
+        }
+        lock(&self.shared.contents).get(self.id).map(|content| content.to_vec())
+    }
+
     fn write(&self, range: Range<u64>, data: &[u8]) -> io::Result<()> {
-        let (staging, pieces, end) = {
-            let state = self.state();
-            let joined = state.written.joined(range.clone());
-            let pieces = state.written.len() + 1 - joined.gone.len();
-            (state.staging.clone(), pieces, state.written.end().max(range.end))
-        };
+        let staging = self.state().staging.clone();
         match staging {
             Some(file) => self.write_staging(&file, range, data),
-            None if end <= INLINE && pieces <= INLINE_PIECES => self.write_row(range, data),
+            None if self.fits_row(&range) => {
+                let (ops, content) = self.row_with(&range, data, self.content()?);
+                self.shared.commit(ops)?;
+                self.wrote_row(range, content);
+                Ok(())
+            }
             None => self.spill(range, data),
         }
     }
 
-    fn write_row(&self, range: Range<u64>, data: &[u8]) -> io::Result<()> {
-        let mut content = self.content()?;
+    /// The content with `data` written to it, and the changes that put it there.
+    fn row_with(&self, range: &Range<u64>, data: &[u8], mut content: Vec<u8>) -> (Vec<Op>, Vec<u8>) {
         content.resize(content.len().max(range.end as usize), 0);
         content[range.start as usize..range.end as usize].copy_from_slice(data);
         let mut ops = vec![self.row(&content)];
-        {
-            let state = self.state();
-            let size = state.size.max(range.end);
-            if size != state.size || state.stored.is_some() || !state.written.joined(range.clone()).is_known {
-                let mut written = state.written.clone();
-                written.insert(range.clone());
-                let body = FileBody { size, written: pairs(&written), stored: None, ..self.body(&state) };
-                ops.push(self.record(&body));
-            }
+        let state = self.state();
+        let size = state.size.max(range.end);
+        if size != state.size || state.stored.is_some() || !state.written.joined(range.clone()).is_known {
+            let mut written = state.written.clone();
+            written.insert(range.clone());
+            let body = FileBody { size, written: pairs(&written), stored: None, ..self.body(&state) };
+            ops.push(self.record(&body));
         }
-        self.shared.commit(ops)?;
+        (ops, content)
+    }
+
+    fn wrote_row(&self, range: Range<u64>, content: Vec<u8>) {
         lock(&self.shared.contents).put(self.id, Arc::new(content));
         self.wrote(range);
-        Ok(())
     }
 
     fn write_staging(&self, file: &Arc<UnitFile>, range: Range<u64>, data: &[u8]) -> io::Result<()> {

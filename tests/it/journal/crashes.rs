@@ -33,8 +33,10 @@ fn step(number: u64) -> Step {
     let name = |i: usize| format!("file {}", dice[i] % 5);
     let large = |i: usize| usize::from(dice[i]) * 700 + usize::from(dice[i + 1]);
     match dice[0] % 16 {
-        0..4 => Step::Create(name(1), bytes(number, if dice[2] % 2 == 0 { large(3) } else { large(3) / 40 })),
-        4..9 => Step::Write(name(1), large(2), bytes(number, 1 + large(4) / if dice[6] % 2 == 0 { 1 } else { 50 })),
+        0..4 => Step::Create(name(1), bytes(number, if dice[2].is_multiple_of(2) { large(3) } else { large(3) / 40 })),
+        4..9 => {
+            Step::Write(name(1), large(2), bytes(number, 1 + large(4) / if dice[6].is_multiple_of(2) { 1 } else { 50 }))
+        }
         9..11 => Step::Truncate(name(1), large(2)),
         11 => Step::Truncate(name(1), 0),
         12 => Step::Remove(name(1)),
@@ -111,7 +113,7 @@ async fn take(journal: &Journal, files: &mut BTreeMap<String, Staged>, number: u
         }
         Step::Barrier => journal.barrier().await.unwrap(),
     }
-    if number % 37 == 0 {
+    if number.is_multiple_of(37) {
         journal.maintain().await.unwrap();
     }
 }
