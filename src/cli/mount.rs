@@ -17,10 +17,10 @@ use super::setup::announce;
 use crate::cap::Cap;
 use crate::client::{Client, ClientOptions, Found};
 use crate::config::{self, Aliases, InitOptions, Located, NodeDir, Stores};
-use crate::control::Claim;
+use crate::control::{Claim, root_name};
 use crate::fs::{Filesystem, FsOptions, Owner as Shown, Root};
 use crate::fuse::{self, Access, MountOptions, MountSpec, Owner};
-use crate::journal::{Index, Staging};
+use crate::journal::{Index, Journal, JournalOptions};
 use crate::node::{Freshness, NodeFactory};
 use crate::util::{Clock, Rng};
 use crate::writeback::{Writeback, WritebackOptions};
@@ -143,15 +143,24 @@ async fn start(
     let claim = Claim::take(&dir, &found.cap, &mountpoint.path);
     let claim = claim.map_err(|e| Failure::at(Exit::Mount, place.shown(), e))?;
     let own = |e: std::io::Error| Failure::io(dir.own("").display(), &e);
-    let staging = Staging::new(&dir.make_own("staging")?).map_err(own)?;
+    let limits = JournalOptions::default();
+    let limits = JournalOptions { limit: options.journal_size.unwrap_or(limits.limit), ..limits };
+    let folder = dir.make_own("journal")?.join(root_name(&found.cap));
+    let (journal, replay) = Journal::open(&folder, &dir.journal_key(&rng)?, limits)
+        .map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
+    if replay.damaged > 0 {
+        tracing::error!(folder = %folder.display(), "{} records of the journal cannot be read; they stay there", replay.damaged);
+    }
     let index = Index::open(&dir.make_own("index")?).map_err(own)?;
 
     let factory: Arc<dyn NodeFactory> = Arc::clone(&client) as _;
     let writeback = Writeback::new(
         Arc::clone(&factory),
+        journal,
         clock.clone(),
         host_name(),
         WritebackOptions {
+            commit: options.commit,
             refresh: options.refresh,
             patience: options.deadline,
             memory: options.transfer_bytes(),
@@ -159,6 +168,7 @@ async fn start(
         },
     );
     let named = |e| Failure::node(place.shown(), &e);
+    writeback.restore(replay).map_err(named)?;
     let root_dir = writeback.directory(&found.cap).map_err(named)?;
     let edge = match &found.edge {
         Some((parent, name)) => {
@@ -174,8 +184,9 @@ async fn start(
         owner: owner(options.owner),
         deadline: options.deadline.min(CALL_DEADLINE),
         memory: options.transfer_bytes(),
+        durability: options.durability,
     };
-    let fs = Filesystem::new(fs_options, Arc::clone(&writeback), factory, staging, index, root, clock.clone(), rng);
+    let fs = Filesystem::new(fs_options, Arc::clone(&writeback), factory, index, root, clock.clone(), rng);
     let fs = fs.map_err(|e| Failure::at(Exit::Mount, place.shown(), e))?;
     let source = source_name(&place, &found.cap);
     let spec = MountSpec {

@@ -9,6 +9,7 @@ mod grid;
 mod grid_managers;
 pub mod identity;
 mod ini;
+mod journal_key;
 mod keys;
 mod nurl;
 mod secrets;

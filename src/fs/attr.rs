@@ -79,6 +79,18 @@ pub struct FsOptions {
     pub deadline: Duration,
     /// Bytes of memory that reads may use together.
     pub memory: u64,
+    /// What `close` and `fsync` wait for.
+    pub durability: Durability,
+}
+
+/// What `close` and `fsync` wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The journal: `close` for nothing, `fsync` until what was written survives power loss.
+    #[default]
+    Local,
+    /// The grid too.
+    Grid,
 }
 
 /// What the caller of an operation is, as far as the operation needs to know.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::journal::JournalError;
 use crate::node::NodeError;
 use crate::util::Stopped;
 
@@ -122,8 +123,18 @@ impl From<io::Error> for FsError {
         match e.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => FsError::NoSpace,
             Some(libc::EFBIG) => FsError::TooLarge,
-            _ if e.kind() == io::ErrorKind::InvalidInput => FsError::Invalid,
-            _ => FsError::Io,
+            _ => match e.kind() {
+                io::ErrorKind::StorageFull => FsError::NoSpace,
+                io::ErrorKind::FileTooLarge => FsError::TooLarge,
+                io::ErrorKind::InvalidInput => FsError::Invalid,
+                _ => FsError::Io,
+            },
         }
+    }
+}
+
+impl From<JournalError> for FsError {
+    fn from(e: JournalError) -> FsError {
+        io::Error::from(e).into()
     }
 }

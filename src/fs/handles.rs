@@ -26,8 +26,18 @@ pub struct OpenMode {
 /// What a handle is open on.
 #[derive(Clone)]
 pub(super) enum Open {
-    File { ino: Ino, mode: OpenMode, stored: Option<Arc<dyn Readable>>, writer: Option<Arc<FileObject>> },
-    Directory { ino: Ino, entries: Option<Arc<Vec<Listed>>> },
+    File {
+        ino: Ino,
+        mode: OpenMode,
+        stored: Option<Arc<dyn Readable>>,
+        writer: Option<Arc<FileObject>>,
+        /// How many failures to store the content it has been told of.
+        heard: u64,
+    },
+    Directory {
+        ino: Ino,
+        entries: Option<Arc<Vec<Listed>>>,
+    },
 }
 
 #[derive(Default)]

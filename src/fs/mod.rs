@@ -1,7 +1,7 @@
 //! The file system: inodes, handles and POSIX rules over [`crate::writeback`], without FUSE.
 //!
 //! Architecture invariant: every change to the tree is made under one short lock, against tables that are in memory,
-//! and goes through [`Writeback::submit`]. Whatever needs the grid is awaited before, without a lock, and looked at
+//! and goes through [`Writeback::submit`], as a whole; the call is answered once the journal has it. Whatever needs the grid is awaited before, without a lock, and looked at
 //! again under it. No operation waits on the grid longer than its deadline.
 
 mod attr;
@@ -15,12 +15,12 @@ mod ops;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::cap::StorageIndex;
-use crate::journal::{Index, Staging};
+use crate::journal::{Index, Journal};
 use crate::node::{Attributes, Child, FileType, Freshness, Metadata, Name, NodeFactory, Timestamp};
 use crate::util::{Clock, Cx, Priority, Rng};
-use crate::writeback::{Change, DirId, Scope, Writeback};
+use crate::writeback::{Change, DirId, Kept, Scope, Writeback};
 
-pub use attr::{Attr, Caller, FsOptions, Ino, Owner, ROOT, SetAttr, SetTime};
+pub use attr::{Attr, Caller, Durability, FsOptions, Ino, Owner, ROOT, SetAttr, SetTime};
 pub use error::FsError;
 pub use handles::{Handle, OpenMode};
 pub use names::{edge_name, shown};
@@ -46,7 +46,6 @@ pub struct Filesystem {
     options: FsOptions,
     writeback: Arc<Writeback>,
     factory: Arc<dyn NodeFactory>,
-    staging: Staging,
     index: Index,
     root: Root,
     clock: Clock,
@@ -61,16 +60,16 @@ struct State {
     mutables: Mutables,
     /// The root's attributes have changed since they were last written to the index.
     root_changed: bool,
+    /// What the operation under way changes, until [`Filesystem::keep`].
+    changes: Vec<Change>,
 }
 
 impl Filesystem {
     /// The file system under `root`. Must be given a `root.edge` whose directory was loaded.
-    #[allow(clippy::too_many_arguments, reason = "the composition root hands over each part once")]
     pub fn new(
         options: FsOptions,
         writeback: Arc<Writeback>,
         factory: Arc<dyn NodeFactory>,
-        staging: Staging,
         index: Index,
         root: Root,
         clock: Clock,
@@ -97,13 +96,13 @@ impl Filesystem {
             handles: Handles::default(),
             mutables: Mutables::default(),
             root_changed: false,
+            changes: Vec::new(),
         };
         let reads = Cx::new(Priority::Waiting, options.memory);
         Ok(Arc::new(Filesystem {
             options,
             writeback,
             factory,
-            staging,
             index,
             root,
             clock,
@@ -168,7 +167,7 @@ impl Filesystem {
         if self.options.read_only || !self.writeback.is_writeable(dir) { Err(FsError::ReadOnly) } else { Ok(()) }
     }
 
-    /// Submits the present state of an inode to its edge.
+    /// The present state of an inode is to be kept in its edge.
     fn submit(&self, state: &mut State, ino: Ino, rides_along: bool) {
         let Some(inode) = state.inodes.get(ino) else { return };
         if inode.unlinked {
@@ -192,7 +191,17 @@ impl Filesystem {
         };
         let Some((dir, name)) = place else { return };
         let Some(inode) = state.inodes.get(ino) else { return };
-        self.writeback.submit(Change::Put { dir, name, entry: inode.entry(), rides_along });
+        let entry = inode.entry();
+        state.changes.push(Change::Put { dir, name, entry, rides_along });
+    }
+
+    /// Submits what an operation changes. Its call is answered once [`Kept::done`] has returned.
+    fn keep(&self, mut state: MutexGuard<'_, State>) -> Kept {
+        self.writeback.submit(std::mem::take(&mut state.changes))
+    }
+
+    fn journal(&self) -> &Journal {
+        self.writeback.journal()
     }
 
     /// A name was made, moved or removed in this directory.

@@ -34,7 +34,10 @@ impl Filesystem {
         let file = match state.mutables.get(si) {
             Some(file) => file,
             None => {
-                let file = FileObject::mutable(&self.staging, self.factory.readable(cap)?);
+                let file = match self.writeback.unstored(si) {
+                    Some(file) => file,
+                    None => FileObject::mutable(self.journal(), cap, self.factory.readable(cap)?),
+                };
                 state.mutables.put(si, &file);
                 file
             }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::fs::Durability;
+
 /// Whose files the mount shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -23,6 +25,12 @@ pub struct MountOptions {
     pub allow_root: bool,
     /// `owner=`; `None` leaves it to who mounts: `stored` for root, `me` for everybody else.
     pub owner: Option<Owner>,
+    /// `durability=`: what `close` and `fsync` wait for.
+    pub durability: Durability,
+    /// `commit=`: what was answered survives power loss at the latest after this long.
+    pub commit: Duration,
+    /// `journal-size=`: bytes that contents which are not on the grid yet may take.
+    pub journal_size: Option<u64>,
     /// `deadline=`: how long a wait on the grid lasts in which no byte is acknowledged.
     pub deadline: Duration,
     /// `refresh=`: how old a directory in use may be before the grid is asked for a newer one.
@@ -43,6 +51,9 @@ pub struct MountOptions {
 const LEAST_MEMORY: u64 = 16 << 20;
 const MEMORY: u64 = 192 << 20;
 
+/// The least of `journal-size=`, in bytes.
+const LEAST_JOURNAL: u64 = 16 << 20;
+
 impl Default for MountOptions {
     fn default() -> MountOptions {
         MountOptions {
@@ -50,6 +61,9 @@ impl Default for MountOptions {
             allow_other: false,
             allow_root: false,
             owner: None,
+            durability: Durability::Local,
+            commit: Duration::from_secs(5),
+            journal_size: None,
             deadline: Duration::from_secs(60),
             refresh: Duration::from_secs(10),
             memory: MEMORY,
@@ -84,8 +98,7 @@ pub enum OptionError {
 }
 
 /// Options of the contract that are still to come.
-const NOT_YET: [&str; 9] =
-    ["durability", "commit", "cache-size", "cache-dir", "journal-size", "bwlimit", "format", "uid", "auto_unmount"];
+const NOT_YET: [&str; 6] = ["cache-size", "cache-dir", "bwlimit", "format", "uid", "auto_unmount"];
 /// What mount(8) and fstab(5) add for themselves.
 const IGNORED: [&str; 12] = [
     "auto",
@@ -142,6 +155,14 @@ impl MountOptions {
             ("owner", Some("me")) => self.owner = Some(Owner::Me),
             ("owner", Some("stored")) => self.owner = Some(Owner::Stored),
             ("owner", Some(_)) => return Err(wants("`me` or `stored`")),
+            ("durability", Some("local")) => self.durability = Durability::Local,
+            ("durability", Some("grid")) => self.durability = Durability::Grid,
+            ("durability", _) => return Err(wants("`local` or `grid`")),
+            ("commit", value) => self.commit = seconds(value)?,
+            ("journal-size", value) => {
+                let bytes = value.and_then(parse_size).filter(|&b| b >= LEAST_JOURNAL);
+                self.journal_size = Some(bytes.ok_or_else(|| wants("a size of at least 16M, such as 20G"))?);
+            }
             ("deadline", value) => self.deadline = seconds(value)?,
             ("refresh", value) => self.refresh = seconds(value)?,
             ("memory", value) => {

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::node::NodeError;
+
 /// Why the journal could not be opened or written. Texts hold no name, no cap and no content.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -93,5 +95,14 @@ impl From<JournalError> for io::Error {
             JournalError::Store { .. } => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)
+    }
+}
+
+impl From<JournalError> for NodeError {
+    fn from(error: JournalError) -> NodeError {
+        match error {
+            JournalError::Full(_) => NodeError::NoSpace,
+            other => NodeError::Source(other.to_string()),
+        }
     }
 }

@@ -37,6 +37,8 @@ pub struct FileRecord {
     pub base: Option<String>,
     /// The cap under which exactly this content is stored.
     pub stored: Option<String>,
+    /// The content belongs into the file it began as, which is mutable.
+    pub in_place: bool,
     pub(super) body: FileBody,
     pub(super) written: Extents,
 }
@@ -107,8 +109,9 @@ pub(super) fn load(conn: &Connection, keys: &Keys, staging: &Path) -> (Replay, H
         if written.end() > body.size || !has_content {
             return Ok(false);
         }
-        let base = body.base.as_ref().filter(|base| base.shows > 0).map(|base| base.cap.clone());
-        replay.files.push(FileRecord { id, size: body.size, base, stored: body.stored.clone(), body, written });
+        let base = body.base.as_ref().filter(|base| body.in_place || base.shows > 0).map(|base| base.cap.clone());
+        let (size, stored, in_place) = (body.size, body.stored.clone(), body.in_place);
+        replay.files.push(FileRecord { id, size, base, stored, in_place, body, written });
         Ok(true)
     });
     replay.damaged = damaged;

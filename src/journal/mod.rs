@@ -19,7 +19,6 @@ mod records;
 mod room;
 mod schema;
 mod staged;
-mod staging;
 mod store;
 mod units;
 
@@ -31,7 +30,6 @@ pub use open::{Commit, Journal};
 pub use records::{DirRecord, EdgeRecord, Wanted, WantedTarget};
 pub use room::{JournalOptions, Room, Usage};
 pub use staged::Staged;
-pub use staging::Staging;
 
 /// The crash points of this room: each stands between two durable steps.
 pub const CRASH_POINTS: &[&str] = &[

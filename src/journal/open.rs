@@ -56,6 +56,8 @@ pub(super) struct Shared {
     asked: AtomicU64,
     served: AtomicU64,
     next_id: AtomicU64,
+    /// Records of files whose content is not needed any more.
+    forgotten: Mutex<Vec<u64>>,
     options: JournalOptions,
     gauge: Mutex<Gauge>,
     staged_bytes: AtomicI64,
@@ -121,6 +123,7 @@ impl Journal {
             asked: AtomicU64::new(0),
             served: AtomicU64::new(0),
             next_id: AtomicU64::new(next_id),
+            forgotten: Mutex::default(),
             options,
             gauge: Mutex::default(),
             staged_bytes: AtomicI64::new(taken.values().sum::<u64>() as i64),
@@ -132,6 +135,16 @@ impl Journal {
     /// An id that this journal has never given out, and never will again: for directories and files alike.
     pub fn next_id(&self) -> u64 {
         self.0.next_id()
+    }
+
+    /// The files of which nobody needs the content any more, whose records are to be removed; each once.
+    pub fn take_forgotten(&self) -> Vec<u64> {
+        std::mem::take(&mut lock(&self.0.forgotten))
+    }
+
+    /// Hands a file to [`Journal::take_forgotten`] once more.
+    pub fn forget(&self, file: u64) {
+        self.0.forget(file);
     }
 
     /// Puts a batch in line: it is committed after all that were put there before. The order of calls is the order in
@@ -209,6 +222,11 @@ impl Commit {
 impl Shared {
     pub fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Nobody needs the content of this file any more.
+    pub fn forget(&self, file: u64) {
+        lock(&self.forgotten).push(file);
     }
 
     /// Commits changes. Blocks.

@@ -10,12 +10,10 @@ use zeroize::Zeroizing;
 use crate::node::{Attributes, FileType, Metadata, Timestamp};
 
 /// A directory that somebody has opened or made here.
-#[derive(Clone, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DirRecord {
     /// Its cap, once it is on the grid.
     pub cap: Option<String>,
-    /// The private key (PKCS#8 DER) that it will get, while it is not on the grid.
-    pub key: Option<Zeroizing<Vec<u8>>>,
     /// The directory in which it was last put.
     pub home: Option<u64>,
 }
@@ -78,8 +76,7 @@ impl fmt::Debug for WantedTarget {
 impl fmt::Debug for DirRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("DirRecord");
-        out.field("has_cap", &self.cap.is_some()).field("has_key", &self.key.is_some());
-        out.field("home", &self.home).finish()
+        out.field("has_cap", &self.cap.is_some()).field("home", &self.home).finish()
     }
 }
 
@@ -96,13 +93,6 @@ impl fmt::Debug for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wanted").field("target", &self.target).field("kind", &self.attributes.kind).finish()
     }
-}
-
-#[derive(Serialize, Deserialize)]
-struct DirBody {
-    cap: Option<String>,
-    key: Option<String>,
-    home: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -141,6 +131,7 @@ struct AttributesBody {
     /// Any bytes, in base64.
     name: Option<String>,
     xattr: Option<Map<String, Value>>,
+    seen: Option<String>,
 }
 
 impl AttributesBody {
@@ -158,6 +149,7 @@ impl AttributesBody {
             id: a.id.clone(),
             name: a.name.as_deref().map(|name| BASE64.encode(name)),
             xattr: a.xattr.clone(),
+            seen: a.seen.clone(),
         }
     }
 
@@ -181,26 +173,18 @@ impl AttributesBody {
             id: self.id,
             name,
             xattr: self.xattr,
+            seen: self.seen,
         })
     }
 }
 
 impl DirRecord {
     pub(super) fn write(&self) -> Zeroizing<Vec<u8>> {
-        let key = self.key.as_ref().map(|key| BASE64.encode(key));
-        let mut body = DirBody { cap: self.cap.clone(), key, home: self.home };
-        let json = to_json(&body);
-        drop(body.key.take().map(Zeroizing::new));
-        json
+        to_json(self)
     }
 
     pub(super) fn read(json: &[u8]) -> Option<DirRecord> {
-        let body: DirBody = serde_json::from_slice(json).ok()?;
-        let key = match body.key.map(Zeroizing::new) {
-            Some(text) => Some(Zeroizing::new(BASE64.decode(text.as_bytes()).ok()?)),
-            None => None,
-        };
-        Some(DirRecord { cap: body.cap, key, home: body.home })
+        serde_json::from_slice(json).ok()
     }
 }
 
@@ -262,6 +246,10 @@ pub(super) struct FileBody {
     pub written: Vec<(u64, u64)>,
     /// The cap under which exactly this content is stored.
     pub stored: Option<String>,
+    /// The content belongs into the file it began as, which is mutable.
+    pub in_place: bool,
+    /// The smallest size that such a file was given.
+    pub cut: Option<u64>,
 }
 
 impl FileBody {
@@ -317,7 +305,7 @@ pub(super) mod tests {
         assert_eq!(EdgeRecord::read(&record.write("n\u{e4}me")), Some(("n\u{e4}me".into(), record.clone())));
         let gone = EdgeRecord { wanted: None, ..record };
         assert_eq!(EdgeRecord::read(&gone.write("x")), Some(("x".into(), gone)));
-        let dir = DirRecord { cap: None, key: Some(Zeroizing::new(vec![0, 255])), home: Some(u64::MAX) };
+        let dir = DirRecord { cap: None, home: Some(u64::MAX) };
         assert_eq!(DirRecord::read(&dir.write()), Some(dir));
         assert_eq!(DirRecord::read(b"{}").map(|_| ()), Some(()));
         assert!(EdgeRecord::read(b"{}").is_none());
@@ -325,8 +313,7 @@ pub(super) mod tests {
 
     #[test]
     fn nothing_secret_is_printed() {
-        let dir =
-            DirRecord { cap: Some("URI:secret".into()), key: Some(Zeroizing::new(b"secret".to_vec())), home: None };
+        let dir = DirRecord { cap: Some("URI:secret".into()), home: None };
         let cap = WantedTarget::Cap("URI:secret".into());
         let text = format!("{:?} {dir:?} {cap:?}", edge(1));
         assert!(!text.contains("secret") && !text.contains("115"), "{text}");

@@ -1,13 +1,14 @@
 //! The content of a file that is being changed.
 //!
 //! Written bytes stand in a row of the database, or, once they do not fit there, in a staging file; what was never
-//! written is read through from the stored file it began as.
+//! written is read through from the stored file it began as. A content that is all that of the stored file has no
+//! record.
 
 use std::fmt;
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -23,7 +24,7 @@ use super::records::{BaseBody, FileBody};
 use super::units::UnitFile;
 use super::{FileRecord, Journal};
 use crate::crypto::Xts;
-use crate::node::{NodeError, Readable, Source};
+use crate::node::{Changes, NodeError, Readable, Source};
 use crate::util::{Cx, crash_point};
 
 /// Content whose last written byte lies further on stands in a staging file.
@@ -36,27 +37,33 @@ pub struct Staged(Arc<Inner>);
 
 struct Inner {
     shared: Arc<Shared>,
-    id: u64,
-    base: Option<Base>,
-    /// Barriers begun when the file was made: if there were more, something of it may survive power loss by now.
-    made_at: u64,
+    /// The content belongs into the file it began as, which is mutable.
+    in_place: bool,
+    /// The id of the record; 0 without one. Changes as the state does.
+    record: AtomicU64,
+    /// Barriers begun when the record was made: if there were more, something of it may survive power loss by now.
+    made_at: AtomicU64,
     state: Mutex<State>,
     /// Taken for writing by a change, for reading by a read of what was written. A change that was begun ends, and
     /// holds this until then, although nobody waits for it.
     order: Arc<RwLock<()>>,
 }
 
+#[derive(Clone)]
 struct Base {
     cap: String,
     node: Arc<dyn Readable>,
 }
 
-/// Changes only while `order` is held for writing.
+/// Changes only while `order` is held for writing, but for the base.
 struct State {
+    base: Option<Base>,
     size: u64,
     /// Bytes of the base that still show; what lies beyond is zeros.
     shows: u64,
     written: Extents,
+    /// The smallest size that the file was given since the base was taken.
+    cut: Option<u64>,
     generation: u64,
     /// `None` while the content stands in a row.
     staging: Option<Arc<UnitFile>>,
@@ -65,24 +72,46 @@ struct State {
 }
 
 impl Journal {
-    /// An empty file, or one that begins as a stored file of `base.2` bytes. It survives with whatever is committed
-    /// next.
+    /// An empty file, or one that begins as a stored file of `base.2` bytes and has no record before its first change.
+    /// A record survives with whatever is committed next.
     pub fn create_file(&self, base: Option<(String, Arc<dyn Readable>, u64)>) -> io::Result<Staged> {
-        let shared = Arc::clone(&self.0);
         let size = base.as_ref().map_or(0, |b| b.2);
         if size > i64::MAX as u64 {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        let (id, made_at) = (shared.next_id(), shared.barriers.load(Ordering::Acquire));
-        let base = base.map(|(cap, node, _)| Base { cap, node });
-        let state =
-            State { size, shows: size, written: Extents::default(), generation: 0, staging: None, stored: None };
-        let staged =
-            Staged(Arc::new(Inner { shared, id, base, made_at, state: Mutex::new(state), order: Arc::default() }));
-        let body = staged.0.body(&staged.0.state());
-        let body = self.0.keys.seal(Place::File(id), &body.write());
-        self.0.queue.push_creation(Op::CreateFile(id, body));
+        let is_new = base.is_none();
+        let staged = self.file_over(base.map(|(cap, node, _)| Base { cap, node }), size, false);
+        if is_new {
+            staged.0.begin();
+        }
         Ok(staged)
+    }
+
+    /// A file whose content belongs into a mutable one, whose size [`Staged::resize`] will tell. It has no record before
+    /// its first change.
+    pub fn over_mutable(&self, cap: String, node: Arc<dyn Readable>) -> Staged {
+        self.file_over(Some(Base { cap, node }), 0, true)
+    }
+
+    fn file_over(&self, base: Option<Base>, size: u64, in_place: bool) -> Staged {
+        let state = State {
+            base,
+            size,
+            shows: size,
+            written: Extents::default(),
+            cut: None,
+            generation: 0,
+            staging: None,
+            stored: None,
+        };
+        Staged(Arc::new(Inner {
+            shared: Arc::clone(&self.0),
+            in_place,
+            record: AtomicU64::new(0),
+            made_at: AtomicU64::new(0),
+            state: Mutex::new(state),
+            order: Arc::default(),
+        }))
     }
 
     /// A file that the journal held when it was opened. `base` is the file behind [`FileRecord::base`].
@@ -98,22 +127,31 @@ impl Journal {
             None => None,
         };
         let state = State {
+            base,
             size: record.size,
             shows: record.body.base.as_ref().map_or(0, |b| b.shows),
             written: record.written.clone(),
-            generation: 0,
+            cut: record.body.cut,
+            // Of a mutable file there is something to be stored.
+            generation: u64::from(record.in_place),
             staging,
             stored: record.stored.clone(),
         };
-        let (state, order) = (Mutex::new(state), Arc::default());
-        Ok(Staged(Arc::new(Inner { shared, id: record.id, base, made_at: 0, state, order })))
+        Ok(Staged(Arc::new(Inner {
+            shared,
+            in_place: record.in_place,
+            record: AtomicU64::new(record.id),
+            made_at: AtomicU64::new(0),
+            state: Mutex::new(state),
+            order: Arc::default(),
+        })))
     }
 }
 
 impl Staged {
-    /// Its id in the journal.
-    pub fn id(&self) -> u64 {
-        self.0.id
+    /// The id of its record, while it has one.
+    pub fn id(&self) -> Option<u64> {
+        Some(self.0.id()).filter(|id| *id != 0)
     }
 
     /// Bytes of the file.
@@ -121,7 +159,7 @@ impl Staged {
         self.0.state().size
     }
 
-    /// Grows with every change of the content, from 0 when the file is made or opened again.
+    /// Grows with every change of the content.
     pub fn generation(&self) -> u64 {
         self.0.state().generation
     }
@@ -131,6 +169,52 @@ impl Staged {
         self.0.state().stored.clone()
     }
 
+    /// Reads from another node of the same file from now on, which `cap` opens.
+    pub fn set_base(&self, cap: String, node: Arc<dyn Readable>) {
+        self.0.state().base = Some(Base { cap, node });
+    }
+
+    /// Takes over that the stored file has `size` bytes now, if the content is still that of `generation` and nothing
+    /// is, or is just being, written.
+    pub fn resize(&self, generation: u64, size: u64) -> bool {
+        let Ok(_order) = self.0.order.try_write() else { return false };
+        let mut state = self.0.state();
+        let is_clean = self.0.id() == 0 && state.generation == generation;
+        if is_clean {
+            (state.size, state.shows) = (size, size);
+        }
+        is_clean
+    }
+
+    /// Forgets what was written, if the file is still in `generation`: all of it stands in the stored file now, which
+    /// `base` opens, or the one it has, and which has `size` bytes. Its record goes once
+    /// [`Journal::take_forgotten`] has handed out its id.
+    pub async fn forget(&self, generation: u64, base: Option<(String, Arc<dyn Readable>)>, size: u64) -> bool {
+        let _order = self.0.order.write().await;
+        let mut state = self.0.state();
+        if state.generation != generation {
+            return false;
+        }
+        if let Some((cap, node)) = base {
+            state.base = Some(Base { cap, node });
+        }
+        (state.size, state.shows, state.cut) = (size, size, None);
+        (state.written, state.staging, state.stored) = (Extents::default(), None, None);
+        self.0.drop_record();
+        true
+    }
+
+    /// What must be done to the base, in whatever version, to get what is staged, and the generation that this makes of
+    /// it. Zeros are written where the file was cut and grew again. Fails, when it is read, once the content has changed.
+    pub fn changes(self: &Arc<Self>, cx: &Cx) -> (u64, Changes) {
+        let source = self.freeze(cx);
+        let state = self.0.state();
+        let written = state.written.split(0..state.size).into_iter().filter(|(_, written)| *written);
+        let zeros = state.cut.map(|cut| cut..state.size);
+        let dirty = written.map(|(piece, _)| piece).chain(zeros).collect();
+        (state.generation, Changes::new(source, dirty, state.cut.map(|_| state.size)))
+    }
+
     /// Notes that the content of `generation` is stored under `cap`, which survives until the next change. Returns
     /// whether that is still the content.
     pub async fn note_stored(&self, generation: u64, cap: &str) -> io::Result<bool> {
@@ -138,6 +222,9 @@ impl Staged {
         self.change(move |file| {
             if file.state().generation != generation {
                 return Ok(false);
+            }
+            if file.id() == 0 {
+                return Ok(true);
             }
             let body = FileBody { stored: Some(cap.clone()), ..file.body(&file.state()) };
             file.shared.commit(vec![file.record(&body)])?;
@@ -155,6 +242,7 @@ impl Staged {
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= i64::MAX as u64);
         let range = offset..end.ok_or(io::ErrorKind::InvalidInput)?;
         let order = Arc::clone(&self.0.order).write_owned().await;
+        self.0.begin();
         let Some(held) = self.0.held_row(&range) else {
             return self.change_in(order, move |file| file.write(range, &data)).await;
         };
@@ -179,7 +267,11 @@ impl Staged {
         if size > i64::MAX as u64 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.change(move |file| file.truncate(size)).await
+        self.change(move |file| {
+            file.begin();
+            file.truncate(size)
+        })
+        .await
     }
 
     async fn change<T: Send + 'static>(
@@ -208,16 +300,17 @@ impl Staged {
     /// Reads a range, cut at the end of the file.
     pub async fn read(&self, cx: &Cx, range: Range<u64>) -> Result<Bytes, NodeError> {
         let order = Arc::clone(&self.0.order).read_owned().await;
-        let (pieces, shows, length) = {
+        let (pieces, base, shows, length) = {
             let state = self.0.state();
             let range = range.start.min(state.size)..range.end.min(state.size);
-            (state.written.split(range.clone()), state.shows, range.end.saturating_sub(range.start))
+            let node = state.base.as_ref().map(|base| Arc::clone(&base.node));
+            (state.written.split(range.clone()), node, state.shows, range.end.saturating_sub(range.start))
         };
         let wanted: Vec<Range<u64>> = pieces.iter().filter(|(_, written)| *written).map(|(r, _)| r.clone()).collect();
         let mut written = Vec::new().into_iter();
         if !wanted.is_empty() {
             let inner = Arc::clone(&self.0);
-            let held = if inner.state().staging.is_none() { lock(&inner.shared.contents).get(inner.id) } else { None };
+            let held = inner.held();
             let read = match held {
                 Some(content) => cut(&content, &wanted),
                 None => inner.shared.disk.clone().run(move || (inner.read_written(&wanted), order).0).await,
@@ -230,10 +323,10 @@ impl Staged {
                 out.extend_from_slice(&written.next().unwrap_or_default());
                 continue;
             }
-            let base = piece.start..piece.end.min(shows);
+            let showing = piece.start..piece.end.min(shows);
             let wanted = out.len() + (piece.end - piece.start) as usize;
-            if let (Some(Base { node, .. }), false) = (&self.0.base, base.is_empty()) {
-                for part in node.read(cx, std::slice::from_ref(&base)).await? {
+            if let (Some(node), false) = (&base, showing.is_empty()) {
+                for part in node.read(cx, std::slice::from_ref(&showing)).await? {
                     out.extend_from_slice(&part);
                 }
             }
@@ -254,10 +347,43 @@ impl Inner {
         lock(&self.state)
     }
 
+    fn id(&self) -> u64 {
+        self.record.load(Ordering::Acquire)
+    }
+
+    /// Sees to it that there is a record.
+    fn begin(&self) {
+        if self.id() != 0 {
+            return;
+        }
+        let id = self.shared.next_id();
+        self.made_at.store(self.shared.barriers.load(Ordering::Acquire), Ordering::Release);
+        let body = self.shared.keys.seal(Place::File(id), &self.body(&self.state()).write());
+        self.shared.queue.push_creation(Op::CreateFile(id, body));
+        self.record.store(id, Ordering::Release);
+    }
+
+    /// The record is not needed any more.
+    fn drop_record(&self) {
+        let id = self.record.swap(0, Ordering::AcqRel);
+        if id != 0 {
+            lock(&self.shared.contents).remove(id);
+            self.shared.forget(id);
+        }
+    }
+
+    /// The content that memory holds.
+    fn held(&self) -> Option<Arc<Vec<u8>>> {
+        let in_row = self.state().staging.is_none();
+        if in_row { lock(&self.shared.contents).get(self.id()) } else { None }
+    }
+
     /// The record of `state`.
     fn body(&self, state: &State) -> FileBody {
-        let base = self.base.as_ref().filter(|_| state.shows > 0);
+        let base = state.base.as_ref().filter(|_| self.in_place || state.shows > 0);
         FileBody {
+            in_place: self.in_place,
+            cut: state.cut.filter(|_| self.in_place),
             size: state.size,
             base: base.map(|base| BaseBody { cap: base.cap.clone(), shows: state.shows }),
             staging: state.staging.as_ref().map(|file| file.number),
@@ -267,11 +393,11 @@ impl Inner {
     }
 
     fn record(&self, body: &FileBody) -> Op {
-        Op::File(self.id, body.staging, self.shared.keys.seal(Place::File(self.id), &body.write()))
+        Op::File(self.id(), body.staging, self.shared.keys.seal(Place::File(self.id()), &body.write()))
     }
 
     fn row(&self, content: &[u8]) -> Op {
-        Op::Content(self.id, Some(self.shared.keys.seal(Place::Content(self.id), content)))
+        Op::Content(self.id(), Some(self.shared.keys.seal(Place::Content(self.id()), content)))
     }
 
     /// The content that stands in a row; empty while nothing is written.
@@ -279,7 +405,7 @@ impl Inner {
         if self.state().written.len() == 0 {
             return Ok(Vec::new());
         }
-        Ok(self.shared.content(self.id)?.to_vec())
+        Ok(self.shared.content(self.id())?.to_vec())
     }
 
     /// Whether the content stands in a row once `range` is written.
@@ -297,7 +423,7 @@ impl Inner {
         if self.state().written.len() == 0 {
             return Some(Vec::new());
         }
-        lock(&self.shared.contents).get(self.id).map(|content| content.to_vec())
+        self.held().map(|content| content.to_vec())
     }
 
     fn write(&self, range: Range<u64>, data: &[u8]) -> io::Result<()> {
@@ -331,7 +457,7 @@ impl Inner {
     }
 
     fn wrote_row(&self, range: Range<u64>, content: Vec<u8>) {
-        lock(&self.shared.contents).put(self.id, Arc::new(content));
+        lock(&self.shared.contents).put(self.id(), Arc::new(content));
         self.wrote(range);
     }
 
@@ -346,7 +472,7 @@ impl Inner {
         crash_point("journal.write.data");
         let mut ops = Vec::new();
         if !joined.is_known {
-            ops.push(Op::Extent(self.id, joined.gone, (joined.whole.start, joined.whole.end)));
+            ops.push(Op::Extent(self.id(), joined.gone, (joined.whole.start, joined.whole.end)));
         }
         {
             let state = self.state();
@@ -367,14 +493,14 @@ impl Inner {
         let content = self.content()?;
         let file = Arc::new(self.shared.create_staging()?);
         let spilled = self.spill_into(&file, &content, range.clone(), data);
-        let is_orphan = self.shared.queue.store().is_removed(self.id);
+        let is_orphan = self.shared.queue.store().is_removed(self.id());
         if spilled.is_err() || is_orphan {
             // Nothing names it; if it stays, the next start removes it.
             drop(fs::remove_file(self.shared.staging.join(file.number.to_string())));
         }
         spilled?;
         crash_point("journal.spill.switched");
-        lock(&self.shared.contents).remove(self.id);
+        lock(&self.shared.contents).remove(self.id());
         self.state().staging = Some(file);
         self.wrote(range);
         Ok(())
@@ -390,7 +516,7 @@ impl Inner {
         file.write(range.start, data, &around(&written, &range))?;
         written.insert(range.clone());
         self.shared.dirtied(file);
-        if self.shared.barriers.load(Ordering::Acquire) > self.made_at {
+        if self.shared.barriers.load(Ordering::Acquire) > self.made_at.load(Ordering::Acquire) {
             // The row may survive power loss, and its successor too before the barrier: then the data must.
             file.sync()?;
             self.shared.sync_names()?;
@@ -401,8 +527,8 @@ impl Inner {
             let size = state.size.max(range.end);
             FileBody { size, staging: Some(file.number), written: Vec::new(), stored: None, ..self.body(&state) }
         };
-        let mut ops = vec![self.record(&body), Op::Content(self.id, None)];
-        ops.extend(written.iter().map(|piece| Op::Extent(self.id, Vec::new(), (piece.start, piece.end))));
+        let mut ops = vec![self.record(&body), Op::Content(self.id(), None)];
+        ops.extend(written.iter().map(|piece| Op::Extent(self.id(), Vec::new(), (piece.start, piece.end))));
         self.shared.commit(ops)
     }
 
@@ -425,7 +551,8 @@ impl Inner {
             written.truncate(size);
             let staging = state.staging.clone().filter(|_| size > 0);
             let mut body = FileBody { size, stored: None, ..self.body(&state) };
-            body.base = body.base.map(|base| BaseBody { shows, ..base }).filter(|_| shows > 0);
+            body.base = body.base.map(|base| BaseBody { shows, ..base }).filter(|_| self.in_place || shows > 0);
+            body.cut = Some(state.cut.map_or(size, |cut| cut.min(size))).filter(|_| self.in_place);
             body.staging = staging.as_ref().map(|file| file.number);
             body.written = if staging.is_some() { Vec::new() } else { pairs(&written) };
             (body, staging, written)
@@ -437,13 +564,13 @@ impl Inner {
             (state.staging.clone().filter(|_| size == 0), size < state.written.end())
         };
         if let Some(left) = &left {
-            ops.extend([Op::CutExtents(self.id, 0), Op::Doom(left.number)]);
+            ops.extend([Op::CutExtents(self.id(), 0), Op::Doom(left.number)]);
         } else if staging.is_some() && is_cut {
-            ops.push(Op::CutExtents(self.id, size));
+            ops.push(Op::CutExtents(self.id(), size));
         } else if is_cut {
             let mut cut = self.content()?;
             cut.truncate(written.end() as usize);
-            ops.push(if cut.is_empty() { Op::Content(self.id, None) } else { self.row(&cut) });
+            ops.push(if cut.is_empty() { Op::Content(self.id(), None) } else { self.row(&cut) });
             content = Some(cut);
         }
         self.shared.commit(ops)?;
@@ -451,10 +578,11 @@ impl Inner {
             crash_point("journal.empty.switched");
         }
         if let Some(content) = content {
-            lock(&self.shared.contents).put(self.id, Arc::new(content));
+            lock(&self.shared.contents).put(self.id(), Arc::new(content));
         }
         let mut state = self.state();
         state.shows = state.shows.min(size);
+        state.cut = Some(state.cut.map_or(size, |cut| cut.min(size)));
         (state.size, state.written, state.staging, state.stored) = (size, written, staging, None);
         state.generation += 1;
         Ok(())
@@ -463,8 +591,8 @@ impl Inner {
     fn read_written(&self, wanted: &[Range<u64>]) -> io::Result<Vec<Bytes>> {
         let staging = self.state().staging.clone();
         let Some(file) = staging else {
-            let content = self.shared.content(self.id)?;
-            lock(&self.shared.contents).put(self.id, Arc::clone(&content));
+            let content = self.shared.content(self.id())?;
+            lock(&self.shared.contents).put(self.id(), Arc::clone(&content));
             return cut(&content, wanted);
         };
         wanted.iter().map(|range| file.read(range.clone()).map(Bytes::from)).collect()
@@ -473,13 +601,13 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        lock(&self.shared.contents).remove(self.id);
+        self.drop_record();
     }
 }
 
 impl fmt::Debug for Staged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Staged({})", self.0.id)
+        write!(f, "Staged({:?})", self.id())
     }
 }
 

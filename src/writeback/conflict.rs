@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::publish::Attempt;
-use super::{DirId, Seen, State, Target};
+use super::{DirId, Key, Seen, State, Target};
 use crate::cap::Cap;
 use crate::node::{Child, Name};
 use crate::util::Utc;
@@ -23,7 +23,7 @@ impl State {
         host: &str,
     ) {
         let name = &attempt.name;
-        let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.remove(name)) else { return };
+        let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get(name)) else { return };
         // Under a cap that was there before, only attributes have changed.
         let same = |a: &Cap, b: &Cap| a.readonly() == b.readonly();
         let content = !matches!((&attempt.tried, &pending.base), (Some(tried), Some(base)) if same(tried, base));
@@ -32,7 +32,9 @@ impl State {
             tracing::warn!(name = &**name, "another client changed this name at the same time; its change stays");
             return self.done(dir, name);
         };
+        self.touched.insert(Key::Edge(dir, Arc::clone(name)));
         let Some(d) = self.dirs.get_mut(&dir) else { return };
+        let Some(pending) = d.pending.remove(name) else { return };
         if found.is_none() {
             d.pending.insert(Arc::clone(name), super::Pending { base: None, tried: Vec::new(), ..pending });
             return;

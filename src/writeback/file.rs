@@ -2,14 +2,20 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use tokio::time::Instant;
 
 use super::DirId;
 use crate::cap::Cap;
-use crate::journal::{Staged, Staging};
+use crate::journal::{Journal, Staged};
 use crate::node::{FileVersion, Name, NodeError, NodeFactory, Readable, Timestamp, Writeable};
-use crate::util::Cx;
+use crate::util::{Cx, Priority};
+
+/// The longest time that a content must have been left alone.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// A file whose content is staged: new, being changed, or stored since but still open; or a mutable file, whose content
 /// belongs into what its cap names, whether it is being changed or not.
@@ -20,10 +26,22 @@ pub struct FileObject {
     home: Mutex<Option<DirId>>,
     /// The name that a conflict gave it, for the place where it had another, until the file system has heard of it.
     conflict_name: Mutex<Option<(DirId, Name, Name)>>,
+    effort: Mutex<Effort>,
     writers: AtomicU32,
     /// Taken for writing by a change of the content, for reading by an upload: an upload sees one content.
     content: tokio::sync::RwLock<()>,
     uploading: tokio::sync::Mutex<()>,
+}
+
+/// How storing the content went so far.
+#[derive(Default)]
+struct Effort {
+    /// How often it was stored, and how long that took the last time.
+    times: u32,
+    took: Duration,
+    /// Failures so far, and the last of them while it is not stored.
+    failures: u64,
+    error: Option<NodeError>,
 }
 
 /// What is known of the mutable file behind an object.
@@ -54,8 +72,11 @@ impl FileObject {
     }
 
     /// The mutable file behind `node`. Nothing is asked yet; it cannot be written before [`FileObject::empower`].
-    pub fn mutable(staging: &Staging, node: Arc<dyn Readable>) -> Arc<FileObject> {
-        let staged = staging.over_mutable(Arc::clone(&node));
+    pub fn mutable(journal: &Journal, cap: &Cap, node: Arc<dyn Readable>) -> Arc<FileObject> {
+        FileObject::mutable_with(journal.over_mutable(cap.to_uri(), Arc::clone(&node)), node)
+    }
+
+    pub(super) fn mutable_with(staged: Staged, node: Arc<dyn Readable>) -> Arc<FileObject> {
         let mutable = Mutable { node, writeable: None, version: None, own: None, times: None };
         FileObject::make(staged, None, Some(Mutex::new(mutable)))
     }
@@ -68,6 +89,7 @@ impl FileObject {
             mutable,
             home: Mutex::default(),
             conflict_name: Mutex::default(),
+            effort: Mutex::default(),
             writers: AtomicU32::new(0),
             content: tokio::sync::RwLock::default(),
             uploading: tokio::sync::Mutex::default(),
@@ -82,8 +104,10 @@ impl FileObject {
     pub fn empower(&self, cap: Cap, node: Arc<dyn Writeable>) {
         let Some(mut mutable) = self.behind().filter(|mutable| mutable.writeable.is_none()) else { return };
         mutable.node = Arc::clone(&node) as Arc<dyn Readable>;
-        self.staged.set_base(Arc::clone(&mutable.node));
-        *self.stored.lock().unwrap_or_else(|e| e.into_inner()) = Some((self.staged.generation(), cap.clone()));
+        self.staged.set_base(cap.to_uri(), Arc::clone(&mutable.node));
+        if self.staged.id().is_none() {
+            *self.stored.lock().unwrap_or_else(|e| e.into_inner()) = Some((self.staged.generation(), cap.clone()));
+        }
         mutable.writeable = Some((cap, node));
     }
 
@@ -111,9 +135,8 @@ impl FileObject {
         }
         let version = cx.run(node.file_version(cx)).await??.ok_or(NodeError::WrongKind("a mutable file's"))?;
         if let Some(mut mutable) = self.behind()
-            && self.staged.generation() == generation
+            && self.staged.resize(generation, version.size)
         {
-            self.staged.rebase(generation, version.size);
             mutable.version = Some(version);
         }
         Ok(())
@@ -226,22 +249,73 @@ impl FileObject {
         *self.home.lock().unwrap_or_else(|e| e.into_inner()) = Some(dir);
     }
 
+    /// The id of the record of its content, while it has one.
+    pub(super) fn record(&self) -> Option<u64> {
+        self.staged.id()
+    }
+
+    /// How long its content must have been left alone before it is stored without anybody waiting: the longer, the more
+    /// often and the more slowly it was stored before.
+    pub(super) fn patience(&self, idle: Duration) -> Duration {
+        let effort = self.effort();
+        (idle * 2u32.saturating_pow(effort.times.min(6)) + effort.took * 10).min(LONGEST_WAIT.max(idle))
+    }
+
+    /// How often its content could not be stored so far.
+    pub fn failures(&self) -> u64 {
+        self.effort().failures
+    }
+
+    /// Why its content could not be stored, if that failed since `heard` failures and is not solved; and how many there
+    /// were by now.
+    pub fn failed_since(&self, heard: u64) -> Option<(u64, NodeError)> {
+        let effort = self.effort();
+        effort.error.clone().filter(|_| effort.failures > heard).map(|error| (effort.failures, error))
+    }
+
+    fn effort(&self) -> MutexGuard<'_, Effort> {
+        self.effort.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     /// Stores the content, unless it is stored already, and returns its cap.
     pub(super) async fn store(&self, cx: &Cx, factory: &dyn NodeFactory) -> Result<Cap, NodeError> {
         let _one = self.uploading.lock().await;
         if let Some(cap) = self.stored() {
             return Ok(cap);
         }
-        let _content = self.content.read().await;
-        let (generation, cap) = match &self.mutable {
-            Some(_) => self.store_in_place(cx).await?,
-            None => {
-                let generation = self.staged.generation();
-                (generation, factory.store_file(cx, self.staged.freeze(cx)).await?)
+        // Where nobody waits, a write ends the upload instead of waiting for it.
+        let holds = self.is_mutable() || cx.priority() == Priority::Waiting;
+        let _content = if holds { Some(self.content.read().await) } else { None };
+        let (began, generation) = (Instant::now(), self.staged.generation());
+        let stored = match &self.mutable {
+            Some(_) => self.store_in_place(cx).await,
+            None => factory.store_file(cx, self.staged.freeze(cx)).await.map(|cap| (generation, cap)),
+        };
+        let mut effort = self.effort();
+        let (generation, cap) = match stored {
+            Ok(stored) => stored,
+            Err(error) if self.staged.generation() != generation => return Err(error),
+            Err(error) => {
+                effort.failures += 1;
+                effort.error = Some(error.clone());
+                return Err(error);
             }
         };
+        (effort.times, effort.took, effort.error) = (effort.times.saturating_add(1), began.elapsed(), None);
         *self.stored.lock().unwrap_or_else(|e| e.into_inner()) = Some((generation, cap.clone()));
         Ok(cap)
+    }
+
+    /// Reads a stored content from the grid from now on, unless it is in use right now. Whether nothing of it is left to
+    /// be forgotten.
+    pub(super) fn release(&self, factory: &dyn NodeFactory) -> bool {
+        let Some(cap) = self.stored() else { return false };
+        if self.staged.id().is_none() {
+            return true;
+        }
+        let (generation, Ok(node)) = (self.staged.generation(), factory.readable(&cap)) else { return false };
+        let base = Some((cap.to_uri(), node));
+        self.staged.forget(generation, base, self.staged.size()).now_or_never().unwrap_or(false)
     }
 
     /// Writes what was changed, and no more, into the mutable file; from then on it is read from the grid.
@@ -250,7 +324,11 @@ impl FileObject {
         let (cap, node) = writeable.ok_or(NodeError::NotWriteable)?;
         let (generation, changes) = self.staged.changes(cx);
         let version = node.write(cx, None, &changes).await?;
-        self.staged.rebase(generation, version.size);
+        // What is noted is not done again after a crash: others may have written since.
+        if let Err(error) = self.staged.note_stored(generation, &cap.to_uri()).await {
+            tracing::warn!(%error, "the journal could not note that a file is stored");
+        }
+        self.staged.forget(generation, None, version.size).await;
         if let Some(mut mutable) = self.behind() {
             mutable.own = Some(version.to_string());
             mutable.version = Some(version);

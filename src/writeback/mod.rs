@@ -4,13 +4,18 @@
 //! pending over the last table seen. Later, or when somebody waits, files are uploaded, and each directory gets *one*
 //! publish for all that gathered there. Two orders are kept: a child exists on the grid before its edge, and across
 //! directories the new link is published before the old one goes.
+//!
+//! Whatever is pending has its records in the journal before the call that made it is answered, and until the grid has
+//! it and has passed its barrier.
 
 mod conflict;
+mod due;
 mod file;
+mod kept;
 mod publish;
 mod queue;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -20,11 +25,15 @@ use tokio::time::Instant;
 use crate::cap::{Cap, StorageIndex};
 use crate::crypto::Hash;
 use crate::crypto::hash::sha256d;
+use crate::journal::Journal;
 use crate::node::{Attributes, Child, Directory, Expect, Freshness, Metadata, Name, NodeError, NodeFactory, Table};
 use crate::util::{Clock, Cx, Priority};
 
 pub use file::{FileObject, Times};
+pub use kept::{CRASH_POINTS, Kept};
 pub use queue::{Failure, QueueStatus, Scope};
+
+use kept::{Key, Unkept};
 
 /// A directory, on the grid or not yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,13 +112,21 @@ pub enum Change {
         /// The entry, with the attributes it has now.
         entry: Entry,
     },
+    /// Forgets what is pending inside a directory that has been removed before it was ever published. One that is on the
+    /// grid may have other names, under which its changes count.
+    Discard {
+        /// The directory.
+        dir: DirId,
+    },
 }
 
 /// How long the engine waits, and for what.
 #[derive(Clone, Copy, Debug)]
 pub struct WritebackOptions {
-    /// A change that nobody waits for is published at the latest this long after it was made.
+    /// What nobody waits for is published once its directory has been left alone for this long.
     pub idle: Duration,
+    /// What was answered survives power loss once this long has passed.
+    pub commit: Duration,
     /// How old a table may be before the grid is asked for a newer one.
     pub refresh: Duration,
     /// A wait on the grid fails once no byte was acknowledged for this long.
@@ -122,6 +139,7 @@ impl Default for WritebackOptions {
     fn default() -> Self {
         WritebackOptions {
             idle: Duration::from_secs(2),
+            commit: Duration::from_secs(5),
             refresh: Duration::from_secs(10),
             patience: Duration::from_secs(60),
             memory: 96 << 20,
@@ -132,11 +150,15 @@ impl Default for WritebackOptions {
 /// The engine. One for each mounted root.
 pub struct Writeback {
     factory: Arc<dyn NodeFactory>,
+    journal: Journal,
     clock: Clock,
     host: String,
     options: WritebackOptions,
     base: Cx,
     state: Mutex<State>,
+    unkept: Arc<Unkept>,
+    /// One at a time removes records.
+    retiring: tokio::sync::Mutex<()>,
     changed: Notify,
 }
 
@@ -144,11 +166,18 @@ pub struct Writeback {
 struct State {
     dirs: HashMap<DirId, Dir>,
     by_cap: HashMap<Hash, DirId>,
-    next_dir: u64,
     next_seq: u64,
+    /// What has changed since the journal was last told.
+    touched: HashSet<Key>,
+    /// Directories that have a record.
+    recorded: HashSet<DirId>,
+    /// Published names, whose records go after the next barrier.
+    retired: Vec<(DirId, Name)>,
+    /// Files that a published name stands for, whose staged content goes after the next barrier.
+    settled: Vec<Arc<FileObject>>,
     /// For a place that a rename made: the old places, whose removal waits for its publish.
     waiting_for: HashMap<(DirId, Name), Vec<(DirId, Name)>>,
-    failures: Vec<Failure>,
+    failures: Vec<(queue::Subject, Failure)>,
     /// Mutable files whose content has changed and may not be stored, whether a name leads to them or not.
     contents: Vec<Content>,
 }
@@ -160,7 +189,8 @@ struct Content {
     name: Name,
     /// The oldest change that may not be stored.
     first: u64,
-    since: Instant,
+    /// When the newest was made.
+    changed: Instant,
 }
 
 /// One directory. Its invariant: what a user sees is `table` with `pending` laid over it.
@@ -176,6 +206,8 @@ struct Dir {
     published_here: HashMap<Name, Seen>,
     /// The directory in which it was last put; meaningful while that edge is pending.
     home: Option<DirId>,
+    /// When something in it was last changed here.
+    changed: Instant,
     publishing: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -186,6 +218,8 @@ struct Pending {
     first: u64,
     seq: u64,
     since: Instant,
+    /// When the newest was made.
+    changed: Instant,
     rides_along: bool,
     /// What stood there on the grid when the change was made.
     base: Option<Cap>,
@@ -212,12 +246,24 @@ impl Pending {
 }
 
 impl Writeback {
-    /// An engine that publishes through `factory`. `host` names this machine in conflict names. Nothing is published
-    /// in the background until [`Writeback::run`] is polled.
-    pub fn new(factory: Arc<dyn NodeFactory>, clock: Clock, host: String, options: WritebackOptions) -> Arc<Writeback> {
+    /// An engine that publishes through `factory` and keeps in `journal` what is not published. `host` names this
+    /// machine in conflict names. Nothing is published in the background until [`Writeback::run`] is polled.
+    pub fn new(
+        factory: Arc<dyn NodeFactory>,
+        journal: Journal,
+        clock: Clock,
+        host: String,
+        options: WritebackOptions,
+    ) -> Arc<Writeback> {
         let base = Cx::new(Priority::Background, options.memory).with_patience(options.patience);
-        let (state, changed) = (Mutex::default(), Notify::new());
-        Arc::new(Writeback { factory, clock, host, options, base, state, changed })
+        let (state, unkept, changed) = (Mutex::default(), Arc::default(), Notify::new());
+        let retiring = tokio::sync::Mutex::default();
+        Arc::new(Writeback { factory, journal, clock, host, options, base, state, unkept, retiring, changed })
+    }
+
+    /// The journal, for contents that are about to be staged.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -235,7 +281,7 @@ impl Writeback {
         if let Some(id) = state.by_cap.get(&key) {
             return Ok(*id);
         }
-        let id = state.add(Some(node), Some(cap.clone()));
+        let id = state.add(DirId(self.journal.next_id()), Some(node), Some(cap.clone()));
         state.by_cap.insert(key, id);
         Ok(id)
     }
@@ -243,7 +289,7 @@ impl Writeback {
     /// A new, empty directory, which has no cap before its first publish.
     pub fn new_directory(&self) -> DirId {
         let mut state = self.state();
-        let id = state.add(None, None);
+        let id = state.add(DirId(self.journal.next_id()), None, None);
         if let Some(dir) = state.dirs.get_mut(&id) {
             dir.table = Some(Arc::default());
         }
@@ -344,38 +390,17 @@ impl Writeback {
         u32::try_from(published.count() + pending.count()).ok()
     }
 
-    /// Forgets what is pending inside a directory that has been removed before it was ever published. One that is on
-    /// the grid may have other names, under which its changes count.
-    pub fn discard(&self, dir: DirId) {
-        if let Some(dir) = self.state().dirs.get_mut(&dir).filter(|d| d.cap.is_none()) {
-            dir.pending.clear();
-        }
-    }
-
-    /// Makes a change. It shows at once; it is published within the idle time, or when somebody waits for it.
-    pub fn submit(&self, change: Change) {
+    /// Makes changes, together. They show at once; they are published when their directories have been left alone, or
+    /// when somebody waits for them. They survive the end of the process once [`Kept::done`] has returned.
+    pub fn submit(&self, changes: Vec<Change>) -> Kept {
         let mut state = self.state();
-        match change {
-            Change::Put { dir, name, entry, rides_along } => {
-                let base = entry.seen.clone();
-                state.want(dir, name, Some(entry), base, rides_along, None);
-            }
-            Change::Remove { dir, name } => {
-                let base = state.published(dir, &name);
-                state.want(dir, name, None, base, false, None);
-            }
-            Change::Rename { from, to, entry } => {
-                let (was_from, was_to) = (state.published(from.0, &from.1), state.published(to.0, &to.1));
-                state.want(to.0, Arc::clone(&to.1), Some(entry), was_to, false, None);
-                if from != to {
-                    let across = (from.0 != to.0).then(|| to.clone());
-                    state.moved(&from, &to);
-                    state.want(from.0, from.1, None, was_from, false, across);
-                }
-            }
+        for change in changes {
+            state.change(change);
         }
+        let kept = self.keep(&mut state);
         drop(state);
         self.changed.notify_one();
+        kept
     }
 
     /// The content of a mutable file has changed. It will be stored even if its name is gone by then: others may have
@@ -385,9 +410,12 @@ impl Writeback {
             let mut state = self.state();
             state.next_seq += 1;
             let first = state.next_seq;
-            if !state.contents.iter().any(|content| Arc::ptr_eq(&content.file, file)) {
-                let (file, name) = (Arc::clone(file), Arc::clone(name));
-                state.contents.push(Content { file, name, first, since: Instant::now() });
+            match state.contents.iter_mut().find(|content| Arc::ptr_eq(&content.file, file)) {
+                Some(content) => content.changed = Instant::now(),
+                None => {
+                    let (file, name) = (Arc::clone(file), Arc::clone(name));
+                    state.contents.push(Content { file, name, first, changed: Instant::now() });
+                }
             }
         }
         self.changed.notify_one();
@@ -395,9 +423,35 @@ impl Writeback {
 }
 
 impl State {
-    fn add(&mut self, node: Option<Arc<dyn Directory>>, cap: Option<Cap>) -> DirId {
-        self.next_dir += 1;
-        let id = DirId(self.next_dir);
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Put { dir, name, entry, rides_along } => {
+                let base = entry.seen.clone();
+                self.want(dir, name, Some(entry), base, rides_along, None);
+            }
+            Change::Remove { dir, name } => {
+                let base = self.published(dir, &name);
+                self.want(dir, name, None, base, false, None);
+            }
+            Change::Rename { from, to, entry } => {
+                let (was_from, was_to) = (self.published(from.0, &from.1), self.published(to.0, &to.1));
+                self.want(to.0, Arc::clone(&to.1), Some(entry), was_to, false, None);
+                if from != to {
+                    let across = (from.0 != to.0).then(|| to.clone());
+                    self.moved(&from, &to);
+                    self.want(from.0, from.1, None, was_from, false, across);
+                }
+            }
+            Change::Discard { dir } => {
+                if let Some(d) = self.dirs.get_mut(&dir).filter(|d| d.cap.is_none()) {
+                    let names = std::mem::take(&mut d.pending).into_keys();
+                    self.touched.extend(names.map(|name| Key::Edge(dir, name)));
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, id: DirId, node: Option<Arc<dyn Directory>>, cap: Option<Cap>) -> DirId {
         let dir = Dir {
             node,
             cap,
@@ -407,6 +461,7 @@ impl State {
             pending: BTreeMap::new(),
             published_here: HashMap::new(),
             home: None,
+            changed: Instant::now(),
             publishing: Arc::default(),
         };
         self.dirs.insert(id, dir);
@@ -436,16 +491,22 @@ impl State {
         let seq = self.next_seq;
         match wanted.as_ref().map(|e| &e.target) {
             Some(Target::Directory(child)) => {
-                if let Some(child) = self.dirs.get_mut(child) {
-                    child.home = Some(dir_id);
+                if let Some(d) = self.dirs.get_mut(child).filter(|d| d.home != Some(dir_id)) {
+                    d.home = Some(dir_id);
+                    self.touched.insert(Key::Dir(*child));
                 }
             }
             Some(Target::File(file)) => file.set_home(dir_id),
             _ => {}
         }
         let Some(dir) = self.dirs.get_mut(&dir_id) else { return };
+        let changed = Instant::now();
+        if !rides_along {
+            dir.changed = changed;
+        }
+        self.touched.insert(Key::Edge(dir_id, Arc::clone(&name)));
         let old = dir.pending.remove(&name);
-        let (first, since) = old.as_ref().map_or_else(|| (seq, Instant::now()), |p| (p.first, p.since));
+        let (first, since) = old.as_ref().map_or_else(|| (seq, changed), |p| (p.first, p.since));
         let rides_along = rides_along && old.as_ref().is_none_or(|p| p.rides_along);
         let (base, tried, waited_for) = match old {
             Some(p) => (p.base, p.tried, p.after),
@@ -466,7 +527,7 @@ impl State {
                 waiting.push(place);
             }
         }
-        let pending = Pending { wanted, first, seq, since, rides_along, base, tried, after };
+        let pending = Pending { wanted, first, seq, since, changed, rides_along, base, tried, after };
         self.dirs.get_mut(&dir_id).expect("the directory was just there").pending.insert(name, pending);
     }
 
@@ -493,6 +554,7 @@ impl State {
                 && pending.after.as_ref() == Some(from)
             {
                 pending.after = after.clone();
+                self.touched.insert(Key::Edge(place.0, Arc::clone(&place.1)));
                 if after.is_some() {
                     self.waiting_for.entry(to.clone()).or_default().push(place);
                 }

@@ -6,15 +6,18 @@ use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
-use super::{DirId, Pending, Seen, State, Target, Writeback};
+use super::{DirId, Key, Pending, Seen, State, Target, Writeback};
 use crate::cap::Cap;
 use crate::node::{Directory, Edit, EditOutcome, Freshness, Metadata, Name, NodeError, Table};
 use crate::util::Cx;
 
 use super::file::FileObject;
+use super::queue::Subject;
 
 /// Files that are uploaded at the same time for one directory.
-pub(super) const PARALLEL_UPLOADS: usize = 4;
+pub(super) const PARALLEL_UPLOADS: usize = 8;
+/// Directories that are made at the same time in one.
+const PARALLEL_BIRTHS: usize = 4;
 
 /// One publish of a directory at a time.
 type PublishLock = Arc<tokio::sync::Mutex<()>>;
@@ -22,6 +25,8 @@ type PublishLock = Arc<tokio::sync::Mutex<()>>;
 /// Which files are uploaded although somebody has them open for writing.
 #[derive(Clone)]
 pub(super) enum Force {
+    /// None; and no file at all is uploaded here.
+    Stored,
     /// None.
     Nothing,
     /// This one.
@@ -33,6 +38,7 @@ pub(super) enum Force {
 impl Force {
     fn takes(&self, file: &Arc<FileObject>) -> bool {
         match self {
+            Force::Stored => file.stored().is_some() && !file.is_held(),
             Force::Nothing => !file.is_held(),
             Force::File(forced) => Arc::ptr_eq(forced, file) || !file.is_held(),
             Force::Everything => true,
@@ -43,7 +49,7 @@ impl Force {
     fn concerns(&self, file: &Arc<FileObject>) -> bool {
         match self {
             Force::File(forced) => Arc::ptr_eq(forced, file),
-            Force::Nothing | Force::Everything => true,
+            Force::Stored | Force::Nothing | Force::Everything => true,
         }
     }
 }
@@ -82,15 +88,43 @@ impl Writeback {
             }
             let Some((node, publishing)) = self.node_of(dir) else { return resolved };
             let _one = publishing.lock().await;
-            let attempts = self.state().attempts(dir, force, links_only, &uploaded);
-            if !attempts.is_empty() {
-                let edits: Vec<Edit> = attempts.iter().map(|a| a.edit.clone()).collect();
-                let outcomes = node.modify(cx, &edits).await?;
-                let table = node.snapshot(cx, Freshness::Cached).await?;
-                self.reconcile(dir, table, attempts, outcomes);
+            match self.send(cx, dir, &*node, force, links_only, &uploaded).await {
+                Ok(()) => self.solved(Subject::Directory(dir)),
+                Err(error) => {
+                    self.note_failure(Subject::Directory(dir), "", &error);
+                    return Err(error);
+                }
             }
             resolved
         })
+    }
+
+    /// Sends the edits that can be made now, in one publish.
+    async fn send(
+        &self,
+        cx: &Cx,
+        dir: DirId,
+        node: &dyn Directory,
+        force: &Force,
+        links_only: bool,
+        uploaded: &[Upload],
+    ) -> Result<(), NodeError> {
+        if self.state().dirs.get(&dir).is_some_and(|d| d.table.is_none()) {
+            self.load(cx, dir, Freshness::Cached).await?;
+        }
+        let (attempts, kept) = {
+            let mut state = self.state();
+            (state.attempts(dir, force, links_only, uploaded), self.keep(&mut state))
+        };
+        // What is tried is known after a crash: then it is no other client's.
+        kept.done().await?;
+        if attempts.is_empty() {
+            return Ok(());
+        }
+        let edits: Vec<Edit> = attempts.iter().map(|a| a.edit.clone()).collect();
+        let outcomes = node.modify(cx, &edits).await?;
+        let table = node.snapshot(cx, Freshness::Cached).await?;
+        self.reconcile(dir, table, attempts, outcomes).await
     }
 
     fn node_of(&self, dir: DirId) -> Option<(Arc<dyn Directory>, PublishLock)> {
@@ -129,7 +163,7 @@ impl Writeback {
             match stored {
                 Ok(cap) => uploaded.push(Upload { file, cap, seq }),
                 Err(error) => {
-                    self.note_failure(&name, &error);
+                    self.note_failure(Subject::file(&file), &name, &error);
                     if force.concerns(&file) {
                         result = Err(error);
                     }
@@ -137,11 +171,11 @@ impl Writeback {
             }
         }
         drop(uploads);
-        for child in dirs {
-            if let Err(error) = self.birth(cx, child, force).await {
-                result = Err(error);
-            }
+        let mut births = stream::iter(dirs).map(|child| self.birth(cx, child, force)).buffer_unordered(PARALLEL_BIRTHS);
+        while let Some(born) = births.next().await {
+            result = result.and(born);
         }
+        drop(births);
         (uploaded, result)
     }
 
@@ -156,7 +190,11 @@ impl Writeback {
                 return Ok(());
             }
             let (uploaded, resolved) = self.resolve(cx, dir, force).await;
-            let attempts = self.state().attempts(dir, force, false, &uploaded);
+            let (attempts, kept) = {
+                let mut state = self.state();
+                (state.attempts(dir, force, false, &uploaded), self.keep(&mut state))
+            };
+            kept.done().await?;
             let children: Vec<(Name, Cap, Metadata)> = attempts
                 .iter()
                 .filter_map(|a| match &a.edit {
@@ -176,9 +214,10 @@ impl Writeback {
                     d.node = Some(node);
                     d.cap = Some(cap);
                 }
+                state.touched.insert(Key::Dir(dir));
             }
             let outcomes = attempts.iter().map(|_| EditOutcome::Applied).collect();
-            self.reconcile(dir, table, attempts, outcomes);
+            self.reconcile(dir, table, attempts, outcomes).await?;
             resolved
         })
     }
@@ -223,25 +262,44 @@ impl Writeback {
     }
 
     /// Takes over what a publish did: `table` is what stands on the grid now.
-    fn reconcile(&self, dir: DirId, table: Arc<Table>, attempts: Vec<Attempt>, outcomes: Vec<EditOutcome>) {
-        let mut state = self.state();
-        let Some(d) = state.dirs.get_mut(&dir) else { return };
+    async fn reconcile(
+        &self,
+        dir: DirId,
+        table: Arc<Table>,
+        attempts: Vec<Attempt>,
+        outcomes: Vec<EditOutcome>,
+    ) -> Result<(), NodeError> {
+        let kept = {
+            let mut state = self.state();
+            state.reconcile(dir, table, attempts, outcomes, self.clock.now_secs(), &self.host);
+            self.keep(&mut state)
+        };
+        Ok(kept.done().await?)
+    }
+}
+
+impl State {
+    fn reconcile(
+        &mut self,
+        dir: DirId,
+        table: Arc<Table>,
+        attempts: Vec<Attempt>,
+        outcomes: Vec<EditOutcome>,
+        date: i64,
+        host: &str,
+    ) {
+        let Some(d) = self.dirs.get_mut(&dir) else { return };
         d.table = Some(table);
         d.checked = Some(Instant::now());
         d.epoch += 1;
         for (attempt, outcome) in attempts.into_iter().zip(outcomes) {
             match outcome {
-                EditOutcome::Applied => state.applied(dir, attempt),
-                EditOutcome::Conflict { found } => {
-                    let date = self.clock.now_secs();
-                    state.conflicted(dir, &attempt, found, date, &self.host);
-                }
+                EditOutcome::Applied => self.applied(dir, attempt),
+                EditOutcome::Conflict { found } => self.conflicted(dir, &attempt, found, date, host),
             }
         }
     }
-}
 
-impl State {
     /// Whether a renamed entry stands under its new name on the grid, or is wanted nowhere any more.
     fn is_linked(&self, dir: DirId, name: &str) -> bool {
         self.dirs.get(&dir).is_none_or(|d| d.pending.get(name).is_none_or(|p| p.wanted.is_none()))
@@ -313,6 +371,7 @@ impl State {
                     && !pending.tried.contains(cap)
                 {
                     pending.tried.push(cap.clone());
+                    self.touched.insert(Key::Edge(dir, Arc::clone(&attempt.name)));
                 }
             }
         }
@@ -335,22 +394,29 @@ impl State {
     /// All changes of a name up to `seq` are published.
     fn settled(&mut self, dir: DirId, name: &Name, seq: u64) {
         match self.dirs.get_mut(&dir).and_then(|d| d.pending.get_mut(name)) {
-            Some(pending) if pending.seq != seq => pending.first = pending.first.max(seq + 1),
+            Some(pending) if pending.seq != seq => {
+                pending.first = pending.first.max(seq + 1);
+                self.touched.insert(Key::Edge(dir, Arc::clone(name)));
+            }
             _ => self.done(dir, name),
         }
     }
 
-    /// A name stands as it is wanted: nothing is pending there, and what waited for it may go on.
+    /// A name stands as it is wanted: nothing is pending there, and what waited for it may go on. Its record stays until
+    /// that has passed the barrier.
     pub(super) fn done(&mut self, dir: DirId, name: &Name) {
         let place = (dir, Arc::clone(name));
-        if let Some(d) = self.dirs.get_mut(&dir) {
-            d.pending.remove(name);
+        if let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.remove(name)) {
+            self.settled.extend(pending.file().map(Arc::clone));
+            self.touched.remove(&Key::Edge(dir, Arc::clone(name)));
+            self.retired.push(place.clone());
         }
         for (dir, name) in self.waiting_for.remove(&place).unwrap_or_default() {
             if let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get_mut(&name))
                 && pending.after.as_ref() == Some(&place)
             {
                 pending.after = None;
+                self.touched.insert(Key::Edge(dir, name));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The queue: when what is pending gets published, who waits for it, and what is known of it.
+//! Who waits for what is pending, and what is known of it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,20 +6,18 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::publish::{Force, PARALLEL_UPLOADS};
-use super::{Content, DirId, FileObject, State, Target, Writeback};
-use crate::cap::Cap;
+use super::{Content, DirId, FileObject, Pending, State, Target, Writeback};
+use crate::cap::{Cap, StorageIndex};
 use crate::node::{Name, NodeError};
 use crate::util::{Cx, Priority};
 
-/// How often the queue looks whether something has become due.
-const TICK: Duration = Duration::from_millis(250);
+/// How long a wait that others must end looks away.
+const TICK: Duration = Duration::from_millis(100);
 /// The names that a [`QueueStatus`] gives.
 const NAMES: usize = 3;
-/// The longest pause after failures.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// Failures that are remembered.
 const FAILURES: usize = 16;
 
@@ -32,6 +30,20 @@ pub enum Scope {
     Directory(DirId),
     /// Everything.
     All,
+}
+
+/// What a failure is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Subject {
+    /// The content of the file at this address, which something pending keeps alive.
+    File(usize),
+    Directory(DirId),
+}
+
+impl Subject {
+    pub fn file(file: &Arc<FileObject>) -> Subject {
+        Subject::File(Arc::as_ptr(file) as usize)
+    }
 }
 
 /// Something that could not be stored; it is kept and tried again.
@@ -56,7 +68,7 @@ pub struct QueueStatus {
     pub bytes: u64,
     /// Some of the names, three at the most.
     pub names: Vec<Name>,
-    /// The latest failures, oldest first.
+    /// What failed and is not solved, oldest first.
     pub failures: Vec<Failure>,
 }
 
@@ -69,37 +81,6 @@ impl QueueStatus {
 }
 
 impl Writeback {
-    /// Publishes in the background, for ever: the owner runs it as a task.
-    pub async fn run(&self) {
-        let mut backoff = Duration::ZERO;
-        loop {
-            self.changed.notified().await;
-            while self.has_pending() {
-                sleep(TICK.max(backoff)).await;
-                let cx = self.base.with_priority(Priority::Background);
-                let work = self.due().into_iter().map(|dir| {
-                    let cx = &cx;
-                    async move {
-                        cx.run(self.publish(cx, dir, &Force::Nothing, false)).await.unwrap_or_else(|e| Err(e.into()))
-                    }
-                });
-                let contents = self.store_orphans(&cx, |content| {
-                    !content.file.is_held() && content.since.elapsed() >= self.options.idle
-                });
-                let (stored, results) = tokio::join!(contents, join_all(work.collect::<Vec<_>>()));
-                let failed = results.into_iter().chain([stored]).filter_map(Result::err).next_back();
-                backoff = match &failed {
-                    None => Duration::ZERO,
-                    Some(_) => (backoff * 2).clamp(Duration::from_secs(1), LONGEST_BACKOFF),
-                };
-                if let Some(error) = failed {
-                    tracing::warn!(%error, retry_in = ?backoff, "changes could not be published; they are kept");
-                    self.note_failure("", &error);
-                }
-            }
-        }
-    }
-
     /// Waits until all that `scope` names, as it was when this was called, is on the grid. An error leaves it pending: it
     /// is tried again.
     pub async fn settle(&self, scope: Scope) -> Result<(), NodeError> {
@@ -113,16 +94,18 @@ impl Writeback {
             }
             while let Some(dirs) = self.outstanding(&scope, until) {
                 let before = self.state().next_seq;
+                let all = matches!(scope, Scope::All);
+                let uploaded = if all { self.store_all(&cx, until).await } else { Ok(()) };
                 let force = match &scope {
                     Scope::File(file) => Force::File(Arc::clone(file)),
                     Scope::Directory(_) => Force::Nothing,
+                    Scope::All if uploaded.is_err() => Force::Stored,
                     Scope::All => Force::Everything,
                 };
                 let work = dirs.iter().map(|dir| self.publish(&cx, *dir, &force, false));
-                let all = matches!(scope, Scope::All);
                 let contents = self.store_orphans(&cx, |content| all && content.first <= until);
                 let (stored, published) = tokio::join!(contents, join_all(work));
-                published.into_iter().chain([stored]).collect::<Result<(), _>>()?;
+                published.into_iter().chain([stored, uploaded]).collect::<Result<(), _>>()?;
                 if self.state().next_seq == before && self.outstanding(&scope, until).is_some() {
                     sleep(TICK).await;
                 }
@@ -140,7 +123,7 @@ impl Writeback {
                 let older = |content: &&Content| content.first <= until && content.file.is_dirty();
                 let contents: HashSet<_> =
                     state.contents.iter().filter(older).map(|content| Arc::as_ptr(&content.file)).collect();
-                let waits = |p: &super::Pending| {
+                let waits = |p: &Pending| {
                     p.first <= until || p.file().is_some_and(|file| contents.contains(&Arc::as_ptr(file)))
                 };
                 let waiting = |d: &super::Dir| d.node.is_some() && d.pending.values().any(waits);
@@ -153,7 +136,7 @@ impl Writeback {
         };
         let chain = self.upwards(dir);
         let state = self.state();
-        let in_scope = |p: &super::Pending| match (wanted, p.wanted.as_ref().map(|e| &e.target)) {
+        let in_scope = |p: &Pending| match (wanted, p.wanted.as_ref().map(|e| &e.target)) {
             (Some(file), Some(Target::File(other))) => Arc::ptr_eq(file, other),
             (Some(_), _) => false,
             (None, Some(Target::File(file))) => !file.is_held(),
@@ -165,23 +148,46 @@ impl Writeback {
         own.or(above).map(|next| vec![next])
     }
 
-    /// Waits for the barrier: what was settled before survives power loss, as far as the servers promise.
-    pub async fn barrier(&self) -> Result<(), NodeError> {
-        let cx = self.base.with_priority(Priority::Waiting);
-        cx.run(self.factory.sync(&cx)).await?
+    /// Stores the contents under names that were pending at `until`, many at once. Goes on after a failure, which is
+    /// handed back.
+    async fn store_all(&self, cx: &Cx, until: u64) -> Result<(), NodeError> {
+        let mut files: Vec<(Name, Arc<FileObject>)> = Vec::new();
+        {
+            let state = self.state();
+            let unstored = |(name, p): (&Name, &Pending)| {
+                let file = p.file().filter(|file| p.first <= until && file.stored().is_none())?;
+                Some((Arc::clone(name), Arc::clone(file)))
+            };
+            files.extend(state.pending_names().filter_map(unstored));
+        }
+        let stored = stream::iter(files).map(|(name, file)| async move {
+            let stored = cx.run(self.store(cx, &file)).await.unwrap_or_else(|e| Err(e.into()));
+            stored.map(drop).inspect_err(|error| self.note_failure(Subject::file(&file), &name, error))
+        });
+        let stored: Vec<_> = stored.buffer_unordered(PARALLEL_UPLOADS).collect().await;
+        stored.into_iter().collect()
+    }
+
+    /// The mutable file at `si`, while it has changes that are not stored.
+    pub fn unstored(&self, si: StorageIndex) -> Option<Arc<FileObject>> {
+        let of = |file: &FileObject| file.write_cap().and_then(|cap| cap.storage_index()) == Some(si);
+        self.state().contents.iter().find(|content| of(&content.file)).map(|content| Arc::clone(&content.file))
     }
 
     /// What is not on the grid yet.
     pub fn status(&self) -> QueueStatus {
         let state = self.state();
-        let mut status = QueueStatus { failures: state.failures.clone(), ..QueueStatus::default() };
+        let mut status = QueueStatus {
+            failures: state.failures.iter().map(|(_, failure)| failure.clone()).collect(),
+            ..QueueStatus::default()
+        };
         for content in state.orphans().filter(|content| content.file.is_dirty()) {
             status.changes += 1;
             status.files += 1;
             status.bytes += content.file.size();
             status.note(&content.name);
         }
-        for (name, pending) in state.dirs.values().flat_map(|d| &d.pending) {
+        for (name, pending) in state.pending_names() {
             status.changes += 1;
             status.note(name);
             if let Some(file) = pending.file()
@@ -198,6 +204,7 @@ impl Writeback {
     pub(super) async fn store(&self, cx: &Cx, file: &Arc<FileObject>) -> Result<Cap, NodeError> {
         let before = self.state().next_seq;
         let cap = file.store(cx, &*self.factory).await?;
+        self.solved(Subject::file(file));
         let mut state = self.state();
         if let Some(at) = state.contents.iter().position(|content| Arc::ptr_eq(&content.file, file)) {
             // It may have been written to since.
@@ -206,17 +213,17 @@ impl Writeback {
         Ok(cap)
     }
 
-    async fn store_noted(&self, cx: &Cx, file: &Arc<FileObject>) -> Result<(), NodeError> {
+    pub(super) async fn store_noted(&self, cx: &Cx, file: &Arc<FileObject>) -> Result<(), NodeError> {
         let Err(error) = self.store(cx, file).await else { return Ok(()) };
         let content =
             |state: &State| Some(Arc::clone(&state.contents.iter().find(|c| Arc::ptr_eq(&c.file, file))?.name));
         let name = content(&self.state()).unwrap_or_default();
-        self.note_failure(&name, &error);
+        self.note_failure(Subject::file(file), &name, &error);
         Err(error)
     }
 
     /// Stores the changed mutable files that are `wanted` and that no publish of a directory will store.
-    async fn store_orphans(&self, cx: &Cx, wanted: impl Fn(&Content) -> bool) -> Result<(), NodeError> {
+    pub(super) async fn store_orphans(&self, cx: &Cx, wanted: impl Fn(&Content) -> bool) -> Result<(), NodeError> {
         let files: Vec<Arc<FileObject>> =
             self.state().orphans().filter(|content| wanted(content)).map(|content| Arc::clone(&content.file)).collect();
         let stored = stream::iter(files).map(|file| async move {
@@ -233,41 +240,29 @@ impl Writeback {
             return file.home();
         }
         let state = self.state();
-        let names = |p: &super::Pending| p.first <= until && p.file().is_some_and(|other| Arc::ptr_eq(file, other));
+        let names = |p: &Pending| p.first <= until && p.file().is_some_and(|other| Arc::ptr_eq(file, other));
         let named = state.dirs.iter().find(|(_, d)| d.pending.values().any(names)).map(|(id, _)| *id);
         named.or_else(|| file.home())
     }
 
-    pub(super) fn note_failure(&self, name: &str, error: &NodeError) {
+    pub(super) fn note_failure(&self, subject: Subject, name: &str, error: &NodeError) {
         let failure = Failure { at: self.clock.now_secs(), name: name.to_owned(), error: error.clone() };
         let failures = &mut self.state().failures;
-        failures.push(failure);
+        failures.retain(|(of, _)| *of != subject);
+        failures.push((subject, failure));
         let excess = failures.len().saturating_sub(FAILURES);
         failures.drain(..excess);
     }
 
-    fn has_pending(&self) -> bool {
-        let mut state = self.state();
-        state.contents.retain(|content| content.file.is_dirty());
-        !state.contents.is_empty() || state.dirs.values().any(|d| !d.pending.is_empty())
-    }
-
-    /// Directories on the grid with a change that has waited long enough, and that nobody is still writing to.
-    fn due(&self) -> Vec<DirId> {
-        let now = Instant::now();
-        let state = self.state();
-        let due = |p: &super::Pending| {
-            let held = p.file().is_some_and(|file| file.is_held());
-            !p.rides_along && !held && now.duration_since(p.since) >= self.options.idle
-        };
-        let dirs = state.dirs.iter().filter(|(_, d)| d.node.is_some() && d.pending.values().any(due));
-        dirs.map(|(id, _)| *id).collect()
+    /// What had failed has succeeded, or is not wanted any more.
+    pub(super) fn solved(&self, subject: Subject) {
+        self.state().failures.retain(|(of, _)| *of != subject);
     }
 }
 
 impl State {
     /// Changed contents of mutable files under no pending name: no publish of a directory will store them.
-    fn orphans(&self) -> impl Iterator<Item = &Content> {
+    pub(super) fn orphans(&self) -> impl Iterator<Item = &Content> {
         let pending = self.dirs.values().filter(|d| d.node.is_some()).flat_map(|d| d.pending.values());
         let files = pending.filter_map(|p| p.file().map(Arc::as_ptr));
         let named: HashSet<*const FileObject> = if self.contents.is_empty() { HashSet::new() } else { files.collect() };

@@ -26,7 +26,7 @@ impl Filesystem {
         caller: Caller,
         open: OpenMode,
     ) -> Result<(Attr, Handle), FsError> {
-        let file = FileObject::new(self.staging.create(None)?, None);
+        let file = FileObject::new(self.journal().create_file(None)?, None);
         let attr = self.add(parent, name, FileType::File, mode, 0, caller, Kind::Staged(Arc::clone(&file))).await?;
         let mut state = self.lock();
         let inode = state.inodes.get_mut(attr.ino).ok_or(FsError::Stale)?;
@@ -35,7 +35,7 @@ impl Filesystem {
         if let Some(file) = &writer {
             file.open_writer();
         }
-        let handle = state.handles.add(Open::File { ino: attr.ino, mode: open, stored: None, writer });
+        let handle = state.handles.add(Open::File { ino: attr.ino, mode: open, stored: None, writer, heard: 0 });
         Ok((attr, handle))
     }
 
@@ -50,7 +50,7 @@ impl Filesystem {
         let kind = if target.len() <= LitCap::LONGEST {
             Kind::Stored(Cap::File(FileCap::Lit(LitCap { data: target.to_vec() })))
         } else {
-            let file = FileObject::new(self.staging.create(None)?, None);
+            let file = FileObject::new(self.journal().create_file(None)?, None);
             file.write(0, Bytes::copy_from_slice(target)).await?;
             Kind::Staged(file)
         };
@@ -88,7 +88,7 @@ impl Filesystem {
     ) -> Result<Attr, FsError> {
         let (edge, given) = edge_name(name)?;
         let dir = self.load(parent).await?;
-        let ino = {
+        let (ino, kept) = {
             let mut state = self.lock();
             self.check_writeable(dir)?;
             if self.find(dir, name)?.is_some() {
@@ -117,8 +117,9 @@ impl Filesystem {
             let ino = state.inodes.add(parent, edge, kind, attributes, Metadata::default());
             self.submit(&mut state, ino, false);
             self.touch_directory(&mut state, parent);
-            ino
+            (ino, self.keep(state))
         };
+        kept.done().await?;
         self.remembered(ino).await
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::fs::attr::Ino;
 use crate::fs::handles::{Handle, Open, OpenMode};
 use crate::fs::inodes::Kind;
-use crate::fs::{Filesystem, FsError};
+use crate::fs::{Durability, Filesystem, FsError};
 use crate::node::FileType;
 use crate::writeback::{FileObject, Scope};
 
@@ -33,7 +33,8 @@ impl Filesystem {
             if let Some(file) = &writer {
                 file.open_writer();
             }
-            state.handles.add(Open::File { ino, mode, stored, writer })
+            let heard = staged.as_ref().map_or(0, |file| file.failures());
+            state.handles.add(Open::File { ino, mode, stored, writer, heard })
         };
         if let (true, Some(file)) = (mode.truncate, staged) {
             let cut = file.truncate(0).await;
@@ -41,7 +42,7 @@ impl Filesystem {
                 self.release(handle);
                 return Err(e.into());
             }
-            self.content_changed(ino);
+            self.content_changed(ino).await?;
         }
         Ok(handle)
     }
@@ -84,16 +85,14 @@ impl Filesystem {
         } else {
             file.write(offset, data).await?;
         }
-        self.content_changed(ino);
-        Ok(())
+        self.content_changed(ino).await
     }
 
     /// Writes a page of a memory map, which has its place whatever handle the kernel picks for it.
     pub async fn write_page(&self, ino: Ino, handle: Handle, offset: u64, data: Bytes) -> Result<(), FsError> {
         self.writing_mode(handle)?;
         self.stage(ino).await?.write(offset, data).await?;
-        self.content_changed(ino);
-        Ok(())
+        self.content_changed(ino).await
     }
 
     fn writing_mode(&self, handle: Handle) -> Result<OpenMode, FsError> {
@@ -103,7 +102,8 @@ impl Filesystem {
         }
     }
 
-    /// A descriptor is closed: what was written is on the grid when this returns.
+    /// A descriptor is closed. Tells what went wrong with the content since this handle last heard of it; with
+    /// [`Durability::Grid`] waits until it, and the edges that lead to it, are on the grid.
     pub async fn flush(&self, ino: Ino, handle: Handle) -> Result<(), FsError> {
         let file = {
             let state = self.lock();
@@ -117,11 +117,36 @@ impl Filesystem {
                 _ => return Ok(()),
             }
         };
-        Ok(self.writeback.settle(Scope::File(file)).await?)
+        match self.options.durability {
+            Durability::Grid => Ok(self.writeback.settle(Scope::File(file)).await?),
+            Durability::Local => self.tell_failure(handle, &file),
+        }
     }
 
-    /// Waits until the content, and the edges that lead to it, are on the grid and past the barrier.
-    pub async fn fsync(&self, ino: Ino) -> Result<(), FsError> {
+    /// Tells each handle once that the content could not be stored, unless that is solved.
+    fn tell_failure(&self, handle: Handle, file: &FileObject) -> Result<(), FsError> {
+        let mut state = self.lock();
+        let Some(Open::File { heard, .. }) = state.handles.get_mut(handle) else { return Err(FsError::BadHandle) };
+        match file.failed_since(*heard) {
+            Some((failures, error)) => {
+                *heard = failures;
+                Err(error.into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until what was changed survives power loss; with [`Durability::Grid`] also until the content, and the edges
+    /// that lead to it, are on the grid and past the barrier. Tells what went wrong as [`Filesystem::flush`] does.
+    pub async fn fsync(&self, ino: Ino, handle: Handle) -> Result<(), FsError> {
+        self.journal().barrier().await?;
+        if self.options.durability == Durability::Local {
+            let file = match &self.lock().inodes.get(ino).ok_or(FsError::Stale)?.kind {
+                Kind::Staged(file) | Kind::Mutable(_, file) => Arc::clone(file),
+                Kind::Stored(_) | Kind::Directory(_) => return Ok(()),
+            };
+            return self.tell_failure(handle, &file);
+        }
         let scope = {
             let state = self.lock();
             let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
@@ -170,15 +195,19 @@ impl Filesystem {
             Kind::Stored(cap) => cap.clone(),
         };
         let size = cap.size().filter(|_| inode.attributes.kind == FileType::File).ok_or(FsError::Unsupported)?;
-        let staged = self.staging.create(Some((self.factory.readable(&cap)?, size)))?;
+        let staged = self.journal().create_file(Some((cap.to_uri(), self.factory.readable(&cap)?, size)))?;
         let file = FileObject::new(staged, Some(cap));
         inode.kind = Kind::Staged(Arc::clone(&file));
         Ok(file)
     }
 
-    fn content_changed(&self, ino: Ino) {
+    async fn content_changed(&self, ino: Ino) -> Result<(), FsError> {
         let now = self.now();
-        let mut state = self.lock();
-        self.times_changed(&mut state, ino, now, true);
+        let kept = {
+            let mut state = self.lock();
+            self.times_changed(&mut state, ino, now, true);
+            self.keep(state)
+        };
+        Ok(kept.done().await?)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::fs::attr::{Attr, Ino};
 use crate::fs::handles::{Handle, Open};
 use crate::fs::names::shown;
-use crate::fs::{Filesystem, FsError};
+use crate::fs::{Durability, Filesystem, FsError};
 use crate::node::{FileType, Name};
 use crate::writeback::{Entry, Scope};
 
@@ -63,9 +63,14 @@ impl Filesystem {
         self.lock().handles.remove(handle);
     }
 
-    /// Waits until the entries of a directory, and the edges that lead to it, are on the grid.
+    /// Waits until the entries of a directory survive power loss; with [`Durability::Grid`] also until they, and the
+    /// edges that lead to it, are on the grid.
     pub async fn fsyncdir(&self, ino: Ino) -> Result<(), FsError> {
         let dir = self.lock().inodes.directory(ino)?;
+        self.journal().barrier().await?;
+        if self.options.durability == Durability::Local {
+            return self.keep_root();
+        }
         self.writeback.settle(Scope::Directory(dir)).await?;
         self.keep_root()?;
         Ok(self.writeback.barrier().await?)

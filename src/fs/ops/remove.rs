@@ -9,14 +9,17 @@ impl Filesystem {
     /// Removes a name that is no directory. An open file lives on until it is closed; its upload is given up.
     pub async fn unlink(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
         let dir = self.load(parent).await?;
-        let mut state = self.lock();
-        self.check_writeable(dir)?;
-        let (edge, entry) = self.find(dir, name)?.ok_or(FsError::NotFound)?;
-        if entry.attributes.kind == FileType::Directory {
-            return Err(FsError::IsDirectory);
-        }
-        self.remove(&mut state, parent, dir, edge);
-        Ok(())
+        let kept = {
+            let mut state = self.lock();
+            self.check_writeable(dir)?;
+            let (edge, entry) = self.find(dir, name)?.ok_or(FsError::NotFound)?;
+            if entry.attributes.kind == FileType::Directory {
+                return Err(FsError::IsDirectory);
+            }
+            self.remove(&mut state, parent, dir, edge);
+            self.keep(state)
+        };
+        Ok(kept.done().await?)
     }
 
     /// Removes an empty directory.
@@ -25,18 +28,21 @@ impl Filesystem {
         let (_, entry) = self.find(dir, name)?.ok_or(FsError::NotFound)?;
         let child = self.directory_of(&entry)?;
         self.writeback.load(&self.cx(), child, Freshness::Newest).await?;
-        let mut state = self.lock();
-        self.check_writeable(dir)?;
-        let (edge, entry) = self.find(dir, name)?.ok_or(FsError::NotFound)?;
-        if self.directory_of(&entry)? != child {
-            return Err(FsError::Busy);
-        }
-        if !self.writeback.is_empty(child) {
-            return Err(FsError::NotEmpty);
-        }
-        self.remove(&mut state, parent, dir, edge);
-        self.writeback.discard(child);
-        Ok(())
+        let kept = {
+            let mut state = self.lock();
+            self.check_writeable(dir)?;
+            let (edge, entry) = self.find(dir, name)?.ok_or(FsError::NotFound)?;
+            if self.directory_of(&entry)? != child {
+                return Err(FsError::Busy);
+            }
+            if !self.writeback.is_empty(child) {
+                return Err(FsError::NotEmpty);
+            }
+            self.remove(&mut state, parent, dir, edge);
+            state.changes.push(Change::Discard { dir: child });
+            self.keep(state)
+        };
+        Ok(kept.done().await?)
     }
 
     /// The directory an entry stands for.
@@ -56,7 +62,7 @@ impl Filesystem {
             }
             state.inodes.detach(ino);
         }
-        self.writeback.submit(Change::Remove { dir, name: edge });
+        state.changes.push(Change::Remove { dir, name: edge });
         self.touch_directory(state, parent);
     }
 }

@@ -33,57 +33,61 @@ impl Filesystem {
         {
             self.writeback.load(&self.cx(), self.directory_of(&replaced)?, Freshness::Newest).await?;
         }
-        let mut state = self.lock();
-        self.check_writeable(from_dir)?;
-        self.check_writeable(to_dir)?;
-        if [parent, new_parent].iter().any(|ino| state.inodes.get(*ino).is_none_or(|inode| inode.unlinked)) {
-            return Err(FsError::NotFound);
-        }
-        let (from, entry) = self.find(from_dir, name)?.ok_or(FsError::NotFound)?;
-        let (fresh, given) = edge_name(new_name)?;
-        let replaced = self.find(to_dir, new_name)?;
-        let to = replaced.as_ref().map_or(fresh, |(edge, _)| Arc::clone(edge));
-        if replaced.is_some() && mode == RenameMode::NoReplace {
-            return Err(FsError::Exists);
-        }
-        if from_dir == to_dir && from == to && entry.attributes.name == given {
-            return Ok(());
-        }
-        let is_directory = entry.attributes.kind == FileType::Directory;
-        let ino = self.bind(&mut state, parent, &from, &entry)?;
-        if is_directory && state.inodes.ancestors(new_parent).any(|above| above.parent == parent && above.name == from)
-        {
-            return Err(FsError::Invalid);
-        }
-        if let Some((_, replaced)) = replaced.filter(|_| (from_dir, &from) != (to_dir, &to)) {
-            match (is_directory, replaced.attributes.kind == FileType::Directory) {
-                (true, false) => return Err(FsError::NotDirectory),
-                (false, true) => return Err(FsError::IsDirectory),
-                (false, false) => {}
-                (true, true) => {
-                    let dir = self.directory_of(&replaced)?;
-                    if !self.writeback.is_empty(dir) {
-                        return Err(FsError::NotEmpty);
+        let kept = {
+            let mut state = self.lock();
+            self.check_writeable(from_dir)?;
+            self.check_writeable(to_dir)?;
+            if [parent, new_parent].iter().any(|ino| state.inodes.get(*ino).is_none_or(|inode| inode.unlinked)) {
+                return Err(FsError::NotFound);
+            }
+            let (from, entry) = self.find(from_dir, name)?.ok_or(FsError::NotFound)?;
+            let (fresh, given) = edge_name(new_name)?;
+            let replaced = self.find(to_dir, new_name)?;
+            let to = replaced.as_ref().map_or(fresh, |(edge, _)| Arc::clone(edge));
+            if replaced.is_some() && mode == RenameMode::NoReplace {
+                return Err(FsError::Exists);
+            }
+            if from_dir == to_dir && from == to && entry.attributes.name == given {
+                return Ok(());
+            }
+            let is_directory = entry.attributes.kind == FileType::Directory;
+            let ino = self.bind(&mut state, parent, &from, &entry)?;
+            if is_directory
+                && state.inodes.ancestors(new_parent).any(|above| above.parent == parent && above.name == from)
+            {
+                return Err(FsError::Invalid);
+            }
+            if let Some((_, replaced)) = replaced.filter(|_| (from_dir, &from) != (to_dir, &to)) {
+                match (is_directory, replaced.attributes.kind == FileType::Directory) {
+                    (true, false) => return Err(FsError::NotDirectory),
+                    (false, true) => return Err(FsError::IsDirectory),
+                    (false, false) => {}
+                    (true, true) => {
+                        let dir = self.directory_of(&replaced)?;
+                        if !self.writeback.is_empty(dir) {
+                            return Err(FsError::NotEmpty);
+                        }
+                        state.changes.push(Change::Discard { dir });
                     }
-                    self.writeback.discard(dir);
+                }
+                if let Some(old) = state.inodes.at(new_parent, &to) {
+                    state.inodes.detach(old);
                 }
             }
-            if let Some(old) = state.inodes.at(new_parent, &to) {
-                state.inodes.detach(old);
+            let now = self.now();
+            state.inodes.relocate(ino, new_parent, Arc::clone(&to));
+            let inode = state.inodes.get_mut(ino).ok_or(FsError::Stale)?;
+            inode.attributes.ctime = Some(now);
+            inode.attributes.name = given;
+            let entry = inode.entry();
+            state.changes.push(Change::Rename { from: (from_dir, from), to: (to_dir, to), entry });
+            state.inodes.release(ino);
+            self.touch_directory(&mut state, parent);
+            if new_parent != parent {
+                self.touch_directory(&mut state, new_parent);
             }
-        }
-        let now = self.now();
-        state.inodes.relocate(ino, new_parent, Arc::clone(&to));
-        let inode = state.inodes.get_mut(ino).ok_or(FsError::Stale)?;
-        inode.attributes.ctime = Some(now);
-        inode.attributes.name = given;
-        let entry = inode.entry();
-        self.writeback.submit(Change::Rename { from: (from_dir, from), to: (to_dir, to), entry });
-        state.inodes.release(ino);
-        self.touch_directory(&mut state, parent);
-        if new_parent != parent {
-            self.touch_directory(&mut state, new_parent);
-        }
-        Ok(())
+            self.keep(state)
+        };
+        Ok(kept.done().await?)
     }
 }

@@ -27,7 +27,7 @@ impl Filesystem {
             SetTime::Now => now,
             SetTime::At(time) => time,
         };
-        {
+        let kept = {
             let mut state = self.lock();
             let inode = state.inodes.get_mut(ino).ok_or(FsError::Stale)?;
             let attributes = &mut inode.attributes;
@@ -42,7 +42,9 @@ impl Filesystem {
                 Some(mtime) => self.times_changed(&mut state, ino, mtime, false),
                 None => self.submit(&mut state, ino, false),
             }
-        }
+            self.keep(state)
+        };
+        kept.done().await?;
         if ino == ROOT {
             self.keep_root()?;
         }

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tahoefs::cap::Cap;
+use tahoefs::crypto::JournalKey;
 use tahoefs::fs::*;
-use tahoefs::journal::{Index, Staging};
+use tahoefs::journal::{Index, Journal, JournalOptions};
 use tahoefs::node::Freshness;
 use tahoefs::node::NodeFactory;
 use tahoefs::util::{Clock, Cx, Priority, Rng};
@@ -38,18 +39,27 @@ impl Ground {
         Ground { grid, root, local: tempfile::tempdir().unwrap() }
     }
 
-    /// A fresh mount: nothing of an earlier one is known but what is on the grid and in the index.
+    /// A fresh mount: nothing of an earlier one is known but what is on the grid and in the index. `close` and `fsync`
+    /// wait for the grid.
     async fn mount(&self) -> Arc<Filesystem> {
+        let journal = tempfile::tempdir_in(self.local.path()).unwrap().keep();
+        self.mount_with(&journal, Durability::Grid).await
+    }
+
+    /// A mount whose journal is in `folder`.
+    async fn mount_with(&self, folder: &std::path::Path, durability: Durability) -> Arc<Filesystem> {
+        let (journal, replay) = Journal::open(folder, &JournalKey::new([1; 32]), JournalOptions::default()).unwrap();
         let factory: Arc<dyn NodeFactory> = Arc::new(Factory(Arc::clone(&self.grid)));
         let options = WritebackOptions { patience: Duration::from_secs(5), ..WritebackOptions::default() };
-        let writeback = Writeback::new(Arc::clone(&factory), Clock::system(), "box".into(), options);
+        let writeback = Writeback::new(Arc::clone(&factory), journal, Clock::system(), "box".into(), options);
+        writeback.restore(replay).unwrap();
         let dir = writeback.directory(&self.root).unwrap();
         let owner = Owner::Stored { uid: 1000, gid: 1000 };
-        let options = FsOptions { read_only: false, owner, deadline: Duration::from_secs(5), memory: 1 << 26 };
-        let staging = Staging::new(&self.local.path().join("staging")).unwrap();
+        let options =
+            FsOptions { read_only: false, owner, deadline: Duration::from_secs(5), memory: 1 << 26, durability };
         let index = Index::open(&self.local.path().join("index")).unwrap();
         let root = Root { dir, storage_index: self.root.storage_index(), edge: None };
-        Filesystem::new(options, writeback, factory, staging, index, root, Clock::system(), Rng::seeded(1)).unwrap()
+        Filesystem::new(options, writeback, factory, index, root, Clock::system(), Rng::seeded(1)).unwrap()
     }
 
     /// Names on the grid under the root, as another client would see them.

@@ -66,7 +66,7 @@ async fn a_file_goes_on_under_the_name_that_a_conflict_gave_it() {
     theirs.settle().await.unwrap();
     let (attr, handle) = ours.create(ROOT, b"r", 0o644, ME, WRITE).await.unwrap();
     ours.write(attr.ino, handle, 0, Bytes::from_static(b"ours")).await.unwrap();
-    ours.fsync(attr.ino).await.unwrap();
+    ours.fsync(attr.ino, handle).await.unwrap();
     assert_eq!(ground.published().await.len(), 2, "what fsync returned is on the grid");
     ours.write(attr.ino, handle, 4, Bytes::from_static(b" more")).await.unwrap();
     ours.flush(attr.ino, handle).await.unwrap();
@@ -176,7 +176,7 @@ async fn fsync_waits_until_a_conflict_is_settled() {
     theirs.settle().await.unwrap();
     let handle = fs.open(ino, WRITE).await.unwrap();
     fs.write(ino, handle, 0, Bytes::from_static(&[2; 100])).await.unwrap();
-    fs.fsync(ino).await.unwrap();
+    fs.fsync(ino, handle).await.unwrap();
     assert_eq!(ground.published().await, ["f"]);
 }
 
@@ -228,7 +228,7 @@ async fn fsync_beside_a_writer_keeps_its_word() {
             write(&fs, ROOT, &format!("b{n}-{i}"), &[4; 200]).await;
         }
         let before = written.load(Ordering::SeqCst);
-        fs.fsync(attr.ino).await.unwrap();
+        fs.fsync(attr.ino, handle).await.unwrap();
         let on_grid = content(&ground, &["log"]).await.map_or(0, |c| c.len() as u64);
         assert!(on_grid >= before.min(1 << 20), "{on_grid} of {before} bytes");
     }

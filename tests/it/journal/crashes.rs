@@ -78,9 +78,9 @@ async fn take(journal: &Journal, files: &mut BTreeMap<String, Staged>, number: u
         Step::Create(name, content) => {
             let file = journal.create_file(None).unwrap();
             file.write(0, Bytes::from(content)).await.unwrap();
-            batch.put_edge(1, &name, target(file.id()));
+            batch.put_edge(1, &name, target(file.id().unwrap()));
             if let Some(old) = files.insert(name, file) {
-                batch.remove_file(old.id());
+                batch.remove_file(old.id().unwrap());
             }
             journal.commit(batch).await.unwrap();
         }
@@ -97,16 +97,16 @@ async fn take(journal: &Journal, files: &mut BTreeMap<String, Staged>, number: u
         Step::Remove(name) => {
             if let Some(file) = files.remove(&name) {
                 batch.remove_edge(1, &name);
-                batch.remove_file(file.id());
+                batch.remove_file(file.id().unwrap());
                 journal.commit(batch).await.unwrap();
             }
         }
         Step::Rename(from, to) => {
             if let Some(file) = files.remove(&from) {
                 batch.remove_edge(1, &from);
-                batch.put_edge(1, &to, target(file.id()));
+                batch.put_edge(1, &to, target(file.id().unwrap()));
                 if let Some(old) = files.insert(to, file) {
-                    batch.remove_file(old.id());
+                    batch.remove_file(old.id().unwrap());
                 }
                 journal.commit(batch).await.unwrap();
             }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use tahoefs::crypto::JournalKey;
 use tahoefs::journal::*;
-use zeroize::Zeroizing;
 
 use super::{KEY, bytes, cx, edge, open};
 
@@ -20,9 +19,8 @@ async fn filled(folder: &Path) {
     large.write(0, Bytes::from(SMALL.repeat(5000))).await.unwrap();
     for i in 0..200 {
         let mut batch = Batch::new();
-        let key = Some(Zeroizing::new(b"a private key, in clear".to_vec()));
-        batch.put_dir(i, DirRecord { cap: Some("URI:DIR2:in-clear".into()), key, home: None });
-        batch.put_edge(i, "a name, in clear", edge(WantedTarget::File(small.id()), i));
+        batch.put_dir(i, DirRecord { cap: Some("URI:DIR2:in-clear".into()), home: None });
+        batch.put_edge(i, "a name, in clear", edge(WantedTarget::File(small.id().unwrap()), i));
         journal.commit(batch).await.unwrap();
     }
     drop((small, large, journal));

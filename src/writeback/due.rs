@@ -1,0 +1,198 @@
+//! What is done when nobody waits: contents are stored once they have been left alone, directories are published once
+//! all in them is, and records go when they are not needed any more.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use super::publish::{Force, PARALLEL_UPLOADS};
+use super::queue::Subject;
+use super::{Dir, DirId, FileObject, Pending, State, Target, Writeback};
+use crate::node::NodeError;
+use crate::util::{Cx, Priority};
+
+/// How often the queue looks whether something has become due.
+const TICK: Duration = Duration::from_millis(250);
+/// How often records that are not needed any more are removed.
+const UPKEEP: Duration = Duration::from_secs(1);
+/// Directories that are published at the same time.
+const PARALLEL_PUBLISHES: usize = 4;
+/// Changes that are many in any directory.
+const MANY: usize = 1000;
+/// A change is published at the latest this many idle times after it was made, although others follow.
+const OLDEST: u32 = 15;
+/// The pauses after a first failure, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+
+/// When something that failed is tried again.
+struct Retry {
+    at: Instant,
+    pause: Duration,
+}
+
+type Work<'a> = BoxFuture<'a, (Subject, Result<(), NodeError>)>;
+
+impl Writeback {
+    /// Stores, publishes and keeps house in the background, for ever: the owner runs it as a task.
+    pub async fn run(&self) {
+        tokio::join!(self.empty(), self.keep_house());
+    }
+
+    async fn empty(&self) {
+        let cx = self.base.with_priority(Priority::Background);
+        let mut under_way: FuturesUnordered<Work<'_>> = FuturesUnordered::new();
+        let mut busy: HashSet<Subject> = HashSet::new();
+        let mut retries: HashMap<Subject, Retry> = HashMap::new();
+        loop {
+            if under_way.is_empty() && !self.has_pending() {
+                retries.clear();
+                self.changed.notified().await;
+            }
+            tokio::select! {
+                Some((subject, result)) = under_way.next() => {
+                    busy.remove(&subject);
+                    self.pace(&mut retries, subject, result);
+                }
+                () = sleep(TICK) => {}
+            }
+            let waits = |subject: &Subject| {
+                busy.contains(subject) || retries.get(subject).is_some_and(|retry| retry.at > Instant::now())
+            };
+            let of_files = busy.iter().filter(|subject| matches!(subject, Subject::File(_))).count();
+            let (files, dirs) = {
+                let state = self.state();
+                let files = state.due_files(self.options.idle);
+                let files = files.into_iter().filter(|file| !waits(&Subject::file(file)));
+                let dirs = state.due_dirs(self.options.idle);
+                let dirs = dirs.into_iter().filter(|dir| !waits(&Subject::Directory(*dir)));
+                let (files, dirs): (Vec<_>, Vec<_>) = (
+                    files.take(PARALLEL_UPLOADS.saturating_sub(of_files)).collect(),
+                    dirs.take(PARALLEL_PUBLISHES.saturating_sub(busy.len() - of_files)).collect(),
+                );
+                (files, dirs)
+            };
+            for file in files {
+                busy.insert(Subject::file(&file));
+                under_way.push(Box::pin(self.store_one(cx.child(), file)));
+            }
+            for dir in dirs {
+                busy.insert(Subject::Directory(dir));
+                under_way.push(Box::pin(self.publish_one(cx.child(), dir)));
+            }
+        }
+    }
+
+    async fn store_one(&self, cx: Cx, file: Arc<FileObject>) -> (Subject, Result<(), NodeError>) {
+        let stored = cx.run(self.store_noted(&cx, &file)).await.unwrap_or_else(|e| Err(e.into()));
+        (Subject::file(&file), stored)
+    }
+
+    async fn publish_one(&self, cx: Cx, dir: DirId) -> (Subject, Result<(), NodeError>) {
+        let published = cx.run(self.publish(&cx, dir, &Force::Stored, false)).await.unwrap_or_else(|e| Err(e.into()));
+        (Subject::Directory(dir), published)
+    }
+
+    /// Puts off what failed, longer each time.
+    fn pace(&self, retries: &mut HashMap<Subject, Retry>, subject: Subject, result: Result<(), NodeError>) {
+        let Err(error) = result else {
+            // Something that must wait may be left there.
+            retries.insert(subject, Retry { at: Instant::now() + TICK, pause: Duration::ZERO });
+            return;
+        };
+        let before = retries.get(&subject).map_or(Duration::ZERO, |retry| retry.pause);
+        let pause = (before * 2).clamp(PAUSES[0], PAUSES[1]);
+        tracing::warn!(%error, retry_in = ?pause, "changes could not be published; they are kept");
+        // Not all at once when the grid is back.
+        let jitter = pause.mul_f64(f64::from(self.clock.now_nanos() as u32 % 256) / 1024.0);
+        retries.insert(subject, Retry { at: Instant::now() + pause + jitter, pause });
+    }
+
+    /// Removes records that are not needed any more, and sees to it that what was answered survives power loss.
+    async fn keep_house(&self) {
+        let cx = self.base.with_priority(Priority::Background);
+        let mut tick = interval(UPKEEP.min(self.options.commit.max(Duration::from_millis(100))));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut committed = Instant::now();
+        loop {
+            tick.tick().await;
+            if let Err(error) = self.retire(&cx.child()).await {
+                tracing::warn!(%error, "records of what is published stay for now");
+            }
+            let synced = if committed.elapsed() >= self.options.commit {
+                committed = Instant::now();
+                self.journal.barrier().await
+            } else {
+                Ok(())
+            };
+            if let Err(error) = synced.and(self.journal.maintain().await) {
+                tracing::error!(%error, "the journal is in trouble");
+            }
+        }
+    }
+
+    fn has_pending(&self) -> bool {
+        let mut state = self.state();
+        state.contents.retain(|content| content.file.is_dirty());
+        !state.contents.is_empty() || state.pending().next().is_some()
+    }
+}
+
+impl State {
+    /// Files that have been left alone for long enough and nobody has open for writing.
+    fn due_files(&self, idle: Duration) -> Vec<Arc<FileObject>> {
+        let quiet = |file: &Arc<FileObject>, changed: Instant| {
+            !file.is_held() && changed.elapsed() >= file.patience(idle) && file.stored().is_none()
+        };
+        let named = self.pending().filter_map(|p| p.file().filter(|file| quiet(file, p.changed)));
+        let orphans =
+            self.orphans().filter(|content| quiet(&content.file, content.changed)).map(|content| &content.file);
+        let mut seen = HashSet::new();
+        named.chain(orphans).filter(|file| seen.insert(Arc::as_ptr(file))).map(Arc::clone).collect()
+    }
+
+    /// Directories on the grid that are to be published.
+    fn due_dirs(&self, idle: Duration) -> Vec<DirId> {
+        let mut known = HashMap::new();
+        let mut due = |(id, d): &(&DirId, &Dir)| {
+            let some = d.pending.values().any(|p| !p.rides_along && self.can_go(p));
+            let entries = d.table.as_ref().map_or(0, |table| table.entries.len());
+            let is_large = d.pending.len() > MANY.max(entries);
+            let is_old = d.pending.values().any(|p| p.since.elapsed() >= idle * OLDEST);
+            d.node.is_some() && some && (is_large || is_old || self.is_ripe(**id, idle, &mut known))
+        };
+        let mut on_grid: Vec<_> = self.dirs.iter().filter(|(_, d)| !d.pending.is_empty()).collect();
+        on_grid.sort_by_key(|(id, _)| **id);
+        on_grid.into_iter().filter(|dir| due(dir)).map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a change can be published now: what it names is stored and nobody is writing to it, and it does not wait
+    /// for one that cannot.
+    fn can_go(&self, pending: &Pending) -> bool {
+        let is_stored = |p: &Pending| p.file().is_none_or(|file| !file.is_held() && file.stored().is_some());
+        let first = pending.after.as_ref().and_then(|(dir, name)| self.dirs.get(dir)?.pending.get(name));
+        is_stored(pending) && first.is_none_or(is_stored)
+    }
+
+    /// Whether a directory, and all in it that is not on the grid, has been left alone and lacks nothing.
+    fn is_ripe(&self, dir: DirId, idle: Duration, known: &mut HashMap<DirId, bool>) -> bool {
+        if let Some(ripe) = known.get(&dir) {
+            return *ripe;
+        }
+        known.insert(dir, true);
+        let Some(d) = self.dirs.get(&dir) else { return true };
+        let ripe = d.changed.elapsed() >= idle
+            && d.pending.values().all(|p| match p.wanted.as_ref().map(|entry| &entry.target) {
+                Some(Target::File(file)) => file.is_held() || file.stored().is_some(),
+                Some(Target::Directory(child)) if self.dirs.get(child).is_some_and(|c| c.cap.is_none()) => {
+                    self.is_ripe(*child, idle, known)
+                }
+                _ => true,
+            });
+        known.insert(dir, ripe);
+        ripe
+    }
+}
