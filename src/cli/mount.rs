@@ -1,8 +1,10 @@
 //! `mount`: from a node directory and a root to a mount that answers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::alias;
 use super::args;
@@ -18,9 +20,10 @@ use crate::cap::Cap;
 use crate::client::{Client, ClientOptions, Found};
 use crate::config::{self, Aliases, InitOptions, Located, NodeDir, Stores};
 use crate::control::{Claim, root_name};
+use crate::crypto::JournalKey;
 use crate::fs::{Filesystem, FsOptions, Owner as Shown, Root};
 use crate::fuse::{self, Access, MountOptions, MountSpec, Owner};
-use crate::journal::{Index, Journal, JournalOptions};
+use crate::journal::{Index, Journal, JournalError, JournalOptions, Replay};
 use crate::node::{Freshness, NodeFactory};
 use crate::util::{Clock, Rng};
 use crate::writeback::{Writeback, WritebackOptions};
@@ -29,6 +32,10 @@ use crate::writeback::{Writeback, WritebackOptions};
 const READY_KEYS: usize = 32;
 /// The longest that a lookup or read waits on the grid.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long the journal of a root that is free may still be open, and how often that is looked at.
+const JOURNAL_PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What is to be mounted where.
 struct Plan {
@@ -146,8 +153,7 @@ async fn start(
     let limits = JournalOptions::default();
     let limits = JournalOptions { limit: options.journal_size.unwrap_or(limits.limit), ..limits };
     let folder = dir.make_own("journal")?.join(root_name(&found.cap));
-    let (journal, replay) = Journal::open(&folder, &dir.journal_key(&rng)?, limits)
-        .map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
+    let (journal, replay) = open_journal(&folder, &dir.journal_key(&rng)?, limits).await?;
     if replay.damaged > 0 {
         tracing::error!(folder = %folder.display(), "{} records of the journal cannot be read; they stay there", replay.damaged);
     }
@@ -208,6 +214,17 @@ async fn start(
         Failure::new(Exit::Mount, format!("{path}: cannot be mounted: {e}; is /dev/fuse there, and fusermount3?"))
     })?;
     Serving::begin(Parts { client, fs, mounted, claim, source, read_only, since: clock.now_secs() })
+}
+
+/// Opens the journal of a root that is claimed: whoever has it still open is about to end.
+async fn open_journal(folder: &Path, key: &JournalKey, limits: JournalOptions) -> Result<(Journal, Replay), Failure> {
+    let until = Instant::now() + JOURNAL_PATIENCE;
+    loop {
+        match Journal::open(folder, key, limits) {
+            Err(JournalError::Locked(_)) if Instant::now() < until => tokio::time::sleep(LOOK_AGAIN).await,
+            opened => return opened.map_err(|e| Failure::new(Exit::Failed, e.to_string())),
+        }
+    }
 }
 
 /// The root that is asked for; the default one is made if it is absent.

@@ -75,28 +75,25 @@ impl Writeback {
     /// Removes the records of what is published, once that has passed the barrier.
     pub(super) async fn retire(&self, cx: &Cx) -> Result<(), NodeError> {
         let _one = self.retiring.lock().await;
+        self.release_settled();
         // In this order: the names of a file that nobody needs any more are retired or removed by then.
         let files = self.journal.take_forgotten();
-        let (names, settled) = {
+        let names = {
             let mut state = self.state();
-            (std::mem::take(&mut state.retired), std::mem::take(&mut state.settled))
+            let has_leftovers = !state.recorded.is_empty() && state.pending().next().is_none();
+            if files.is_empty() && state.retired.is_empty() && !has_leftovers {
+                return Ok(());
+            }
+            std::mem::take(&mut state.retired)
         };
         crash_point("writeback.retire.barrier");
         if let Err(error) = cx.run(self.factory.sync(cx)).await.unwrap_or_else(|e| Err(e.into())) {
             files.into_iter().for_each(|file| self.journal.forget(file));
-            let mut state = self.state();
-            state.retired.extend(names);
-            state.settled.extend(settled);
+            self.state().retired.extend(names);
             return Err(error);
         }
         let commit = {
             let mut state = self.state();
-            let wanted: HashSet<_> = state.pending().filter_map(|p| p.file().map(Arc::as_ptr)).collect();
-            // What is still needed, or in use right now, is looked at again the next time.
-            let rest = settled.into_iter().filter(|file| !wanted.contains(&Arc::as_ptr(file)));
-            let rest: Vec<_> =
-                rest.filter(|file| !file.is_mutable() && (file.is_held() || !file.release(&*self.factory))).collect();
-            state.settled.extend(rest.into_iter().filter(|file| Arc::strong_count(file) > 1));
             let mut batch = Batch::new();
             for (dir, name) in &names {
                 if state.dirs.get(dir).is_none_or(|d| !d.pending.contains_key(name)) {
@@ -107,15 +104,28 @@ impl Writeback {
             if state.retired.is_empty() && state.pending().next().is_none() {
                 state.recorded.drain().for_each(|dir| batch.remove_dir(dir.0));
             }
-            if batch.is_empty() {
-                return Ok(());
-            }
             self.journal.enqueue(batch)
         };
         let removed = commit.done().await;
         crash_point("writeback.retire.removed");
         // Records that stay are published once more after a restart, which changes nothing.
         Ok(removed?)
+    }
+
+    /// Lets go of staged contents that are stored. What is still needed, or in use right now, is looked at again the
+    /// next time.
+    fn release_settled(&self) {
+        let mut state = self.state();
+        let settled = std::mem::take(&mut state.settled);
+        if settled.is_empty() {
+            return;
+        }
+        let wanted: HashSet<_> = state.pending().filter_map(|p| p.file().map(Arc::as_ptr)).collect();
+        let rest = settled.into_iter().filter(|file| {
+            let is_free = !file.is_mutable() && !wanted.contains(&Arc::as_ptr(file)) && Arc::strong_count(file) > 1;
+            is_free && (file.is_held() || !file.release(&*self.factory))
+        });
+        state.settled = rest.collect();
     }
 
     /// Takes over what the journal held when it was opened.

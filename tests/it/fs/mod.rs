@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tahoefs::cap::Cap;
 use tahoefs::crypto::JournalKey;
 use tahoefs::fs::*;
-use tahoefs::journal::{Index, Journal, JournalOptions};
+use tahoefs::journal::{Index, Journal, JournalOptions, Replay};
 use tahoefs::node::Freshness;
 use tahoefs::node::NodeFactory;
 use tahoefs::util::{Clock, Cx, Priority, Rng};
@@ -48,7 +48,7 @@ impl Ground {
 
     /// A mount whose journal is in `folder`.
     async fn mount_with(&self, folder: &std::path::Path, durability: Durability) -> Arc<Filesystem> {
-        let (journal, replay) = Journal::open(folder, &JournalKey::new([1; 32]), JournalOptions::default()).unwrap();
+        let (journal, replay) = open_journal(folder);
         let factory: Arc<dyn NodeFactory> = Arc::new(Factory(Arc::clone(&self.grid)));
         let options = WritebackOptions { patience: Duration::from_secs(5), ..WritebackOptions::default() };
         let writeback = Writeback::new(Arc::clone(&factory), journal, Clock::system(), "box".into(), options);
@@ -68,6 +68,10 @@ impl Ground {
         let table = dir.snapshot(&Cx::new(Priority::Waiting, 1 << 20), Freshness::Newest).await.unwrap();
         table.entries.keys().map(|name| name.to_string()).collect()
     }
+}
+
+fn open_journal(folder: &std::path::Path) -> (Journal, Replay) {
+    Journal::open(folder, &JournalKey::new([1; 32]), JournalOptions::default()).unwrap()
 }
 
 /// Writes a whole file, and closes it without waiting for the grid.

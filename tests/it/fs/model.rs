@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::grid::Fault;
 use super::*;
 
 /// A path of up to two components out of few names, so that operations meet.
@@ -208,6 +209,46 @@ async fn shown(fs: &Filesystem, ino: Ino) -> BTreeMap<u8, Node> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_was_answered_outlives_the_process(ops in prop::collection::vec(ops(), 1..40), faults in any::<u8>()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let ground = Ground::new();
+            let journal = tempfile::tempdir_in(ground.local.path()).unwrap();
+            let mut fs = ground.mount_with(journal.path(), Durability::Local).await;
+            let mut model = Node::Dir(BTreeMap::new(), 0o755);
+            for (i, op) in ops.iter().enumerate() {
+                match op {
+                    // The process ends here, whatever is under way, and another begins.
+                    Op::Remount => {
+                        drop(fs);
+                        fs = ground.mount_with(journal.path(), Durability::Local).await;
+                    }
+                    Op::Settle => {
+                        let lost = if faults & 1 == 0 { Fault::Refuse } else { Fault::ApplyThenFail };
+                        ground.grid.fail(&vec![lost; usize::from(faults >> 1) % (i + 1)]);
+                        let _ = fs.settle().await;
+                        ground.grid.fail(&[]);
+                    }
+                    _ => {
+                        let expected = modelled(&mut model, op);
+                        assert_eq!(real(&fs, op).await, expected, "{op:?}");
+                    }
+                }
+            }
+            assert_eq!(Node::Dir(shown(&fs, ROOT).await, 0o755), model);
+            drop(fs);
+            fs = ground.mount_with(journal.path(), Durability::Local).await;
+            assert_eq!(Node::Dir(shown(&fs, ROOT).await, 0o755), model, "after the end of the process");
+            fs.settle().await.unwrap();
+            assert_eq!(fs.writeback().status().changes, 0);
+            drop(fs);
+            let (_, replay) = open_journal(journal.path());
+            assert_eq!((replay.edges.len(), replay.files.len(), replay.dirs.len()), (0, 0, 0), "nothing is left to do");
+            assert_eq!(Node::Dir(shown(&*ground.mount().await, ROOT).await, 0o755), model, "another client");
+        });
+    }
 
     #[test]
     fn the_tree_is_that_of_the_model(ops in prop::collection::vec(ops(), 1..40)) {

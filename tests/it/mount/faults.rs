@@ -102,6 +102,8 @@ fn stores_may_go_while_files_are_read() {
 #[test]
 fn a_store_that_cannot_be_written_is_told_by_close() {
     let world = World::mounted();
+    world.unmount();
+    world.mount(&["-o", "durability=grid"]);
     fs::write(world.at("before"), "before").unwrap();
     // Happiness is five of five stores: without one of them nothing can be placed well enough.
     let store = world.store(3);

@@ -21,7 +21,7 @@ fn with_file(format: &str, content: &[u8]) -> World {
     let source = world.home().join("source");
     fs::write(&source, content).unwrap();
     world.ok(&["put".as_ref(), "--format".as_ref(), format.as_ref(), source.as_os_str(), "tahoe:f".as_ref()]);
-    world.mount(&[]);
+    world.mount(&["-o", "durability=grid"]);
     world
 }
 
@@ -71,7 +71,8 @@ fn changed_in_place(format: &str) {
     let script = "import mmap,sys\nf=open(sys.argv[1],'r+b')\nm=mmap.mmap(f.fileno(),0)\nm[50000:50005]=b'hello'\nm.flush()\nm.close()\nf.close()";
     tool("python3", &["-c".as_ref(), script.as_ref(), path.as_os_str()]);
     expected[50_000..50_005].copy_from_slice(b"hello");
-    world.remount();
+    world.unmount();
+    world.mount(&["-o", "durability=grid"]);
     check(&expected, "mapped");
 
     let file = OpenOptions::new().write(true).open(&path).unwrap();
@@ -85,7 +86,8 @@ fn changed_in_place(format: &str) {
     fs::write(&path, b"anew").unwrap();
     check(b"anew", "cut to nothing and written");
     let mtime = fs::metadata(&path).unwrap();
-    world.remount();
+    world.unmount();
+    world.mount(&["-o", "durability=grid"]);
     check(b"anew", "after a remount");
     let after = fs::metadata(&path).unwrap();
     assert_eq!((after.mtime(), after.mtime_nsec()), (mtime.mtime(), mtime.mtime_nsec()));
