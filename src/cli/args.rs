@@ -50,7 +50,7 @@ pub enum Command {
     Unmount {
         /// Where it is mounted
         mountpoint: PathBuf,
-        /// Unmount without waiting, and say what is left behind
+        /// Unmount without waiting; say what is left in the journal, for the next mount
         #[arg(long)]
         force: bool,
     },

@@ -215,6 +215,9 @@ impl ControlTarget for Target {
         if force {
             self.forced.store(true, Ordering::Release);
             self.mounted.unmount(true).map_err(|e| self.unmount_failed(&e))?;
+            if let Err(error) = self.writeback().journal().barrier().await {
+                tracing::error!(%error, "what is left may not survive power loss");
+            }
             let left = self.left();
             self.leave.notify_one();
             return Ok(left);
@@ -224,7 +227,7 @@ impl ControlTarget for Target {
             self.not_settled(
                 failed,
                 "it stays mounted and this is tried again: unmount once `tahoefs status` shows that all is on the grid, \
-                 or with --force, which leaves it behind",
+                 or with --force, which leaves it in the journal for the next mount",
             )
         })?;
         self.mounted.unmount(false).map_err(|e| self.unmount_failed(&e))?;
@@ -308,7 +311,7 @@ impl Serving {
         if left.is_nothing() {
             return Ok(Exit::Done as u8);
         }
-        tracing::error!("unmounted with work left behind: {}", left_text(&left));
+        tracing::error!("unmounted; the journal keeps for the next mount: {}", left_text(&left));
         Ok(Exit::LeftBehind as u8)
     }
 

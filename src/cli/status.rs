@@ -222,7 +222,10 @@ pub fn unmount(session: &Session, mountpoint: &Path, force: bool) -> Result<u8, 
     if left.is_nothing() {
         return Ok(Exit::Done as u8);
     }
-    let message = format!("unmounted, but this was not stored and is lost: {}", left_text(&left));
+    let message = format!(
+        "unmounted; not on the grid yet, and kept in the journal for the next mount of it: {}",
+        left_text(&left)
+    );
     Err(Failure::at(Exit::LeftBehind, shown, message))
 }
 

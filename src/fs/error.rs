@@ -57,6 +57,9 @@ pub enum FsError {
     /// EFBIG
     #[error("file too large")]
     TooLarge,
+    /// ENODATA
+    #[error("no such attribute")]
+    NoAttribute,
     /// EBUSY
     #[error("another client keeps changing this")]
     Busy,
@@ -85,6 +88,7 @@ impl FsError {
             FsError::Unsupported => libc::EOPNOTSUPP,
             FsError::NoSpace => libc::ENOSPC,
             FsError::TooLarge => libc::EFBIG,
+            FsError::NoAttribute => libc::ENODATA,
             FsError::Busy => libc::EBUSY,
             FsError::Io => libc::EIO,
         }

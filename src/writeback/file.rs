@@ -1,9 +1,10 @@
 //! A file whose content is staged here.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use tokio::time::Instant;
@@ -11,9 +12,11 @@ use tokio::time::Instant;
 use super::DirId;
 use crate::cap::Cap;
 use crate::journal::{Journal, Staged};
-use crate::node::{FileVersion, Name, NodeError, NodeFactory, Readable, Timestamp, Writeable};
+use crate::node::{FileVersion, Name, NodeError, NodeFactory, Readable, Source, Timestamp, Writeable};
 use crate::util::{Cx, Priority};
 
+/// Nothing of the content is being sent.
+const IDLE: u64 = u64::MAX;
 /// The longest time that a content must have been left alone.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -27,6 +30,8 @@ pub struct FileObject {
     /// The name that a conflict gave it, for the place where it had another, until the file system has heard of it.
     conflict_name: Mutex<Option<(DirId, Name, Name)>>,
     effort: Mutex<Effort>,
+    /// Bytes of the upload under way.
+    sent: Arc<AtomicU64>,
     writers: AtomicU32,
     /// Taken for writing by a change of the content, for reading by an upload: an upload sees one content.
     content: tokio::sync::RwLock<()>,
@@ -90,6 +95,7 @@ impl FileObject {
             home: Mutex::default(),
             conflict_name: Mutex::default(),
             effort: Mutex::default(),
+            sent: Arc::new(AtomicU64::new(IDLE)),
             writers: AtomicU32::new(0),
             content: tokio::sync::RwLock::default(),
             uploading: tokio::sync::Mutex::default(),
@@ -261,6 +267,12 @@ impl FileObject {
         (idle * 2u32.saturating_pow(effort.times.min(6)) + effort.took * 10).min(LONGEST_WAIT.max(idle))
     }
 
+    /// How much of the upload under way is read, in percent.
+    pub(super) fn uploading(&self) -> Option<u8> {
+        let sent = Some(self.sent.load(Ordering::Relaxed)).filter(|sent| *sent != IDLE)?;
+        Some((sent * 100).checked_div(self.size()).unwrap_or(0).min(99) as u8)
+    }
+
     /// How often its content could not be stored so far.
     pub fn failures(&self) -> u64 {
         self.effort().failures
@@ -289,8 +301,13 @@ impl FileObject {
         let (began, generation) = (Instant::now(), self.staged.generation());
         let stored = match &self.mutable {
             Some(_) => self.store_in_place(cx).await,
-            None => factory.store_file(cx, self.staged.freeze(cx)).await.map(|cap| (generation, cap)),
+            None => {
+                let source = Counted { source: self.staged.freeze(cx), sent: Arc::clone(&self.sent) };
+                source.sent.store(0, Ordering::Relaxed);
+                factory.store_file(cx, Arc::new(source)).await.map(|cap| (generation, cap))
+            }
         };
+        self.sent.store(IDLE, Ordering::Relaxed);
         let mut effort = self.effort();
         let (generation, cap) = match stored {
             Ok(stored) => stored,
@@ -334,6 +351,25 @@ impl FileObject {
             mutable.version = Some(version);
         }
         Ok((generation, cap))
+    }
+}
+
+/// A source that tells how far it was read.
+struct Counted {
+    source: Arc<dyn Source>,
+    sent: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl Source for Counted {
+    fn size(&self) -> u64 {
+        self.source.size()
+    }
+
+    async fn read_at(&self, offset: u64, length: usize) -> std::io::Result<Bytes> {
+        let data = self.source.read_at(offset, length).await?;
+        self.sent.store(offset + data.len() as u64, Ordering::Relaxed);
+        Ok(data)
     }
 }
 

@@ -31,7 +31,7 @@ use crate::util::{Clock, Cx, Priority};
 
 pub use file::{FileObject, Times};
 pub use kept::{CRASH_POINTS, Kept};
-pub use queue::{Failure, QueueStatus, Scope};
+pub use queue::{Failure, QueueStatus, Scope, Standing};
 
 use kept::{Key, Unkept};
 

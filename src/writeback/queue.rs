@@ -1,6 +1,7 @@
 //! Who waits for what is pending, and what is known of it.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,30 @@ pub struct QueueStatus {
     pub names: Vec<Name>,
     /// What failed and is not solved, oldest first.
     pub failures: Vec<Failure>,
+}
+
+/// Where something stands on its way to the grid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// In the journal alone.
+    Local,
+    /// On its way: how much of it is sent, in percent.
+    Uploading(u8),
+    /// On the grid, under its name.
+    Stored,
+    /// In the journal alone, after a failure.
+    Failed(NodeError),
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Standing::Local => f.write_str("local"),
+            Standing::Uploading(percent) => write!(f, "uploading {percent}%"),
+            Standing::Stored => f.write_str("stored"),
+            Standing::Failed(error) => write!(f, "error: {error}"),
+        }
+    }
 }
 
 impl QueueStatus {
@@ -172,6 +197,33 @@ impl Writeback {
     pub fn unstored(&self, si: StorageIndex) -> Option<Arc<FileObject>> {
         let of = |file: &FileObject| file.write_cap().and_then(|cap| cap.storage_index()) == Some(si);
         self.state().contents.iter().find(|content| of(&content.file)).map(|content| Arc::clone(&content.file))
+    }
+
+    /// Where the thing named at `place`, with this content or these entries, stands.
+    pub fn standing(
+        &self,
+        place: Option<(DirId, Name)>,
+        file: Option<&Arc<FileObject>>,
+        inside: Option<DirId>,
+    ) -> Standing {
+        if let Some(file) = file.filter(|file| file.is_dirty() || !file.is_mutable() && file.stored().is_none()) {
+            return match (file.uploading(), file.failed_since(0)) {
+                (Some(percent), _) => Standing::Uploading(percent),
+                (None, Some((_, error))) => Standing::Failed(error),
+                (None, None) => Standing::Local,
+            };
+        }
+        let state = self.state();
+        let failed = |dir: DirId| {
+            let of = |(subject, _): &&(Subject, Failure)| *subject == Subject::Directory(dir);
+            state.failures.iter().find(of).map(|(_, failure)| Standing::Failed(failure.error.clone()))
+        };
+        let named = place.filter(|(dir, name)| state.dirs.get(dir).is_some_and(|d| d.pending.contains_key(name)));
+        let inside = inside.filter(|dir| state.dirs.get(dir).is_some_and(|d| !d.pending.is_empty()));
+        match inside.or(named.map(|(dir, _)| dir)) {
+            Some(dir) => failed(dir).unwrap_or(Standing::Local),
+            None => Standing::Stored,
+        }
     }
 
     /// What is not on the grid yet.

@@ -310,7 +310,7 @@ fn errors_have_their_exit_codes() {
         &["put", "-", "tahoe:"],
         &["put", "--format", "LDMF", "file"],
         &["mkdir", "--format", "CHK"],
-        &["mount", "-o", "durability=grid", "m"],
+        &["mount", "-o", "durability=never", "m"],
         &["mount", "-o", "nonesuch", "m"],
         &["mount", "-o", "uid=nobody", "m"],
     ] {
@@ -615,7 +615,10 @@ mod mounts {
         assert!(!world.is_mounted());
         fs::rename(store.join("away"), store.join("storage")).unwrap();
         world.mount(&[]);
-        assert!(!world.at("f").exists());
+        assert_eq!(fs::read(world.at("f")).unwrap(), [7; 5000], "the journal has kept it");
+        world.unmount();
+        world.mount(&[]);
+        assert_eq!(fs::read(world.at("f")).unwrap(), [7; 5000], "and it has gone out");
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::util::base32;
 use crate::writeback::FileObject;
 
 const SET_GID: u32 = 0o2000;
+/// Bytes that a new name takes in the journal, about.
+const RECORD: u64 = 2048;
 
 impl Filesystem {
     /// Makes a file and opens it.
@@ -87,6 +89,7 @@ impl Filesystem {
         kind: Kind,
     ) -> Result<Attr, FsError> {
         let (edge, given) = edge_name(name)?;
+        self.make_room(RECORD).await?;
         let dir = self.load(parent).await?;
         let (ino, kept) = {
             let mut state = self.lock();

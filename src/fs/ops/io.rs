@@ -1,6 +1,7 @@
 //! Open files: reading, writing, and waiting for the grid.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -8,8 +9,12 @@ use crate::fs::attr::Ino;
 use crate::fs::handles::{Handle, Open, OpenMode};
 use crate::fs::inodes::Kind;
 use crate::fs::{Durability, Filesystem, FsError};
+use crate::journal::Room;
 use crate::node::FileType;
 use crate::writeback::{FileObject, Scope};
+
+/// The pause of each write while the journal is nearly full.
+const SLOWED: Duration = Duration::from_millis(20);
 
 impl Filesystem {
     /// Opens a file.
@@ -80,6 +85,7 @@ impl Filesystem {
         let append = self.writing_mode(handle)?.append;
         let file = self.stage(ino).await?;
         self.check_room(file.size(), offset.saturating_add(data.len() as u64))?;
+        self.make_room(data.len() as u64).await?;
         if append {
             file.append(data).await?;
         } else {
@@ -91,6 +97,7 @@ impl Filesystem {
     /// Writes a page of a memory map, which has its place whatever handle the kernel picks for it.
     pub async fn write_page(&self, ino: Ino, handle: Handle, offset: u64, data: Bytes) -> Result<(), FsError> {
         self.writing_mode(handle)?;
+        self.make_room(data.len() as u64).await?;
         self.stage(ino).await?.write(offset, data).await?;
         self.content_changed(ino).await
     }
@@ -199,6 +206,18 @@ impl Filesystem {
         let file = FileObject::new(staged, Some(cap));
         inode.kind = Kind::Staged(Arc::clone(&file));
         Ok(file)
+    }
+
+    /// Slows who writes while the journal is nearly full, and refuses what does not fit.
+    pub(super) async fn make_room(&self, bytes: u64) -> Result<(), FsError> {
+        match self.journal().room(bytes) {
+            Room::Plenty => Ok(()),
+            Room::Tight => {
+                tokio::time::sleep(SLOWED).await;
+                Ok(())
+            }
+            Room::Full => Err(FsError::NoSpace),
+        }
     }
 
     async fn content_changed(&self, ino: Ino) -> Result<(), FsError> {

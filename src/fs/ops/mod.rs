@@ -7,6 +7,7 @@ mod lookup;
 mod remove;
 mod rename;
 mod setattr;
+mod xattr;
 
 pub use list::Listed;
 pub use lookup::TARGET_MAX;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -37,6 +37,8 @@ pub struct NodeGrid {
     publish_millis: AtomicU64,
     pub publishes: AtomicUsize,
     pub uploads: AtomicUsize,
+    /// The barrier fails.
+    pub unsynced: AtomicBool,
     /// Bytes that were written into mutable files.
     pub written: AtomicUsize,
 }
@@ -350,7 +352,7 @@ impl NodeFactory for Factory {
     }
 
     async fn sync(&self, _cx: &Cx) -> Result<(), NodeError> {
-        Ok(())
+        if self.0.unsynced.load(Ordering::Relaxed) { Err(NodeError::NoSpace) } else { Ok(()) }
     }
 
     fn space(&self) -> Space {

@@ -1,6 +1,7 @@
 //! The file system without FUSE: against a model, over a grid that fails on demand.
 
 mod grid;
+mod kept;
 mod model;
 mod mutable;
 mod queue;
@@ -48,7 +49,10 @@ impl Ground {
 
     /// A mount whose journal is in `folder`.
     async fn mount_with(&self, folder: &std::path::Path, durability: Durability) -> Arc<Filesystem> {
-        let (journal, replay) = open_journal(folder);
+        self.mount_over(open_journal(folder), durability).await
+    }
+
+    async fn mount_over(&self, (journal, replay): (Journal, Replay), durability: Durability) -> Arc<Filesystem> {
         let factory: Arc<dyn NodeFactory> = Arc::new(Factory(Arc::clone(&self.grid)));
         let options = WritebackOptions { patience: Duration::from_secs(5), ..WritebackOptions::default() };
         let writeback = Writeback::new(Arc::clone(&factory), journal, Clock::system(), "box".into(), options);

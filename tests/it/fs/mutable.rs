@@ -11,7 +11,7 @@ const APPEND: OpenMode = OpenMode { write: true, truncate: false, append: true }
 const REWRITE: OpenMode = OpenMode { write: true, truncate: true, append: false };
 
 /// A ground whose root has one mutable file under these names.
-fn with_file(names: &[&str], content: &[u8]) -> (Ground, Cap) {
+pub(super) fn with_file(names: &[&str], content: &[u8]) -> (Ground, Cap) {
     let ground = Ground::new();
     let cap = ground.grid.mutable_file("SSK", content);
     for name in names {

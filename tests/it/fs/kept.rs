@@ -1,0 +1,125 @@
+//! What the journal keeps: failures are told, limits hold, and what was begun in one process ends in the next.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::grid::Fault;
+use super::mutable::with_file;
+use super::*;
+
+/// What `user.tahoe.state` says.
+fn state(fs: &Filesystem, ino: Ino) -> String {
+    String::from_utf8(fs.getxattr(ino, b"user.tahoe.state").unwrap()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_told_once_to_every_handle() {
+    let ground = Ground::new();
+    let journal = tempfile::tempdir_in(ground.local.path()).unwrap();
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    let (attr, first) = fs.create(ROOT, b"f", 0o644, ME, WRITE).await.unwrap();
+    fs.write(attr.ino, first, 0, Bytes::from_static(&[9; 100])).await.unwrap();
+    let second = fs.open(attr.ino, WRITE).await.unwrap();
+    fs.flush(attr.ino, first).await.unwrap();
+    assert_eq!(state(&fs, attr.ino), "local");
+    ground.grid.fail(&[Fault::Refuse]);
+    assert!(fs.settle().await.is_err());
+    assert!(state(&fs, attr.ino).starts_with("error: "), "{}", state(&fs, attr.ino));
+    assert_eq!(fs.writeback().status().failures.len(), 1);
+    for handle in [first, second] {
+        assert_eq!(fs.flush(attr.ino, handle).await, Err(FsError::NoSpace));
+        assert_eq!(fs.flush(attr.ino, handle).await, Ok(()));
+        assert_eq!(fs.fsync(attr.ino, handle).await, Ok(()));
+    }
+    let third = fs.open(attr.ino, WRITE).await.unwrap();
+    assert_eq!(fs.fsync(attr.ino, third).await, Ok(()), "who opened it later did not write what failed");
+    ground.grid.fail(&[Fault::Refuse]);
+    assert!(fs.settle().await.is_err());
+    assert_eq!(fs.fsync(attr.ino, third).await, Err(FsError::NoSpace));
+    fs.settle().await.unwrap();
+    assert_eq!(state(&fs, attr.ino), "stored");
+    assert_eq!((fs.flush(attr.ino, first).await, fs.writeback().status().failures.len()), (Ok(()), 0), "solved");
+}
+
+#[tokio::test]
+async fn a_full_journal_refuses_and_keeps() {
+    let ground = Ground::new();
+    let folder = tempfile::tempdir_in(ground.local.path()).unwrap();
+    let limits = JournalOptions { limit: 1 << 20, floor: 0 };
+    let journal = Journal::open(folder.path(), &JournalKey::new([1; 32]), limits).unwrap();
+    let fs = ground.mount_over(journal, Durability::Local).await;
+    let (attr, handle) = fs.create(ROOT, b"f", 0o644, ME, WRITE).await.unwrap();
+    let mut written = 0;
+    let refused = loop {
+        match fs.write(attr.ino, handle, written, Bytes::from(vec![7; 100_000])).await {
+            Ok(()) => written += 100_000,
+            Err(error) => break error,
+        }
+        assert!(written < 2 << 20, "the limit does not hold");
+    };
+    assert_eq!(refused, FsError::NoSpace);
+    assert!(written >= 800_000);
+    assert_eq!(fs.writeback().status().bytes, written);
+    fs.release(handle);
+    fs.settle().await.unwrap();
+    fs.writeback().journal().barrier().await.unwrap();
+    assert_eq!(read(&fs, attr.ino).await, vec![7; written as usize]);
+    let again = fs.open(attr.ino, WRITE).await.unwrap();
+    fs.write(attr.ino, again, 0, Bytes::from(vec![8; 100_000])).await.expect("what is stored takes no room");
+}
+
+#[tokio::test]
+async fn what_was_written_into_a_mutable_file_goes_there_after_a_crash() {
+    let (ground, cap) = with_file(&["f"], &[1; 100]);
+    let journal = tempfile::tempdir_in(ground.local.path()).unwrap();
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    let ino = fs.lookup(ROOT, b"f").await.unwrap().ino;
+    let handle = fs.open(ino, WRITE).await.unwrap();
+    fs.write(ino, handle, 10, Bytes::from_static(b"ours")).await.unwrap();
+    fs.setattr(ino, SetAttr { size: Some(50), ..SetAttr::default() }).await.unwrap();
+    drop(fs);
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    let ino = fs.lookup(ROOT, b"f").await.unwrap().ino;
+    assert_eq!(read(&fs, ino).await, [&[1; 10][..], b"ours", &[1; 36]].concat());
+    assert_eq!(state(&fs, ino), "local");
+    fs.settle().await.unwrap();
+    assert_eq!(ground.grid.content(&cap), [&[1; 10][..], b"ours", &[1; 36]].concat());
+    // Stored once, it is not stored again over what others have written since.
+    let handle = fs.open(ino, WRITE).await.unwrap();
+    fs.write(ino, handle, 10, Bytes::from_static(b"more")).await.unwrap();
+    ground.grid.unsynced.store(true, Ordering::Relaxed);
+    assert!(fs.settle().await.is_err());
+    drop(fs);
+    ground.grid.unsynced.store(false, Ordering::Relaxed);
+    assert_eq!(ground.grid.content(&cap)[10..14], *b"more");
+    ground.grid.overwrite(&cap, |content| content[10] = b'M');
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    fs.settle().await.unwrap();
+    assert_eq!(ground.grid.content(&cap)[10..14], *b"More");
+}
+
+/// A write to a mutable file, and somebody who looks at it at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_beside_a_look_at_a_mutable_file_is_kept() {
+    let (ground, cap) = with_file(&["f"], &[0; 4096]);
+    let fs = ground.mount().await;
+    let ino = fs.lookup(ROOT, b"f").await.unwrap().ino;
+    let looks = tokio::spawn({
+        let fs = Arc::clone(&fs);
+        async move {
+            loop {
+                fs.getattr(ino).await.unwrap();
+                tokio::time::sleep(Duration::ZERO).await;
+            }
+        }
+    });
+    for byte in 1..=60u8 {
+        let handle = fs.open(ino, WRITE).await.unwrap();
+        // Too large for a row: it goes to the disk.
+        fs.write(ino, handle, 0, Bytes::from(vec![byte; 100_000])).await.unwrap();
+        fs.flush(ino, handle).await.unwrap();
+        fs.release(handle);
+        assert!(ground.grid.content(&cap) == vec![byte; 100_000], "write {byte} is lost");
+    }
+    looks.abort();
+}
