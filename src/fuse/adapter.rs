@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -37,9 +38,14 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    /// Runs `work` as a task of its own.
+    /// Runs `work`: here as far as it goes without waiting, since most requests wait for nothing and a change of thread
+    /// costs more than they do; the rest as a task of its own.
     fn spawn<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Arc<Filesystem>) -> F) {
-        self.runtime.spawn(work(Arc::clone(&self.fs)));
+        let _runtime = self.runtime.enter();
+        let mut work = Box::pin(work(Arc::clone(&self.fs)));
+        if work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.runtime.spawn(work);
+        }
     }
 }
 

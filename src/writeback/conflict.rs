@@ -34,9 +34,9 @@ impl State {
         };
         self.touched.insert(Key::Edge(dir, Arc::clone(name)));
         let Some(d) = self.dirs.get_mut(&dir) else { return };
-        let Some(pending) = d.pending.remove(name) else { return };
+        let Some(pending) = d.take(name) else { return };
         if found.is_none() {
-            d.pending.insert(Arc::clone(name), super::Pending { base: None, tried: Vec::new(), ..pending });
+            d.put(Arc::clone(name), super::Pending { base: None, tried: Vec::new(), ..pending });
             return;
         }
         let taken = |candidate: &str| {

@@ -1,7 +1,7 @@
 //! What is done when nobody waits: contents are stored once they have been left alone, directories are published once
 //! all in them is, and records go when they are not needed any more.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +47,8 @@ impl Writeback {
         let mut under_way: FuturesUnordered<Work<'_>> = FuturesUnordered::new();
         let mut busy: HashSet<Subject> = HashSet::new();
         let mut retries: HashMap<Subject, Retry> = HashMap::new();
+        let (mut files, mut dirs) = (VecDeque::new(), VecDeque::new());
+        let mut looked = None;
         loop {
             if under_way.is_empty() && !self.has_pending() {
                 retries.clear();
@@ -59,27 +61,30 @@ impl Writeback {
                 }
                 () = sleep(TICK) => {}
             }
-            let waits = |subject: &Subject| {
-                busy.contains(subject) || retries.get(subject).is_some_and(|retry| retry.at > Instant::now())
-            };
-            let of_files = busy.iter().filter(|subject| matches!(subject, Subject::File(_))).count();
-            let (files, dirs) = {
+            if looked.is_none_or(|at: Instant| at.elapsed() >= TICK) {
+                looked = Some(Instant::now());
+                let waits = |subject: &Subject| {
+                    busy.contains(subject) || retries.get(subject).is_some_and(|retry| retry.at > Instant::now())
+                };
                 let state = self.state();
-                let files = state.due_files(self.options.idle);
-                let files = files.into_iter().filter(|file| !waits(&Subject::file(file)));
-                let dirs = state.due_dirs(self.options.idle);
-                let dirs = dirs.into_iter().filter(|dir| !waits(&Subject::Directory(*dir)));
-                let (files, dirs): (Vec<_>, Vec<_>) = (
-                    files.take(PARALLEL_UPLOADS.saturating_sub(of_files)).collect(),
-                    dirs.take(PARALLEL_PUBLISHES.saturating_sub(busy.len() - of_files)).collect(),
-                );
-                (files, dirs)
-            };
-            for file in files {
+                files = state.due_files(self.options.idle).into();
+                files.retain(|file| !waits(&Subject::file(file)));
+                dirs = state.due_dirs(self.options.idle).into();
+                dirs.retain(|dir| !waits(&Subject::Directory(*dir)));
+            }
+            let mut of_files = busy.iter().filter(|subject| matches!(subject, Subject::File(_))).count();
+            let mut of_dirs = busy.len() - of_files;
+            while of_files < PARALLEL_UPLOADS
+                && let Some(file) = files.pop_front()
+            {
+                of_files += 1;
                 busy.insert(Subject::file(&file));
                 under_way.push(Box::pin(self.store_one(cx.child(), file)));
             }
-            for dir in dirs {
+            while of_dirs < PARALLEL_PUBLISHES
+                && let Some(dir) = dirs.pop_front()
+            {
+                of_dirs += 1;
                 busy.insert(Subject::Directory(dir));
                 under_way.push(Box::pin(self.publish_one(cx.child(), dir)));
             }

@@ -301,7 +301,7 @@ impl State {
         };
         self.next_seq = self.next_seq.max(record.seq);
         if let Some(d) = self.dirs.get_mut(&dir) {
-            d.pending.insert(name, pending);
+            d.put(name, pending);
             if let Some(to) = after {
                 self.waiting_for.entry(to).or_default().push(place);
             }

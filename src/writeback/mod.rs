@@ -199,6 +199,8 @@ struct Dir {
     cap: Option<Cap>,
     table: Option<Arc<Table>>,
     checked: Option<Instant>,
+    /// Directories in the table, and how many more there are with what is pending.
+    directories: (usize, isize),
     /// Counts the tables that publishes installed, so that a slower read does not put an older one back.
     epoch: u64,
     pending: BTreeMap<Name, Pending>,
@@ -227,6 +229,42 @@ struct Pending {
     tried: Vec<Cap>,
     /// The new place of a renamed entry, which must be published first.
     after: Option<(DirId, Name)>,
+}
+
+impl Dir {
+    /// Takes over a table that was seen.
+    fn install(&mut self, table: Arc<Table>) {
+        let published = table.entries.values().filter(|child| child.cap.is_directory()).count();
+        self.table = Some(table);
+        self.checked = Some(Instant::now());
+        let pending = self.pending.iter().map(|(name, pending)| self.more_directories(name, pending)).sum();
+        self.directories = (published, pending);
+    }
+
+    /// Lays a change over the table.
+    fn put(&mut self, name: Name, pending: Pending) {
+        self.take(&name);
+        self.directories.1 += self.more_directories(&name, &pending);
+        self.pending.insert(name, pending);
+    }
+
+    /// Takes a change away.
+    fn take(&mut self, name: &Name) -> Option<Pending> {
+        let pending = self.pending.remove(name)?;
+        self.directories.1 -= self.more_directories(name, &pending);
+        Some(pending)
+    }
+
+    /// How many directories there are more by one change.
+    fn more_directories(&self, name: &Name, pending: &Pending) -> isize {
+        let before = self.table.as_ref().and_then(|table| table.entries.get(name));
+        let after = pending.wanted.as_ref().is_some_and(|entry| match &entry.target {
+            Target::Directory(_) => true,
+            Target::Stored(cap) => cap.is_directory(),
+            Target::File(_) => false,
+        });
+        isize::from(after) - isize::from(before.is_some_and(|child| child.cap.is_directory()))
+    }
 }
 
 impl Pending {
@@ -333,8 +371,7 @@ impl Writeback {
                 if let Some(d) = state.dirs.get_mut(&dir)
                     && d.epoch == epoch
                 {
-                    d.table = Some(table);
-                    d.checked = Some(Instant::now());
+                    d.install(table);
                 }
                 Ok(())
             }
@@ -380,14 +417,8 @@ impl Writeback {
     pub fn count_directories(&self, dir: DirId) -> Option<u32> {
         let state = self.state();
         let d = state.dirs.get(&dir)?;
-        let published = d.table.as_ref()?.entries.iter();
-        let published = published.filter(|(name, child)| child.cap.is_directory() && !d.pending.contains_key(*name));
-        let pending = d.pending.values().filter_map(|p| p.wanted.as_ref()).filter(|entry| match &entry.target {
-            Target::Directory(_) => true,
-            Target::Stored(cap) => cap.is_directory(),
-            Target::File(_) => false,
-        });
-        u32::try_from(published.count() + pending.count()).ok()
+        d.table.as_ref()?;
+        u32::try_from(d.directories.0.checked_add_signed(d.directories.1)?).ok()
     }
 
     /// Makes changes, together. They show at once; they are published when their directories have been left alone, or
@@ -444,6 +475,7 @@ impl State {
             }
             Change::Discard { dir } => {
                 if let Some(d) = self.dirs.get_mut(&dir).filter(|d| d.cap.is_none()) {
+                    d.directories.1 = 0;
                     let names = std::mem::take(&mut d.pending).into_keys();
                     self.touched.extend(names.map(|name| Key::Edge(dir, name)));
                 }
@@ -457,6 +489,7 @@ impl State {
             cap,
             table: None,
             checked: None,
+            directories: (0, 0),
             epoch: 0,
             pending: BTreeMap::new(),
             published_here: HashMap::new(),
@@ -505,7 +538,7 @@ impl State {
             dir.changed = changed;
         }
         self.touched.insert(Key::Edge(dir_id, Arc::clone(&name)));
-        let old = dir.pending.remove(&name);
+        let old = dir.take(&name);
         let (first, since) = old.as_ref().map_or_else(|| (seq, changed), |p| (p.first, p.since));
         let rides_along = rides_along && old.as_ref().is_none_or(|p| p.rides_along);
         let (base, tried, waited_for) = match old {
@@ -528,7 +561,7 @@ impl State {
             }
         }
         let pending = Pending { wanted, first, seq, since, changed, rides_along, base, tried, after };
-        self.dirs.get_mut(&dir_id).expect("the directory was just there").pending.insert(name, pending);
+        self.dirs.get_mut(&dir_id).expect("the directory was just there").put(name, pending);
     }
 
     /// Whether `from` waits, through however many others, for `place`. Names that were swapped across directories

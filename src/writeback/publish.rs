@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
-use tokio::time::Instant;
 
 use super::{DirId, Key, Pending, Seen, State, Target, Writeback};
 use crate::cap::Cap;
@@ -289,8 +288,7 @@ impl State {
         host: &str,
     ) {
         let Some(d) = self.dirs.get_mut(&dir) else { return };
-        d.table = Some(table);
-        d.checked = Some(Instant::now());
+        d.install(table);
         d.epoch += 1;
         for (attempt, outcome) in attempts.into_iter().zip(outcomes) {
             match outcome {
@@ -406,7 +404,7 @@ impl State {
     /// that has passed the barrier.
     pub(super) fn done(&mut self, dir: DirId, name: &Name) {
         let place = (dir, Arc::clone(name));
-        if let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.remove(name)) {
+        if let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.take(name)) {
             self.settled.extend(pending.file().map(Arc::clone));
             self.touched.remove(&Key::Edge(dir, Arc::clone(name)));
             self.retired.push(place.clone());
