@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -34,6 +35,10 @@ pub use kept::{CRASH_POINTS, Kept};
 pub use queue::{Failure, QueueStatus, Scope, Standing};
 
 use kept::{Key, Unkept};
+
+/// Directories that are looked at ahead of a walk, and how many of them at the same time.
+const AHEAD: usize = 32;
+const PARALLEL_LOADS: usize = 4;
 
 /// A directory, on the grid or not yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -386,6 +391,21 @@ impl Writeback {
     /// Has every directory loaded again before it is next shown.
     pub fn expire(&self) {
         self.state().dirs.values_mut().for_each(|dir| dir.checked = None);
+    }
+
+    /// Loads the directories behind `caps` that were never loaded, for who is likely to look at them next. What cannot
+    /// be loaded is left to who asks for it.
+    pub async fn look_ahead(&self, cx: &Cx, caps: Vec<Cap>) {
+        let unseen = |cap: &Cap| {
+            let dir = self.directory(cap).ok()?;
+            self.state().dirs.get(&dir).filter(|d| d.table.is_none() && d.node.is_some()).map(|_| dir)
+        };
+        let dirs: Vec<_> = caps.iter().filter_map(unseen).take(AHEAD).collect();
+        stream::iter(dirs)
+            .for_each_concurrent(PARALLEL_LOADS, |dir| async move {
+                drop(self.load(cx, dir, Freshness::Cached).await);
+            })
+            .await;
     }
 
     /// What stands under `name`. The directory must have been loaded, else nothing but pending changes is seen.

@@ -7,7 +7,7 @@ use crate::fs::handles::{Handle, Open};
 use crate::fs::names::shown;
 use crate::fs::{Durability, Filesystem, FsError};
 use crate::node::{FileType, Name};
-use crate::writeback::{Entry, Scope};
+use crate::writeback::{Entry, Scope, Target};
 
 /// One name in a listing.
 #[derive(Clone)]
@@ -79,6 +79,15 @@ impl Filesystem {
     async fn listing(&self, ino: Ino) -> Result<Vec<Listed>, FsError> {
         let dir = self.load(ino).await?;
         let children = self.writeback.list(dir);
+        // Who lists a directory often walks into those below.
+        let below = children.iter().filter_map(|(_, entry)| match &entry.target {
+            Target::Stored(cap) if cap.is_directory() => Some(cap.clone()),
+            Target::Stored(_) | Target::File(_) | Target::Directory(_) => None,
+        });
+        let (below, writeback, cx): (Vec<_>, _, _) = (below.collect(), Arc::clone(&self.writeback), self.cx());
+        if !below.is_empty() {
+            tokio::spawn(async move { writeback.look_ahead(&cx, below).await });
+        }
         let state = self.lock();
         let parent = state.inodes.get(ino).ok_or(FsError::Stale)?.parent;
         let special = |name: &[u8], ino| Listed { name: name.to_vec(), ino, kind: FileType::Directory, edge: None };

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tahoefs::cap::Cap;
 use tahoefs::crypto::JournalKey;
 use tahoefs::fs::*;
-use tahoefs::journal::{Index, Journal, JournalOptions, Replay};
+use tahoefs::journal::{Index, Journal, JournalError, JournalOptions, Replay};
 use tahoefs::node::Freshness;
 use tahoefs::node::NodeFactory;
 use tahoefs::util::{Clock, Cx, Priority, Rng};
@@ -49,7 +49,7 @@ impl Ground {
 
     /// A mount whose journal is in `folder`.
     async fn mount_with(&self, folder: &std::path::Path, durability: Durability) -> Arc<Filesystem> {
-        self.mount_over(open_journal(folder), durability).await
+        self.mount_over(open_journal(folder).await, durability).await
     }
 
     async fn mount_over(&self, (journal, replay): (Journal, Replay), durability: Durability) -> Arc<Filesystem> {
@@ -74,8 +74,15 @@ impl Ground {
     }
 }
 
-fn open_journal(folder: &std::path::Path) -> (Journal, Replay) {
-    Journal::open(folder, &JournalKey::new([1; 32]), JournalOptions::default()).unwrap()
+/// The journal in `folder`, once tasks of the mount before have let go of it.
+async fn open_journal(folder: &std::path::Path) -> (Journal, Replay) {
+    for _ in 0..2000 {
+        match Journal::open(folder, &JournalKey::new([1; 32]), JournalOptions::default()) {
+            Err(JournalError::Locked(_)) => tokio::time::sleep(Duration::from_millis(1)).await,
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("the journal stays open");
 }
 
 /// Writes a whole file, and closes it without waiting for the grid.

@@ -244,7 +244,7 @@ proptest! {
             fs.settle().await.unwrap();
             assert_eq!(fs.writeback().status().changes, 0);
             drop(fs);
-            let (_, replay) = open_journal(journal.path());
+            let (_, replay) = open_journal(journal.path()).await;
             assert_eq!((replay.edges.len(), replay.files.len(), replay.dirs.len()), (0, 0, 0), "nothing is left to do");
             assert_eq!(Node::Dir(shown(&*ground.mount().await, ROOT).await, 0o755), model, "another client");
         });
