@@ -136,6 +136,7 @@ async fn start(
         ClientOptions {
             cache_bytes: options.cache_bytes(),
             transfer_bytes: options.transfer_bytes(),
+            upload_rate: options.upload_rate,
             patience: options.deadline,
             ready_keys: READY_KEYS,
             keep_asking: true,

@@ -19,7 +19,7 @@ use crate::cap::{Cap, FileCap, MutableFormat};
 use crate::config::{Aliases, Blacklist, ConfigError, GridConfig, Lock, LockKind, NodeDir, Secrets, Stores};
 use crate::crypto::{KeyPool, SigningKey};
 use crate::dirnode::DirNode;
-use crate::grid::{Encoding, Grid, Server, ServerInfo};
+use crate::grid::{Encoding, Grid, Rate, Server, ServerInfo};
 use crate::immutable::{Uploaded, Uploader};
 use crate::mutable::MutableFile;
 use crate::node::{Directory, Metadata, Name, NodeError, NodeFactory, Readable, Source, Space, Writeable};
@@ -37,6 +37,8 @@ pub struct ClientOptions {
     pub cache_bytes: u64,
     /// Bytes that the transfers of [`Client::cx`] use together.
     pub transfer_bytes: u64,
+    /// Bytes of shares that are sent in a second; `None`: no limit.
+    pub upload_rate: Option<u64>,
     /// A wait on the grid fails once no byte was acknowledged for this long.
     pub patience: Duration,
     /// Fresh keys that are kept ready for new directories. 0: each is made when it is needed.
@@ -57,6 +59,7 @@ impl Default for ClientOptions {
         ClientOptions {
             cache_bytes: 64 << 20,
             transfer_bytes: 96 << 20,
+            upload_rate: None,
             patience: Duration::from_secs(60),
             ready_keys: 0,
             keep_asking: false,
@@ -142,6 +145,9 @@ impl Client {
             cpu.clone(),
         ));
         let keys = KeyPool::new(options.ready_keys, options.rng.clone(), cpu);
+        if let Some(per_second) = options.upload_rate {
+            grid.limit_uploads(Rate::new(per_second));
+        }
         let base = Cx::new(Priority::Waiting, options.transfer_bytes).with_patience(options.patience);
         let mut tasks = vec![tokio::spawn(Arc::clone(&roster).watch(Arc::downgrade(&grid)))];
         if options.ready_keys > 0 {

@@ -31,6 +31,8 @@ pub struct MountOptions {
     pub commit: Duration,
     /// `journal-size=`: bytes that contents which are not on the grid yet may take.
     pub journal_size: Option<u64>,
+    /// `bwlimit=`: bytes of shares that are sent in a second; `None`: no limit.
+    pub upload_rate: Option<u64>,
     /// `deadline=`: how long a wait on the grid lasts in which no byte is acknowledged.
     pub deadline: Duration,
     /// `refresh=`: how old a directory in use may be before the grid is asked for a newer one.
@@ -64,6 +66,7 @@ impl Default for MountOptions {
             durability: Durability::Local,
             commit: Duration::from_secs(5),
             journal_size: None,
+            upload_rate: None,
             deadline: Duration::from_secs(60),
             refresh: Duration::from_secs(10),
             memory: MEMORY,
@@ -98,7 +101,7 @@ pub enum OptionError {
 }
 
 /// Options of the contract that are still to come.
-const NOT_YET: [&str; 6] = ["cache-size", "cache-dir", "bwlimit", "format", "uid", "auto_unmount"];
+const NOT_YET: [&str; 5] = ["cache-size", "cache-dir", "format", "uid", "auto_unmount"];
 /// What mount(8) and fstab(5) add for themselves.
 const IGNORED: [&str; 12] = [
     "auto",
@@ -163,6 +166,11 @@ impl MountOptions {
                 let bytes = value.and_then(parse_size).filter(|&b| b >= LEAST_JOURNAL);
                 self.journal_size = Some(bytes.ok_or_else(|| wants("a size of at least 16M, such as 20G"))?);
             }
+            ("bwlimit", value) => {
+                let rate =
+                    value.and_then(parse_rate).ok_or_else(|| wants("bytes for each second, such as 500K or 2M"))?;
+                self.upload_rate = Some(rate).filter(|rate| *rate > 0);
+            }
             ("deadline", value) => self.deadline = seconds(value)?,
             ("refresh", value) => self.refresh = seconds(value)?,
             ("memory", value) => {
@@ -208,6 +216,34 @@ pub fn parse_size(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
+/// Bytes in a second, as rsync's `--bwlimit` reads them: in units of 1,024 bytes where none is named; with `K`, `M`, `G`,
+/// `T` (or `KiB`, …) for powers of 1,024 and `KB`, … for powers of 1,000; fractions count. 0 is no limit, and what is less
+/// than 1,024 otherwise is too little.
+pub fn parse_rate(text: &str) -> Option<u64> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text[number.len()..].to_ascii_lowercase();
+    let (letter, base) = match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b').filter(|_| unit.len() == 1)) {
+        Some(letter) => (letter.to_owned(), 1024u64),
+        None => match unit.strip_suffix('b') {
+            Some(letter) => (letter.to_owned(), 1000),
+            None => (unit.clone(), 1024),
+        },
+    };
+    let power = match (letter.as_str(), unit.as_str()) {
+        ("", "") => 1,
+        ("", "b") => 0,
+        ("k", _) => 1,
+        ("m", _) => 2,
+        ("g", _) => 3,
+        ("t", _) => 4,
+        _ => return None,
+    };
+    let plain =
+        number.starts_with(|c: char| c.is_ascii_digit()) && number.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let rate = plain.then(|| number.parse::<f64>().ok())?? * base.pow(power) as f64;
+    (rate == 0.0 || (1024.0..1e18).contains(&rate)).then_some(rate as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,6 +287,33 @@ mod tests {
             assert!(matches!(MountOptions::parse([text]), Err(OptionError::Value { .. })), "{text}");
         }
         assert!(matches!(MountOptions::parse(["allow_root,allow_other"]), Err(OptionError::Conflict(..))));
+    }
+
+    #[test]
+    fn rates_are_read_as_rsync_reads_them() {
+        for (text, rate) in [
+            ("500K", Some(512_000)),
+            ("2M", Some(2 << 20)),
+            ("2m", Some(2 << 20)),
+            ("1.5m", Some(3 << 19)),
+            ("100", Some(102_400)),
+            ("2MB", Some(2_000_000)),
+            ("2MiB", Some(2 << 20)),
+            ("4096b", Some(4096)),
+            ("0", Some(0)),
+            ("1b", None),
+            ("", None),
+            ("M", None),
+            ("-1M", None),
+            ("1e3", None),
+            ("3X", None),
+            ("3KX", None),
+        ] {
+            assert_eq!(parse_rate(text), rate, "{text}");
+        }
+        assert_eq!(MountOptions::parse(["bwlimit=2M,bwlimit=0"]).unwrap().upload_rate, None);
+        assert_eq!(MountOptions::parse(["bwlimit=2M"]).unwrap().upload_rate, Some(2 << 20));
+        assert!(matches!(MountOptions::parse(["bwlimit=fast"]), Err(OptionError::Value { .. })));
     }
 
     #[test]

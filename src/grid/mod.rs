@@ -2,10 +2,11 @@
 
 mod link;
 pub mod placement;
+mod rate;
 mod server;
 mod turns;
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use sha1::{Digest, Sha1};
 
@@ -15,6 +16,7 @@ use crate::crypto::{LeaseSecret, WriteEnabler, WriteKey};
 use crate::util::{Clock, Cpu, Cx, Rng};
 
 pub use link::{LinkState, ServerHealth};
+pub use rate::Rate;
 pub use server::{Server, ServerInfo};
 pub use turns::{Newest, Turn};
 
@@ -43,6 +45,7 @@ pub struct Grid {
     rng: Rng,
     cpu: Cpu,
     turns: turns::Turns,
+    uploads: OnceLock<Arc<Rate>>,
 }
 
 impl Grid {
@@ -57,7 +60,8 @@ impl Grid {
         cpu: Cpu,
     ) -> Grid {
         let servers = RwLock::new(servers.into());
-        Grid { servers, encoding, lease_secret, convergence, clock, rng, cpu, turns: turns::Turns::default() }
+        let (turns, uploads) = (turns::Turns::default(), OnceLock::new());
+        Grid { servers, encoding, lease_secret, convergence, clock, rng, cpu, turns, uploads }
     }
 
     /// All servers as they are now, in no order.
@@ -67,7 +71,16 @@ impl Grid {
 
     /// Has these servers from now on. Operations under way go on with those they began with.
     pub fn set_servers(&self, servers: Vec<Arc<Server>>) {
+        if let Some(rate) = self.uploads.get() {
+            servers.iter().for_each(|server| server.limit_uploads(rate));
+        }
         *self.servers.write().unwrap_or_else(|e| e.into_inner()) = servers.into();
+    }
+
+    /// Sends all servers together no more bytes of shares than `rate` allows from now on. The first limit stays.
+    pub fn limit_uploads(&self, rate: Rate) {
+        let rate = self.uploads.get_or_init(|| Arc::new(rate));
+        self.servers().iter().for_each(|server| server.limit_uploads(rate));
     }
 
     /// Whether new shares may be put on `server` now: grid managers' certificates expire.

@@ -1,7 +1,7 @@
 //! A server as the broker knows it: its identity, its backend, its limits in time and how it has fared.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::link::{Link, LinkState, ServerHealth};
+use super::rate::Rate;
 use crate::cap::StorageIndex;
 use crate::config::Permission;
 use crate::crypto::WriteEnabler;
@@ -44,6 +45,7 @@ pub struct Server {
     address: Mutex<String>,
     permission: Mutex<Permission>,
     writes: Semaphore,
+    uploads: OnceLock<Arc<Rate>>,
 }
 
 impl Server {
@@ -60,7 +62,21 @@ impl Server {
 
     fn over(info: ServerInfo, link: Arc<Link>, address: String) -> Server {
         let permission = Mutex::new(Permission::Always);
-        Server { info, link, address: Mutex::new(address), permission, writes: Semaphore::new(WRITES) }
+        let (writes, uploads) = (Semaphore::new(WRITES), OnceLock::new());
+        Server { info, link, address: Mutex::new(address), permission, writes, uploads }
+    }
+
+    /// Sends it no more than `rate` allows from now on. The first limit stays.
+    pub(super) fn limit_uploads(&self, rate: &Arc<Rate>) {
+        self.uploads.get_or_init(|| Arc::clone(rate));
+    }
+
+    /// Waits until so many bytes of shares may be sent.
+    async fn may_send(&self, cx: &Cx, bytes: u64) -> Result<(), StorageError> {
+        match self.uploads.get() {
+            Some(rate) => Ok(rate.wait(cx, bytes).await?),
+            None => Ok(()),
+        }
     }
 
     /// Who it is.
@@ -185,6 +201,7 @@ impl StorageServer for Server {
         data: Bytes,
     ) -> Result<bool, StorageError> {
         let _turn = cx.run(self.writes.acquire()).await?;
+        self.may_send(cx, data.len() as u64).await?;
         let done = self.link.request(cx, self.link.backend().write_share(cx, si, share, secret, offset, data)).await?;
         cx.acknowledge();
         Ok(done)
@@ -226,6 +243,8 @@ impl StorageServer for Server {
         shares: &BTreeMap<ShareNumber, TestWrite>,
         read: &[ReadRange],
     ) -> Result<ReadTestWriteAnswer, StorageError> {
+        let bytes = shares.values().flat_map(|share| &share.write).map(|(_, data)| data.len() as u64).sum();
+        self.may_send(cx, bytes).await?;
         let answer =
             self.link.request(cx, self.link.backend().read_test_write(cx, si, enabler, lease, shares, read)).await?;
         cx.acknowledge();

@@ -415,3 +415,25 @@ async fn another_goes_on_when_the_one_who_uploads_gives_up() {
     assert_eq!(one.unwrap_err(), NodeError::Stopped(Stopped::Deadline));
     assert_eq!(grid.download(&chk(&two.unwrap().cap)).await.unwrap(), content);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_on_uploads_holds_for_files_of_both_kinds_together() {
+    let grid = TestGrid::new(4, encoding(2, 4, 4, 128 << 10));
+    grid.grid.limit_uploads(tahoefs::grid::Rate::new(100_000));
+    let cx = cx().with_patience(std::time::Duration::from_secs(2));
+    let began = tokio::time::Instant::now();
+    let uploader = Uploader::new(Arc::clone(&grid.grid));
+    let waiting = uploader.upload(&cx, source(&vec![7; 1_000_000]));
+    let background = cx.with_priority(tahoefs::util::Priority::Background);
+    let content = bytes::Bytes::from(vec![9; 500_000]);
+    let key = crate::grids::key(0);
+    let format = tahoefs::cap::MutableFormat::Sdmf;
+    let mutable = tahoefs::mutable::MutableFile::create(Arc::clone(&grid.grid), &background, key, format, content);
+    let (uploaded, made) = futures::join!(waiting, mutable);
+    let (uploaded, made) = (uploaded.unwrap(), made.unwrap());
+    // Twice the content, and hashes.
+    let took = began.elapsed().as_secs_f64();
+    assert!((29.0..32.0).contains(&took), "3 MB at 100 kB/s took {took} s");
+    assert_eq!(grid.download(&chk(&uploaded.cap)).await.unwrap().len(), 1_000_000);
+    assert_eq!(made.read_best(&cx).await.unwrap().1.len(), 500_000);
+}
