@@ -64,6 +64,10 @@ tags! {
     JOURNAL_NAME = "tahoefs_journal_name_v1";
     /// Journal: the key of one staging file.
     JOURNAL_STAGING = "tahoefs_journal_staging_v1";
+    /// The key of ready signing keys on disk.
+    READY_KEYS = "tahoefs_ready_keys_v1";
+    /// The key of a directory's table on disk, from the read key.
+    KEPT_TABLE = "tahoefs_kept_table_v1";
     /// The bytes that tell a mutable container.
     MUTABLE_CONTAINER = "allmydata_mutable_container_header";
 }

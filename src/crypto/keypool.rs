@@ -1,11 +1,18 @@
 //! Fresh signing keys, made in idle time so that a new directory need not wait for one.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::SigningKey;
+use super::{KeyShelf, SigningKey};
 use crate::util::{Cpu, Rng};
+
+/// Of keys that are kept on a shelf, how many are in memory: a process that is killed loses these.
+const IN_HAND: usize = 8;
+
+/// The pause between keys that are made for later.
+const LEISURE: Duration = Duration::from_secs(2);
 
 /// A pool of unused signing keys that refills itself.
 ///
@@ -18,6 +25,8 @@ pub struct KeyPool {
 #[derive(Debug)]
 struct Shared {
     size: usize,
+    later: usize,
+    shelf: Option<Arc<KeyShelf>>,
     rng: Rng,
     cpu: Cpu,
     ready: Mutex<Vec<SigningKey>>,
@@ -27,12 +36,27 @@ struct Shared {
 impl KeyPool {
     /// A pool that keeps up to `size` keys ready, made one at a time once [`KeyPool::fill`] runs.
     pub fn new(size: usize, rng: Rng, cpu: Cpu) -> KeyPool {
-        KeyPool { shared: Arc::new(Shared { size, rng, cpu, ready: Mutex::new(Vec::new()), taken: Notify::new() }) }
+        KeyPool::over(None, size, size, rng, cpu)
+    }
+
+    /// As [`KeyPool::new`], with most of the keys on a shelf, where they wait for the next process. Beyond `size` keys more
+    /// are made slowly, until there are `later`.
+    pub fn shelved(shelf: KeyShelf, size: usize, later: usize, rng: Rng, cpu: Cpu) -> KeyPool {
+        KeyPool::over(Some(Arc::new(shelf)), size, later, rng, cpu)
+    }
+
+    fn over(shelf: Option<Arc<KeyShelf>>, size: usize, later: usize, rng: Rng, cpu: Cpu) -> KeyPool {
+        let (ready, taken) = (Mutex::new(Vec::new()), Notify::new());
+        KeyPool { shared: Arc::new(Shared { size, later, shelf, rng, cpu, ready, taken }) }
     }
 
     /// Takes a key, or makes one when the pool is empty.
     pub async fn take(&self) -> SigningKey {
-        let ready = self.ready().pop();
+        let mut ready = self.ready().pop();
+        if ready.is_none() {
+            self.fetch(self.in_hand().max(1)).await;
+            ready = self.ready().pop();
+        }
         match ready {
             Some(key) => {
                 self.shared.taken.notify_one();
@@ -42,7 +66,7 @@ impl KeyPool {
         }
     }
 
-    /// Keys that can be had without waiting.
+    /// Keys in memory, which can be had without waiting.
     pub fn available(&self) -> usize {
         self.ready().len()
     }
@@ -50,12 +74,59 @@ impl KeyPool {
     /// Refills for ever; the owner runs it as a task and drops it to stop.
     pub async fn fill(&self) {
         loop {
-            while self.available() < self.shared.size {
-                let key = self.make().await;
-                self.ready().push(key);
+            while self.available() < self.in_hand() {
+                if self.fetch(self.in_hand().saturating_sub(self.available())).await == 0 {
+                    let key = self.make().await;
+                    self.ready().push(key);
+                }
             }
-            self.shared.taken.notified().await;
+            let Some(shelf) = self.shared.shelf.clone() else {
+                self.shared.taken.notified().await;
+                continue;
+            };
+            let counted = Arc::clone(&shelf);
+            let there = self.available() + self.shared.cpu.run(move || counted.count()).await;
+            if there >= self.shared.later {
+                self.shared.taken.notified().await;
+                continue;
+            }
+            if there >= self.shared.size && tokio::time::timeout(LEISURE, self.shared.taken.notified()).await.is_ok() {
+                continue;
+            }
+            let key = self.make().await;
+            if let Err(error) = self.shared.cpu.run(move || shelf.put(&key)).await {
+                tracing::debug!(%error, "a ready key could not be kept");
+                self.shared.taken.notified().await;
+            }
         }
+    }
+
+    /// Puts the keys in memory onto the shelf, for the next process.
+    pub fn put_back(&self) {
+        let Some(shelf) = &self.shared.shelf else { return };
+        let keys = std::mem::take(&mut *self.ready());
+        for key in keys {
+            if let Err(error) = shelf.put(&key) {
+                tracing::debug!(%error, "a ready key could not be kept");
+                break;
+            }
+        }
+    }
+
+    fn in_hand(&self) -> usize {
+        if self.shared.shelf.is_some() { self.shared.size.min(IN_HAND) } else { self.shared.size }
+    }
+
+    /// Takes up to `most` keys from the shelf; how many there were.
+    async fn fetch(&self, most: usize) -> usize {
+        let Some(shelf) = self.shared.shelf.clone() else { return 0 };
+        let taken = self.shared.cpu.run(move || shelf.take(most)).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "ready keys could not be taken");
+            Vec::new()
+        });
+        let count = taken.len();
+        self.ready().extend(taken);
+        count
     }
 
     async fn make(&self) -> SigningKey {

@@ -9,6 +9,7 @@ mod keys;
 mod rsa;
 mod seal;
 pub mod secrets;
+mod shelf;
 mod xts;
 
 pub use aes::AesCtr;
@@ -17,4 +18,5 @@ pub use keypool::KeyPool;
 pub use keys::{JournalKey, LeaseSecret, ReadKey, WriteEnabler, WriteKey};
 pub use rsa::{BadKey, SigningKey, VerifyKey};
 pub use seal::Sealer;
+pub use shelf::KeyShelf;
 pub use xts::Xts;

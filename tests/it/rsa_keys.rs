@@ -1,6 +1,6 @@
 //! RSA keys, their exact encodings and their signatures (PROTOCOL 1.5, 2.3).
 
-use tahoefs::crypto::{KeyPool, SigningKey, VerifyKey, secrets};
+use tahoefs::crypto::{JournalKey, KeyPool, KeyShelf, SigningKey, VerifyKey, secrets};
 use tahoefs::util::{Cpu, Rng};
 
 use crate::vectors::{base64, hex, items, load, number};
@@ -116,4 +116,59 @@ async fn the_pool_gives_each_key_once_and_fills_again() {
         tokio::task::yield_now().await;
     }
     filler.abort();
+}
+
+fn shelf(folder: &std::path::Path) -> KeyShelf {
+    KeyShelf::open(folder.join("keys"), &JournalKey::new([3; 32]), Rng::os()).unwrap()
+}
+
+#[tokio::test]
+async fn keys_outlive_the_process_and_are_taken_once() {
+    let top = tempfile::tempdir().unwrap();
+    let pool = || KeyPool::shelved(shelf(top.path()), 2, 2, Rng::os(), Cpu::with_slots(1));
+    let first = pool();
+    let filler = tokio::spawn({
+        let pool = first.clone();
+        async move { pool.fill().await }
+    });
+    while first.available() < 2 {
+        tokio::task::yield_now().await;
+    }
+    filler.abort();
+    assert!(filler.await.unwrap_err().is_cancelled());
+    first.put_back();
+    assert_eq!((first.available(), shelf(top.path()).count()), (0, 2));
+    // Two processes at once, one of which ends without a word.
+    let (second, third) = (pool(), pool());
+    let (a, b, c) = (second.take().await, third.take().await, third.take().await);
+    assert_eq!(shelf(top.path()).count(), 0);
+    let mut public: Vec<_> = [&a, &b, &c].map(|key| key.spki_der().to_vec()).into();
+    public.dedup();
+    assert_eq!(public.len(), 3);
+    drop((second, third));
+    second_hand(top.path(), &a);
+}
+
+/// Keys on the shelf are sealed, and what is damaged is no key.
+fn second_hand(folder: &std::path::Path, key: &SigningKey) {
+    let shelf = shelf(folder);
+    let only = || std::fs::read_dir(folder.join("keys")).unwrap().next().unwrap().unwrap().path();
+    shelf.put(key).unwrap();
+    let sealed = std::fs::read(only()).unwrap();
+    assert!(!sealed.windows(64).any(|w| w == &key.pkcs8_der()[200..264]));
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(only()).unwrap());
+    assert_eq!(mode & 0o777, 0o600);
+    let stranger = KeyShelf::open(folder.join("keys"), &JournalKey::new([4; 32]), Rng::os()).unwrap();
+    std::fs::copy(only(), folder.join("copy")).unwrap();
+    let path = only();
+    assert!(stranger.take(9).unwrap().is_empty());
+    std::fs::rename(folder.join("copy"), &path).unwrap();
+    let mut bent = sealed;
+    bent[100] ^= 1;
+    let other = path.with_file_name("other.key");
+    std::fs::write(other, bent).unwrap();
+    let taken = shelf.take(9).unwrap();
+    assert_eq!(taken.len(), 1);
+    assert_eq!(taken[0].pkcs8_der(), key.pkcs8_der());
+    assert_eq!(shelf.count(), 0);
 }
