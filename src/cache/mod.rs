@@ -1,4 +1,7 @@
-//! Verified plaintext of files in memory, least recently used out first, weighed in bytes.
+//! Verified plaintext of files in memory, least recently used out first, weighed in bytes; and the tables of directories on
+//! disk, sealed.
+
+mod tables;
 
 use std::any::Any;
 use std::future::Future;
@@ -10,6 +13,8 @@ use bytes::Bytes;
 use lru::LruCache;
 
 use crate::util::SingleFlight;
+
+pub use tables::{TableId, TableVersion, Tables};
 
 const SHARDS: usize = 16;
 

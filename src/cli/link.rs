@@ -129,7 +129,7 @@ pub fn mv(session: &Session, args: &Mv) -> Result<(), Failure> {
     }
     session.with_tree(true, ClientOptions::default(), async |client| {
         let cx = client.cx();
-        let Found { cap, child, edge } = find_as_named(&client, &cx, &from).await?;
+        let Found { cap, child, edge, .. } = find_as_named(&client, &cx, &from).await?;
         let (Some(child), Some((parent, name))) = (child, edge) else {
             return Err(Failure::at(Exit::Usage, from.shown(), "stands in no directory from which it could be moved"));
         };
@@ -168,7 +168,7 @@ pub fn ln(session: &Session, args: &Ln) -> Result<(), Failure> {
     }
     session.with_tree(true, ClientOptions::default(), async |client| {
         let cx = client.cx();
-        let Found { cap, child, edge } = find_as_named(&client, &cx, &from).await?;
+        let Found { cap, child, edge, .. } = find_as_named(&client, &cx, &from).await?;
         let destination = Destination::find(&client, &cx, &to, edge.as_ref().map(|(_, name)| name), None).await?;
         if let Some((parent, name)) = &edge
             && destination.is(&*client.directory(parent).map_err(|e| Failure::node(from.shown(), &e))?, name)

@@ -13,13 +13,13 @@ use super::exit::{Exit, Failure};
 use super::mountpoint::Mountpoint;
 use super::notify::Manager;
 use super::place::{DEFAULT_ALIAS, Place};
-use super::serving::{Parts, Serving};
+use super::serving::{AS_LAST_SEEN, Parts, Serving};
 use super::session::{Session, runtime};
 use super::setup::announce;
 use crate::cap::Cap;
 use crate::client::{Client, ClientOptions, Found};
 use crate::config::{self, Aliases, InitOptions, Located, NodeDir, Stores};
-use crate::control::{Claim, root_name};
+use crate::control::{Claim, ClaimError, Connection, ControlError, Request, root_name};
 use crate::crypto::JournalKey;
 use crate::fs::{Filesystem, FsOptions, Owner as Shown, Root};
 use crate::fuse::{self, Access, MountOptions, MountSpec, Owner};
@@ -30,6 +30,8 @@ use crate::writeback::{Writeback, WritebackOptions};
 
 /// Fresh keys that a mount keeps ready for new directories.
 const READY_KEYS: usize = 32;
+/// Bytes of disk for directories as they were last seen.
+const TABLES: u64 = 256 << 20;
 /// The longest that a lookup or read waits on the grid.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -139,6 +141,7 @@ async fn start(
             upload_rate: options.upload_rate,
             patience: options.deadline,
             ready_keys: READY_KEYS,
+            keep_tables: Some(TABLES),
             keep_asking: true,
             may_be_empty: false,
             clock: clock.clone(),
@@ -147,8 +150,11 @@ async fn start(
     );
     let client = Arc::new(client.await?);
     let (place, found) = root(session, &client, place).await?;
+    if found.is_as_last_seen {
+        session.speech.note(format!("{}: {AS_LAST_SEEN}", place.shown()));
+    }
     let read_only = options.read_only || !is_writeable(&found.cap);
-    let claim = Claim::take(&dir, &found.cap, &mountpoint.path);
+    let claim = claim(&dir, &found.cap, &mountpoint.path).await;
     let claim = claim.map_err(|e| Failure::at(Exit::Mount, place.shown(), e))?;
     let own = |e: std::io::Error| Failure::io(dir.own("").display(), &e);
     let limits = JournalOptions::default();
@@ -174,6 +180,9 @@ async fn start(
             ..WritebackOptions::default()
         },
     );
+    if found.is_as_last_seen {
+        writeback.grid_is_away();
+    }
     let named = |e| Failure::node(place.shown(), &e);
     writeback.restore(replay).map_err(named)?;
     let root_dir = writeback.directory(&found.cap).map_err(named)?;
@@ -214,7 +223,38 @@ async fn start(
         let path = mountpoint.path.display();
         Failure::new(Exit::Mount, format!("{path}: cannot be mounted: {e}; is /dev/fuse there, and fusermount3?"))
     })?;
-    Serving::begin(Parts { client, fs, mounted, claim, source, read_only, since: clock.now_secs() })
+    let since = clock.now_secs();
+    let is_as_last_seen = found.is_as_last_seen;
+    Serving::begin(Parts { client, fs, mounted, claim, source, read_only, since, is_as_last_seen })
+}
+
+/// Claims a root. Whoever has it and is mounted no more, but stores what is left, is asked to leave that to us.
+async fn claim(dir: &NodeDir, root: &Cap, mountpoint: &Path) -> Result<Claim, ClaimError> {
+    let until = Instant::now() + JOURNAL_PATIENCE;
+    let holder = match Claim::take(dir, root, mountpoint) {
+        Err(ClaimError::Taken(Some(holder))) => holder,
+        taken => return taken,
+    };
+    let asked = holder.clone();
+    let asked = tokio::task::spawn_blocking(move || Connection::to(asked)?.wait_until(&Request::Yield, until)).await;
+    let gives_way = match asked {
+        Ok(Ok(left)) => {
+            tracing::info!(changes = left.changes, "the process that was mounted before makes way");
+            true
+        }
+        // Who does not answer is about to end, perhaps.
+        Ok(Err(ControlError::Io(error))) => {
+            tracing::debug!(%error, "who has the root does not answer");
+            true
+        }
+        Ok(Err(_)) | Err(_) => false,
+    };
+    loop {
+        match Claim::take(dir, root, mountpoint) {
+            Err(ClaimError::Taken(_)) if gives_way && Instant::now() < until => tokio::time::sleep(LOOK_AGAIN).await,
+            taken => return taken,
+        }
+    }
 }
 
 /// Opens the journal of a root that is claimed: whoever has it still open is about to end.
@@ -244,13 +284,13 @@ async fn root(session: &Session, client: &Client, place: Option<Place>) -> Resul
     let cx = client.cx();
     let root = place.root(client)?;
     let found = client.resolve(&cx, &root, place.path()).await;
-    let found = found.map_err(|e| Failure::resolve(&place.base(), &e))?;
+    let mut found = found.map_err(|e| Failure::resolve(&place.base(), &e))?;
     if !found.cap.is_directory() {
         return Err(Failure::at(Exit::Failed, place.shown(), "is not a directory, so it cannot be mounted"));
     }
     let named = |e| Failure::node(place.shown(), &e);
     // A root that cannot be read is said now, and not by every later call.
-    client.directory(&found.cap).map_err(named)?.snapshot(&cx, Freshness::Newest).await.map_err(named)?;
+    client.table(&cx, &found.cap, &mut found.is_as_last_seen).await.map_err(named)?;
     Ok((place, found))
 }
 

@@ -35,6 +35,10 @@ const MORE_TIME: Duration = Duration::from_secs(60);
 /// How long the last answers may take to be sent.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
+/// What is said where the mount has come up without the grid.
+pub const AS_LAST_SEEN: &str = "the grid cannot be reached; directories are shown as they were last seen, and what is \
+     written goes out when it can be; `tahoefs status` shows the servers";
+
 /// What a mount is made of.
 pub struct Parts {
     /// The client.
@@ -51,6 +55,8 @@ pub struct Parts {
     pub read_only: bool,
     /// When it was mounted, in seconds since the epoch.
     pub since: i64,
+    /// Whether the grid could not be asked, so that directories are shown as they were last seen.
+    pub is_as_last_seen: bool,
 }
 
 /// A mount that is up.
@@ -61,6 +67,7 @@ pub struct Serving {
     tasks: Vec<JoinHandle<()>>,
     terminate: Signal,
     interrupt: Signal,
+    is_as_last_seen: bool,
 }
 
 struct Target {
@@ -73,6 +80,10 @@ struct Target {
     /// Somebody asked to leave without waiting.
     forced: AtomicBool,
     leave: Notify,
+    /// It is mounted no more, and only stores what is left.
+    drains: AtomicBool,
+    /// A new mount wants the journal.
+    make_way: Notify,
 }
 
 /// A server as status shows it.
@@ -240,6 +251,15 @@ impl ControlTarget for Target {
         self.leave.notify_one();
         Ok(self.left())
     }
+
+    async fn make_way(&self) -> Result<Left, Failed> {
+        if !self.drains.load(Ordering::Acquire) {
+            let place = self.mounted.mountpoint().display();
+            return Err(Failed { message: format!("{place}: it is mounted there"), exit: Exit::Mount as u8 });
+        }
+        self.make_way.notify_one();
+        Ok(self.left())
+    }
 }
 
 impl Serving {
@@ -248,7 +268,7 @@ impl Serving {
     /// # Errors
     /// The system refuses; the mount is taken down again.
     pub fn begin(parts: Parts) -> Result<Serving, Failure> {
-        let Parts { client, fs, mounted, claim, source, read_only, since } = parts;
+        let Parts { client, fs, mounted, claim, source, read_only, since, is_as_last_seen } = parts;
         let begun = signals().and_then(|signals| Ok((signals, claim.listener()?)));
         let ((terminate, interrupt), listener) = match begun {
             Ok(begun) => begun,
@@ -258,8 +278,10 @@ impl Serving {
                 return Err(Failure::io("the control socket", &e));
             }
         };
-        let (forced, leave) = (AtomicBool::new(false), Notify::new());
-        let target = Arc::new(Target { client, fs, mounted, source, read_only, since, forced, leave });
+        let (forced, drains) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (leave, make_way) = (Notify::new(), Notify::new());
+        let target =
+            Arc::new(Target { client, fs, mounted, source, read_only, since, forced, leave, drains, make_way });
         let tracker = TaskTracker::new();
         let writeback = Arc::clone(target.fs.writeback());
         let tasks = vec![
@@ -269,7 +291,7 @@ impl Serving {
                 async move { serve(listener, target, tracker).await }
             }),
         ];
-        Ok(Serving { target, claim, tracker, tasks, terminate, interrupt })
+        Ok(Serving { target, claim, tracker, tasks, terminate, interrupt, is_as_last_seen })
     }
 
     /// Takes the mount down because of `failure`.
@@ -287,6 +309,9 @@ impl Serving {
     /// None so far: what was left behind is the exit code 7.
     pub async fn run(mut self, mut manager: Manager) -> Result<u8, Failure> {
         let target = Arc::clone(&self.target);
+        if self.is_as_last_seen {
+            tracing::warn!("{AS_LAST_SEEN}");
+        }
         manager.ready(&target.left());
         loop {
             tokio::select! {
@@ -298,8 +323,18 @@ impl Serving {
             }
         }
         let forced = target.forced.load(Ordering::Acquire);
-        if !forced && let Err(failed) = self.unless_signalled(&mut manager, target.store_what_is_left()).await {
-            tracing::error!("{}", failed.message);
+        target.drains.store(true, Ordering::Release);
+        let rest = async {
+            tokio::select! {
+                biased;
+                () = target.make_way.notified() => tracing::info!("a new mount takes the journal over"),
+                stored = target.store_what_is_left() => if let Err(failed) = stored {
+                    tracing::error!("{}", failed.message);
+                },
+            }
+        };
+        if !forced {
+            self.unless_signalled(&mut manager, rest).await;
         }
         self.tracker.close();
         if tokio::time::timeout(LAST_ANSWERS, self.tracker.wait()).await.is_err() {
@@ -307,6 +342,7 @@ impl Serving {
         }
         self.tasks.iter().for_each(JoinHandle::abort);
         let left = target.left();
+        target.client.put_back();
         drop(self.claim);
         if left.is_nothing() {
             return Ok(Exit::Done as u8);

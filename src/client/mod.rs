@@ -14,10 +14,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cache::BlockCache;
+use crate::cache::{BlockCache, Tables};
 use crate::cap::{Cap, FileCap, MutableFormat};
 use crate::config::{Aliases, Blacklist, ConfigError, GridConfig, Lock, LockKind, NodeDir, Secrets, Stores};
-use crate::crypto::{KeyPool, SigningKey};
+use crate::crypto::{KeyPool, KeyShelf, SigningKey};
 use crate::dirnode::DirNode;
 use crate::grid::{Encoding, Grid, Rate, Server, ServerInfo};
 use crate::immutable::{Uploaded, Uploader};
@@ -30,6 +30,9 @@ pub use resolve::{Found, ResolveError};
 use servers::Roster;
 pub use servers::UnusedServer;
 
+/// How many times more keys are made ready when there is time.
+const KEYS_FOR_LATER: usize = 8;
+
 /// How a client is opened.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
@@ -41,8 +44,12 @@ pub struct ClientOptions {
     pub upload_rate: Option<u64>,
     /// A wait on the grid fails once no byte was acknowledged for this long.
     pub patience: Duration,
-    /// Fresh keys that are kept ready for new directories. 0: each is made when it is needed.
+    /// Fresh keys that are kept ready for new directories, also for later processes, and with time many more. 0: each is
+    /// made when it is needed and none is ready from before.
     pub ready_keys: usize,
+    /// Bytes of disk for directories as they were last seen, which are shown while the grid cannot be asked; `None`: they are
+    /// not kept, and none is shown.
+    pub keep_tables: Option<u64>,
     /// Whether the servers are asked in the background how they are, so that [`Client::space`](NodeFactory::space) and
     /// their state are known without asking: for a client that stays.
     pub keep_asking: bool,
@@ -62,6 +69,7 @@ impl Default for ClientOptions {
             upload_rate: None,
             patience: Duration::from_secs(60),
             ready_keys: 0,
+            keep_tables: None,
             keep_asking: false,
             may_be_empty: false,
             clock: Clock::system(),
@@ -77,6 +85,7 @@ pub struct Client {
     grid: Arc<Grid>,
     uploader: Uploader,
     cache: Arc<BlockCache>,
+    tables: Option<Arc<Tables>>,
     keys: KeyPool,
     /// Held for their effect: they end with the client.
     _tasks: Vec<AbortOnDropHandle<()>>,
@@ -144,7 +153,12 @@ impl Client {
             options.rng.clone(),
             cpu.clone(),
         ));
-        let keys = KeyPool::new(options.ready_keys, options.rng.clone(), cpu);
+        let tables = options.keep_tables.and_then(|limit| {
+            let opened =
+                Tables::open(dir.own("cache").join("tables"), limit, options.clock.clone(), options.rng.clone());
+            opened.inspect_err(|error| tracing::warn!(%error, "directories cannot be kept")).ok().map(Arc::new)
+        });
+        let keys = key_pool(&dir, &options, cpu);
         if let Some(per_second) = options.upload_rate {
             grid.limit_uploads(Rate::new(per_second));
         }
@@ -161,6 +175,7 @@ impl Client {
         Ok(Client {
             uploader: Uploader::new(Arc::clone(&grid)),
             cache: Arc::new(BlockCache::new(options.cache_bytes)),
+            tables,
             nodes: nodes::Nodes::default(),
             space: space::SpaceMeter::new(folders, expansion),
             base,
@@ -173,6 +188,11 @@ impl Client {
             grid,
             keys,
         })
+    }
+
+    /// Keeps for the next process what this one has made ready.
+    pub fn put_back(&self) {
+        self.keys.put_back();
     }
 
     /// The node directory.
@@ -263,10 +283,30 @@ impl Client {
     ) -> Result<Cap, NodeError> {
         let key = self.keys.take().await;
         let node = DirNode::create(Arc::clone(&self.grid), cx, key, format, children).await?;
+        let node = node.with_tables(self.tables.as_ref());
+        node.keep_stored().await;
         let cap = node.cap().clone();
         self.nodes.keep(&cap, Arc::new(node));
         Ok(cap)
     }
+}
+
+/// The pool of keys over the shelf in `tahoefs/private/keys`. One that stays makes the shelf, others use what is there; a
+/// shelf that cannot be used is no reason to fail.
+fn key_pool(dir: &NodeDir, options: &ClientOptions, cpu: Cpu) -> KeyPool {
+    let folder = dir.own("private").join("keys");
+    let rng = options.rng.clone();
+    if options.ready_keys > 0 || folder.is_dir() {
+        let key = dir.journal_key(&rng).map_err(|e| e.to_string());
+        match key.and_then(|key| KeyShelf::open(folder, &key, rng.clone()).map_err(|e| e.to_string())) {
+            Ok(shelf) => {
+                let later = options.ready_keys * KEYS_FOR_LATER;
+                return KeyPool::shelved(shelf, options.ready_keys, later, rng, cpu);
+            }
+            Err(error) => tracing::warn!(error, "keys for new directories cannot be kept"),
+        }
+    }
+    KeyPool::new(options.ready_keys, rng, cpu)
 }
 
 #[async_trait]

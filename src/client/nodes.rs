@@ -82,6 +82,7 @@ impl Nodes {
                 return Err(NodeError::WrongKind("one that reads, it only verifies"));
             }
         };
+        let make = || make().with_tables(client.tables.as_ref());
         Ok(lock(&self.directories).get_or_make(key_of(cap), make))
     }
 

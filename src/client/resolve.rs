@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Client;
 use crate::cap::{Cap, MutableFormat};
-use crate::node::{Child, Directory, Freshness, Metadata, Name, NodeError, NodeFactory, normalize};
-use crate::util::Cx;
+use crate::node::{Child, Directory, Freshness, Metadata, Name, NodeError, NodeFactory, Table, normalize};
+use crate::util::{Cx, Stopped};
 
 /// What a path leads to.
 pub struct Found {
@@ -15,6 +15,8 @@ pub struct Found {
     pub child: Option<Child>,
     /// The directory of that entry and the name in it.
     pub edge: Option<(Cap, Name)>,
+    /// Whether the grid could not be asked, and directories on the way were taken as they were last seen.
+    pub is_as_last_seen: bool,
 }
 
 /// Why a path leads nowhere.
@@ -43,30 +45,53 @@ pub enum ResolveError {
 }
 
 impl Client {
-    /// Follows `path` from `root`, reading the newest version of every directory on the way.
+    /// Follows `path` from `root`, reading the newest version of every directory on the way; where the grid cannot be asked,
+    /// the last that was seen, if such are kept.
     ///
     /// # Errors
     /// A name is missing, is no directory though the path goes on, or cannot be read.
     pub async fn resolve(&self, cx: &Cx, root: &Cap, path: &[Name]) -> Result<Found, ResolveError> {
-        let mut found = Found { cap: root.clone(), child: None, edge: None };
+        let mut found = Found { cap: root.clone(), child: None, edge: None, is_as_last_seen: false };
         for (depth, name) in path.iter().enumerate() {
             let here = || path[..depth].join("/");
             if !found.cap.is_directory() {
                 return Err(ResolveError::NotADirectory { path: here() });
             }
-            let table = self.table(cx, &found.cap).await;
+            let mut is_as_last_seen = found.is_as_last_seen;
+            let table = self.table(cx, &found.cap, &mut is_as_last_seen).await;
             let table = table.map_err(|error| ResolveError::Node { path: here(), error })?;
             let name = normalize(name);
             let Some(child) = table.entries.get(&name) else {
                 return Err(ResolveError::NotFound { path: path[..=depth].join("/") });
             };
-            found = Found { edge: Some((found.cap, name)), cap: child.cap.clone(), child: Some(child.clone()) };
+            let (cap, child) = (child.cap.clone(), Some(child.clone()));
+            found = Found { edge: Some((found.cap, name)), cap, child, is_as_last_seen };
         }
         Ok(found)
     }
 
-    async fn table(&self, cx: &Cx, cap: &Cap) -> Result<Arc<crate::node::Table>, NodeError> {
-        self.directory(cap)?.snapshot(cx, Freshness::Newest).await
+    /// The newest table of a directory; where the grid cannot be asked, within the client's patience at most, the last
+    /// that was seen, if it is kept. That is noted in `as_last_seen`, and the grid is not asked if that is noted already.
+    ///
+    /// # Errors
+    /// The directory can neither be read nor is it kept.
+    pub async fn table(&self, cx: &Cx, cap: &Cap, as_last_seen: &mut bool) -> Result<Arc<Table>, NodeError> {
+        let directory = self.directory(cap)?;
+        let (Some(_), Some(patience)) = (&self.tables, cx.patience()) else {
+            return directory.snapshot(cx, Freshness::Newest).await;
+        };
+        if *as_last_seen && let Ok(table) = directory.snapshot(cx, Freshness::Kept).await {
+            return Ok(table);
+        }
+        let newest = tokio::time::timeout(patience, directory.snapshot(cx, Freshness::Newest)).await;
+        match newest.unwrap_or(Err(NodeError::Stopped(Stopped::Deadline))) {
+            Err(error) if error.is_away() => {
+                let table = directory.snapshot(cx, Freshness::Kept).await.map_err(|_| error)?;
+                *as_last_seen = true;
+                Ok(table)
+            }
+            newest => newest,
+        }
     }
 
     /// The directory at `path` below `root`, made where it is missing, its parents too. Returns its cap.

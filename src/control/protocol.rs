@@ -26,6 +26,8 @@ pub enum Request {
         #[serde(default)]
         force: bool,
     },
+    /// End, if it is mounted no more and only stores what is left: that stays in the journal, which a new mount wants.
+    Yield,
 }
 
 /// What the mount answers.
@@ -36,7 +38,7 @@ pub enum Reply {
     Progress(Left),
     /// The answer to a status.
     Status(Box<Status>),
-    /// A flush, a refresh or an unmount is done; what is not on the grid.
+    /// A flush, a refresh, an unmount or a yield is done; what is not on the grid.
     Done(Left),
     /// It failed.
     Error(Failed),

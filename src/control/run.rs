@@ -28,14 +28,15 @@ pub fn root_name(root: &Cap) -> String {
 pub enum ClaimError {
     /// Another mount has it.
     #[error("it is mounted already{}; unmount that first", holder(.0))]
-    Taken(Option<MountNote>),
+    Taken(Option<Running>),
     /// The files could not be made.
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
 
-fn holder(note: &Option<MountNote>) -> String {
-    note.as_ref().map_or_else(String::new, |n| format!(" at {} by process {}", n.mountpoint.display(), n.pid))
+fn holder(holder: &Option<Running>) -> String {
+    let text = |n: &MountNote| format!(" at {} by process {}", n.mountpoint.display(), n.pid);
+    holder.as_ref().map_or_else(String::new, |holder| text(&holder.note))
 }
 
 /// A root that this process has for itself, and the socket where it listens.
@@ -56,7 +57,8 @@ impl Claim {
         let name = root_name(root);
         let lock_path = run.join(format!("{name}.lock"));
         let Some(mut lock) = Lock::try_take(&lock_path, LockKind::Exclusive)? else {
-            return Err(ClaimError::Taken(read_note(&lock_path)));
+            let note = read_note(&lock_path);
+            return Err(ClaimError::Taken(note.map(|note| Running { note, lock: lock_path })));
         };
         let note = MountNote { pid: std::process::id(), mountpoint: mountpoint.to_owned() };
         let text = serde_json::to_vec(&note).map_err(|e| ConfigError::Invalid(e.to_string()))?;

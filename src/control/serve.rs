@@ -46,6 +46,9 @@ pub trait ControlTarget: Send + Sync {
 
     /// Stores what is left and unmounts, or only unmounts with `force`; returns what is left behind.
     async fn unmount(&self, force: bool, progress: ProgressSink) -> Result<Left, Failed>;
+
+    /// Ends at once, if it is mounted no more; returns what it leaves in the journal.
+    async fn make_way(&self) -> Result<Left, Failed>;
 }
 
 /// Serves `target` until the task is dropped or aborted; each client gets a task of `tracker`,
@@ -90,6 +93,7 @@ async fn answer(stream: UnixStream, target: Arc<dyn ControlTarget>) -> io::Resul
             Request::Flush { path } => target.flush(path, sink).await.map(Reply::Done),
             Request::Refresh => Ok(Reply::Done(target.refresh().await)),
             Request::Unmount { force } => target.unmount(force, sink).await.map(Reply::Done),
+            Request::Yield => target.make_way().await.map(Reply::Done),
         }
     });
     while let Some(left) = progress.recv().await {

@@ -1,6 +1,7 @@
 //! Directories: the packed table, its names and metadata, and edits that hold against other writers (PROTOCOL 7).
 
 mod edits;
+mod keep;
 mod pack;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -40,6 +41,7 @@ pub struct DirNode {
     cap: Cap,
     access: Access,
     last: Mutex<Option<Snapshot>>,
+    shelf: Option<Arc<keep::Shelf>>,
 }
 
 /// The table of a version, and all that is needed to write the next one.
@@ -70,12 +72,13 @@ impl DirNode {
     /// The directory in a mutable file; `cap` is the directory's cap for the same container.
     pub fn mutable(file: Arc<MutableFile>, cap: Cap) -> DirNode {
         let access = file.cap().write_key().map_or(Access::Read, |key| Access::Write(key.clone()));
-        DirNode { container: Container::Mutable(file), cap, access, last: Mutex::default() }
+        DirNode { container: Container::Mutable(file), cap, access, last: Mutex::default(), shelf: None }
     }
 
     /// The immutable directory in a file.
     pub fn immutable(readable: Arc<dyn Readable>, cap: Cap) -> DirNode {
-        DirNode { container: Container::Immutable(readable), cap, access: Access::Immutable, last: Mutex::default() }
+        let (container, access) = (Container::Immutable(readable), Access::Immutable);
+        DirNode { container, cap, access, last: Mutex::default(), shelf: None }
     }
 
     /// A new mutable directory with these children, whose link times begin now.
@@ -162,7 +165,9 @@ impl DirNode {
             }
             None => parse(&content, &access)?,
         };
-        Snapshot::new(version, content, entries)
+        let snapshot = Snapshot::new(version, content, entries)?;
+        self.put_away(&snapshot, false).await;
+        Ok(snapshot)
     }
 }
 
@@ -177,6 +182,9 @@ impl Directory for DirNode {
     }
 
     async fn snapshot(&self, cx: &Cx, freshness: Freshness) -> Result<Arc<Table>, NodeError> {
+        if freshness == Freshness::Kept {
+            return self.last_seen().await;
+        }
         let fixed = matches!(self.container, Container::Immutable(_));
         if (fixed || freshness == Freshness::Cached)
             && let Some(last) = self.last().as_ref()
@@ -206,7 +214,9 @@ impl Directory for DirNode {
         let Edits { outcomes, made, .. } = change;
         let unchanged = self.last().as_ref().is_some_and(|last| last.version.as_ref() == Some(&version));
         if let Some(entries) = made.filter(|_| !unchanged) {
-            *self.last() = Some(Snapshot::new(Some(version), content, entries)?);
+            let snapshot = Snapshot::new(Some(version), content, entries)?;
+            *self.last() = Some(snapshot.clone());
+            self.put_away(&snapshot, true).await;
         }
         Ok(outcomes)
     }

@@ -1,11 +1,13 @@
 //! The maps on which a change is tried, one after the other, and whether what they show is the newest version.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{BACKOFF, MutableFile, READ_AGAIN, file_version};
 use super::publish::wanted;
 use super::servermap::{Mode, ServerMap};
+use crate::grid::Newest;
 use crate::node::{FileVersion, NodeError};
 use crate::share::Version;
 use crate::util::Cx;
@@ -142,6 +144,18 @@ impl MutableFile {
         let is_away =
             best.is_some() && silent > 0 && could_stand_on >= wanted(self.slot(), self.code(Some(&newer), map));
         if is_away { Reach::Away } else { Reach::Newest }
+    }
+
+    /// Remembers a version that an earlier process has read or stored, and where its shares were: nothing is made of an
+    /// older one while servers do not answer.
+    pub fn saw(&self, version: Arc<Version>, holders: BTreeSet<[u8; 20]>) {
+        self.turn().met(Newest { version, holders, stored: false });
+    }
+
+    /// The tub ids of the servers that shares of `version` were last seen on, if it is the newest.
+    pub fn holders(&self, version: &Version) -> BTreeSet<[u8; 20]> {
+        let newest = self.turn().newest().filter(|newest| *newest.version == *version);
+        newest.map(|newest| newest.holders).unwrap_or_default()
     }
 
     fn backoff(&self, retries: u32) -> Duration {

@@ -67,6 +67,20 @@ pub enum NodeError {
     Stopped(#[from] Stopped),
 }
 
+impl NodeError {
+    /// Whether the servers could not be asked, or too few of them: what was seen before may still be so.
+    pub fn is_away(&self) -> bool {
+        matches!(
+            self,
+            NodeError::NotEnoughShares { .. }
+                | NodeError::NotEnoughServers { .. }
+                | NodeError::OutOfReach
+                | NodeError::LockedOut(_)
+                | NodeError::Stopped(Stopped::Deadline | Stopped::Stalled)
+        )
+    }
+}
+
 fn because(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }

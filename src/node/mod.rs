@@ -34,6 +34,8 @@ pub enum Freshness {
     Cached,
     /// The newest version the grid holds.
     Newest,
+    /// What was last seen, by an earlier process too where that is kept; the grid is not asked.
+    Kept,
 }
 
 /// A file that can be read (IReadable): CHK, LIT, SDMF or MDMF.

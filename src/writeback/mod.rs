@@ -28,7 +28,7 @@ use crate::crypto::Hash;
 use crate::crypto::hash::sha256d;
 use crate::journal::Journal;
 use crate::node::{Attributes, Child, Directory, Expect, Freshness, Metadata, Name, NodeError, NodeFactory, Table};
-use crate::util::{Clock, Cx, Priority};
+use crate::util::{Clock, Cx, Priority, Stopped};
 
 pub use file::{FileObject, Times};
 pub use kept::{CRASH_POINTS, Kept};
@@ -165,6 +165,8 @@ pub struct Writeback {
     /// One at a time removes records.
     retiring: tokio::sync::Mutex<()>,
     changed: Notify,
+    /// When the grid could last not be asked, if nothing was had from it since.
+    away: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -300,8 +302,8 @@ impl Writeback {
     ) -> Arc<Writeback> {
         let base = Cx::new(Priority::Background, options.memory).with_patience(options.patience);
         let (state, unkept, changed) = (Mutex::default(), Arc::default(), Notify::new());
-        let retiring = tokio::sync::Mutex::default();
-        Arc::new(Writeback { factory, journal, clock, host, options, base, state, unkept, retiring, changed })
+        let (retiring, away) = (tokio::sync::Mutex::default(), Mutex::default());
+        Arc::new(Writeback { factory, journal, clock, host, options, base, state, unkept, retiring, changed, away })
     }
 
     /// The journal, for contents that are about to be staged.
@@ -370,8 +372,24 @@ impl Writeback {
             }
             (node, d.table.is_some(), d.epoch)
         };
-        match node.snapshot(cx, Freshness::Newest).await {
+        if !known
+            && self.is_grid_away()
+            && let Ok(table) = node.snapshot(cx, Freshness::Kept).await
+        {
+            self.install_kept(dir, epoch, table);
+            return Ok(());
+        }
+        // Some of the time is for what is kept.
+        let newest = match cx.remaining().filter(|_| !known) {
+            Some(left) => {
+                let newest = tokio::time::timeout(left.mul_f64(0.8), node.snapshot(cx, Freshness::Newest)).await;
+                newest.unwrap_or(Err(NodeError::Stopped(Stopped::Deadline)))
+            }
+            None => node.snapshot(cx, Freshness::Newest).await,
+        };
+        match newest {
             Ok(table) => {
+                *self.away.lock().unwrap_or_else(|e| e.into_inner()) = None;
                 let mut state = self.state();
                 if let Some(d) = state.dirs.get_mut(&dir)
                     && d.epoch == epoch
@@ -384,7 +402,35 @@ impl Writeback {
                 tracing::warn!(error = %e, "a directory could not be refreshed; what was last seen is shown");
                 Ok(())
             }
+            Err(e) if e.is_away() => {
+                let table = node.snapshot(cx, Freshness::Kept).await.map_err(|_| e.clone())?;
+                tracing::warn!(error = %e, "a directory could not be read; it is shown as it was last seen");
+                self.grid_is_away();
+                self.install_kept(dir, epoch, table);
+                Ok(())
+            }
             Err(e) => Err(e),
+        }
+    }
+
+    /// The grid could not be asked just now: for a moment, directories are shown as they were last seen without trying.
+    pub fn grid_is_away(&self) {
+        *self.away.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now());
+    }
+
+    fn is_grid_away(&self) -> bool {
+        let away = *self.away.lock().unwrap_or_else(|e| e.into_inner());
+        away.is_some_and(|at| at.elapsed() < self.options.refresh)
+    }
+
+    /// Shows a table that was seen before, unless another has come meanwhile; the grid is asked again before long.
+    fn install_kept(&self, dir: DirId, epoch: u64, table: Arc<Table>) {
+        let mut state = self.state();
+        if let Some(d) = state.dirs.get_mut(&dir)
+            && d.epoch == epoch
+            && d.table.is_none()
+        {
+            d.install(table);
         }
     }
 

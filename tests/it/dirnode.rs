@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::Value;
+use tahoefs::cache::Tables;
 use tahoefs::cap::{Cap, CapError, FileCap, MutableFormat};
 use tahoefs::crypto::WriteKey;
 use tahoefs::dirnode::{Access, BadTable, DirNode, Entries, pack, pack_entry, parse};
@@ -16,7 +17,7 @@ use tahoefs::node::{
 use tahoefs::share::Version;
 use tahoefs::storage::StorageError;
 use tahoefs::storage::fault::{Fault, Method};
-use tahoefs::util::{Clock, Cx, netstring};
+use tahoefs::util::{Clock, Cx, Rng, netstring};
 
 use crate::grids::{Servers, cx, key};
 use crate::vectors::{hex, hex_array, items, load, text};
@@ -672,4 +673,42 @@ proptest! {
             metadata.updated(Some(&metadata), 1.5).to_json();
         }
     }
+}
+
+/// What one process has kept of a directory serves another while no server answers, and keeps it from building on an older
+/// version when only servers that hold such are back.
+#[tokio::test]
+async fn a_kept_table_serves_without_servers_and_bars_older_versions() {
+    let folder = tempfile::tempdir().unwrap();
+    let tables = || Arc::new(Tables::open(folder.path().to_owned(), 1 << 20, Clock::system(), Rng::os()).unwrap());
+    let servers = Servers::new(5);
+    let dir = make(&servers, &[("old".into(), lit("o"), Metadata::default())]).await.with_tables(Some(&tables()));
+    let si = dir.file().unwrap().cap().storage_index();
+    let before = servers.shares(si);
+    assert!(dir.modify(&cx(), &[link("new", lit("n"))]).await.is_ok());
+    servers.0.iter().for_each(|server| server.set_down(true));
+    assert!(reopen(&servers, &dir).snapshot(&cx(), Freshness::Kept).await.is_err(), "nothing is kept for this one");
+    let offline = reopen(&servers, &dir).with_tables(Some(&tables()));
+    let away = offline.snapshot(&cx(), Freshness::Newest).await.unwrap_err();
+    assert!(away.is_away(), "{away}");
+    let kept = offline.snapshot(&cx(), Freshness::Kept).await.unwrap();
+    assert_eq!(kept.entries.keys().map(|name| &**name).collect::<Vec<_>>(), ["new", "old"]);
+    assert_eq!(kept.version, table_of(&dir).await.version);
+
+    // Three servers are back, as they were before the change.
+    for (server, number, bytes) in before.iter().filter(|(server, ..)| *server < 3) {
+        assert!(servers.0[*server].inner().edit_share(si, *number, |share| *share = bytes.clone()));
+        servers.0[*server].set_down(false);
+    }
+    let refused = offline.modify(&cx(), &[link("more", lit("m"))]).await;
+    assert_eq!(refused.err(), Some(NodeError::OutOfReach));
+    let unknowing = reopen(&servers, &dir);
+    assert!(unknowing.modify(&cx(), &[link("more", lit("m"))]).await.is_ok(), "it is what was kept that bars it");
+    // The newest servers are back, and the grid counts again.
+    servers.0.iter().for_each(|server| server.set_down(false));
+    assert!(offline.snapshot(&cx(), Freshness::Newest).await.is_ok());
+}
+
+async fn table_of(dir: &DirNode) -> Arc<Table> {
+    dir.snapshot(&cx(), Freshness::Cached).await.unwrap()
 }

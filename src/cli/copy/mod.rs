@@ -207,7 +207,7 @@ impl Copier {
                 (Source::Local(real, metadata), name, path.display().to_string())
             }
             Operand::Grid(place) => {
-                let Found { cap, child, edge } = find_as_named(&self.client, &self.cx(), place).await?;
+                let Found { cap, child, edge, .. } = find_as_named(&self.client, &self.cx(), place).await?;
                 let name = edge.map(|(_, name)| (name, None));
                 (Source::Grid { cap, child, above: Vec::new() }, name, place.shown())
             }

@@ -62,6 +62,8 @@ fn two_lost_stores_of_five_do_no_harm_and_a_third_is_an_error() {
     world.unmount();
     let third = world.store(1);
     fs::rename(third.join("storage"), third.join("gone")).unwrap();
+    // What the root was when it was last seen would do.
+    fs::remove_dir_all(world.node_directory().join("tahoefs/cache")).unwrap();
     let output = world.run(&["mount".as_ref(), world.mountpoint().as_os_str()]);
     assert_eq!(output.status.code(), Some(4), "{}", said(&output));
     assert!(!world.is_mounted());

@@ -3,6 +3,7 @@
 mod basics;
 mod faults;
 mod mutable;
+mod offline;
 mod refusals;
 mod rsync;
 mod service;
