@@ -12,6 +12,7 @@ mod conflict;
 mod due;
 mod file;
 mod kept;
+mod load;
 mod publish;
 mod queue;
 
@@ -28,7 +29,7 @@ use crate::crypto::Hash;
 use crate::crypto::hash::sha256d;
 use crate::journal::Journal;
 use crate::node::{Attributes, Child, Directory, Expect, Freshness, Metadata, Name, NodeError, NodeFactory, Table};
-use crate::util::{Clock, Cx, Priority, Stopped};
+use crate::util::{Clock, Cx, Priority};
 
 pub use file::{FileObject, Times};
 pub use kept::{CRASH_POINTS, Kept};
@@ -354,84 +355,6 @@ impl Writeback {
     /// Where the shares of `dir` are, once it is on the grid.
     pub fn storage_index(&self, dir: DirId) -> Option<StorageIndex> {
         self.state().dirs.get(&dir)?.cap.as_ref()?.storage_index()
-    }
-
-    /// Sees to it that the table of `dir` is there and not older than the refresh interval, or, with
-    /// [`Freshness::Newest`], the newest there is. With the grid away, a table that was seen before serves on.
-    pub async fn load(&self, cx: &Cx, dir: DirId, freshness: Freshness) -> Result<(), NodeError> {
-        let (node, known, epoch) = {
-            let mut state = self.state();
-            let Some(d) = state.dirs.get_mut(&dir) else { return Ok(()) };
-            let Some(node) = d.node.clone() else { return Ok(()) };
-            let recent = d.checked.is_some_and(|at| at.elapsed() < self.options.refresh);
-            if d.table.is_some() && recent && freshness == Freshness::Cached {
-                return Ok(());
-            }
-            if d.table.is_some() {
-                d.checked = Some(Instant::now());
-            }
-            (node, d.table.is_some(), d.epoch)
-        };
-        if !known
-            && self.is_grid_away()
-            && let Ok(table) = node.snapshot(cx, Freshness::Kept).await
-        {
-            self.install_kept(dir, epoch, table);
-            return Ok(());
-        }
-        // Some of the time is for what is kept.
-        let newest = match cx.remaining().filter(|_| !known) {
-            Some(left) => {
-                let newest = tokio::time::timeout(left.mul_f64(0.8), node.snapshot(cx, Freshness::Newest)).await;
-                newest.unwrap_or(Err(NodeError::Stopped(Stopped::Deadline)))
-            }
-            None => node.snapshot(cx, Freshness::Newest).await,
-        };
-        match newest {
-            Ok(table) => {
-                *self.away.lock().unwrap_or_else(|e| e.into_inner()) = None;
-                let mut state = self.state();
-                if let Some(d) = state.dirs.get_mut(&dir)
-                    && d.epoch == epoch
-                {
-                    d.install(table);
-                }
-                Ok(())
-            }
-            Err(e) if known => {
-                tracing::warn!(error = %e, "a directory could not be refreshed; what was last seen is shown");
-                Ok(())
-            }
-            Err(e) if e.is_away() => {
-                let table = node.snapshot(cx, Freshness::Kept).await.map_err(|_| e.clone())?;
-                tracing::warn!(error = %e, "a directory could not be read; it is shown as it was last seen");
-                self.grid_is_away();
-                self.install_kept(dir, epoch, table);
-                Ok(())
-            }
-            Err(e) => Err(e),
-        }
-    }
-
-    /// The grid could not be asked just now: for a moment, directories are shown as they were last seen without trying.
-    pub fn grid_is_away(&self) {
-        *self.away.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now());
-    }
-
-    fn is_grid_away(&self) -> bool {
-        let away = *self.away.lock().unwrap_or_else(|e| e.into_inner());
-        away.is_some_and(|at| at.elapsed() < self.options.refresh)
-    }
-
-    /// Shows a table that was seen before, unless another has come meanwhile; the grid is asked again before long.
-    fn install_kept(&self, dir: DirId, epoch: u64, table: Arc<Table>) {
-        let mut state = self.state();
-        if let Some(d) = state.dirs.get_mut(&dir)
-            && d.epoch == epoch
-            && d.table.is_none()
-        {
-            d.install(table);
-        }
     }
 
     /// Has every directory loaded again before it is next shown.
