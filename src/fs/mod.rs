@@ -192,7 +192,14 @@ impl Filesystem {
         let Some((dir, name)) = place else { return };
         let Some(inode) = state.inodes.get(ino) else { return };
         let entry = inode.entry();
-        state.changes.push(Change::Put { dir, name, entry, rides_along });
+        state.changes.push(Change::Put { dir, name, entry, rides_along, times_only: false });
+    }
+
+    /// Of what was submitted last nothing but a content and its times have changed.
+    fn times_only(&self, state: &mut State) {
+        if let Some(Change::Put { times_only, .. }) = state.changes.last_mut() {
+            *times_only = true;
+        }
     }
 
     /// Submits what an operation changes. Its call is answered once [`Kept::done`] has returned.

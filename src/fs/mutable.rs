@@ -88,6 +88,9 @@ impl Filesystem {
             }
         }
         self.submit(state, ino, false);
+        if content {
+            self.times_only(state);
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::util::{Cx, Priority};
 
 /// How often the queue looks whether something has become due.
 const TICK: Duration = Duration::from_millis(250);
-/// How often records that are not needed any more are removed.
+/// How often times that changed with contents are kept, and the journal is looked after.
 const UPKEEP: Duration = Duration::from_secs(1);
 /// Directories that are published at the same time.
 const PARALLEL_PUBLISHES: usize = 4;
@@ -124,16 +124,16 @@ impl Writeback {
         let mut committed = Instant::now();
         loop {
             tick.tick().await;
-            if let Err(error) = self.retire(&cx.child()).await {
-                tracing::warn!(%error, "records of what is published stay for now");
-            }
-            let synced = if committed.elapsed() >= self.options.commit {
+            let mut kept = self.catch_up().done().await;
+            // Seldom: the barrier of a grid on the same disk slows down whoever waits for that disk.
+            if committed.elapsed() >= self.options.commit {
                 committed = Instant::now();
-                self.journal.barrier().await
-            } else {
-                Ok(())
-            };
-            if let Err(error) = synced.and(self.journal.maintain().await) {
+                if let Err(error) = self.retire(&cx.child()).await {
+                    tracing::warn!(%error, "records of what is published stay for now");
+                }
+                kept = kept.and(self.journal.barrier().await);
+            }
+            if let Err(error) = kept.and(self.journal.maintain().await) {
                 tracing::error!(%error, "the journal is in trouble");
             }
         }
@@ -163,10 +163,11 @@ impl State {
     fn due_dirs(&self, idle: Duration) -> Vec<DirId> {
         let mut known = HashMap::new();
         let mut due = |(id, d): &(&DirId, &Dir)| {
-            let some = d.pending.values().any(|p| !p.rides_along && self.can_go(p));
+            let mut ready = d.pending.values().filter(|p| !p.rides_along && self.can_go(p)).peekable();
+            let some = ready.peek().is_some();
+            let is_old = ready.any(|p| p.since.elapsed() >= idle * OLDEST);
             let entries = d.table.as_ref().map_or(0, |table| table.entries.len());
             let is_large = d.pending.len() > MANY.max(entries);
-            let is_old = d.pending.values().any(|p| p.since.elapsed() >= idle * OLDEST);
             d.node.is_some() && some && (is_large || is_old || self.is_ripe(**id, idle, &mut known))
         };
         let mut on_grid: Vec<_> = self.dirs.iter().filter(|(_, d)| !d.pending.is_empty()).collect();

@@ -51,6 +51,7 @@ impl Writeback {
     /// it comes to pass.
     pub(super) fn keep(&self, state: &mut State) -> Kept {
         let mut keys: HashSet<Key> = std::mem::take(&mut state.touched);
+        state.lagging.retain(|key| !keys.contains(key));
         keys.extend(self.unkept.lock().unwrap_or_else(|e| e.into_inner()).drain());
         if keys.is_empty() {
             return Kept(None);
@@ -253,8 +254,12 @@ impl State {
             seq: pending.seq,
             rides_along: pending.rides_along,
         };
+        let kept_file = pending.file().and_then(|file| file.record());
         named.into_iter().flatten().for_each(|dir| self.record_dir(dir, batch, false));
         batch.put_edge(dir.0, name, record);
+        if let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get_mut(name)) {
+            pending.kept_file = kept_file;
+        }
     }
 
     fn replay(
@@ -298,6 +303,7 @@ impl State {
             base: record.base.as_deref().map(parse).transpose()?,
             tried: record.tried.iter().map(|cap| parse(cap)).collect::<Result<_, _>>()?,
             after: after.clone(),
+            kept_file: None,
         };
         self.next_seq = self.next_seq.max(record.seq);
         if let Some(d) = self.dirs.get_mut(&dir) {

@@ -101,6 +101,9 @@ pub enum Change {
         entry: Entry,
         /// The change alone is no reason to publish: it rides along with the next, or with a flush of everything.
         rides_along: bool,
+        /// A content has changed, and with it nothing but times: where the name stands for this content already, these
+        /// times may come into the journal later, with [`Writeback::catch_up`].
+        times_only: bool,
     },
     /// Removes a name.
     Remove {
@@ -177,6 +180,8 @@ struct State {
     next_seq: u64,
     /// What has changed since the journal was last told.
     touched: HashSet<Key>,
+    /// What has newer times than the journal knows.
+    lagging: HashSet<Key>,
     /// Directories that have a record.
     recorded: HashSet<DirId>,
     /// Published names, whose records go after the next barrier.
@@ -237,6 +242,8 @@ struct Pending {
     tried: Vec<Cap>,
     /// The new place of a renamed entry, which must be published first.
     after: Option<(DirId, Name)>,
+    /// The record of the content that the record of this change names.
+    kept_file: Option<u64>,
 }
 
 impl Dir {
@@ -282,6 +289,17 @@ impl Pending {
             Target::File(file) => Some(file),
             Target::Stored(_) | Target::Directory(_) => None,
         }
+    }
+
+    /// Whether the journal knows it with the content of `entry`, and differs in times at most.
+    fn is_kept_as(&self, entry: &Entry) -> bool {
+        let (Some(wanted), Some(file)) = (&self.wanted, self.file()) else { return false };
+        let same_file = matches!(&entry.target, Target::File(other) if Arc::ptr_eq(file, other));
+        let timeless = |a: &Attributes| Attributes { mtime: None, ctime: None, ..a.clone() };
+        same_file
+            && self.kept_file.is_some()
+            && self.kept_file == file.record()
+            && timeless(&wanted.attributes) == timeless(&entry.attributes)
     }
 
     /// What the name may hold when the change is published.
@@ -423,6 +441,14 @@ impl Writeback {
         kept
     }
 
+    /// Tells the journal all times that it does not know yet.
+    pub fn catch_up(&self) -> Kept {
+        let mut state = self.state();
+        let lagging = std::mem::take(&mut state.lagging);
+        state.touched.extend(lagging);
+        self.keep(&mut state)
+    }
+
     /// The content of a mutable file has changed. It will be stored even if its name is gone by then: others may have
     /// its cap.
     pub fn content_changed(&self, file: &Arc<FileObject>, name: &Name) {
@@ -445,9 +471,16 @@ impl Writeback {
 impl State {
     fn change(&mut self, change: Change) {
         match change {
-            Change::Put { dir, name, entry, rides_along } => {
+            Change::Put { dir, name, entry, rides_along, times_only } => {
+                let key = Key::Edge(dir, Arc::clone(&name));
+                let before = self.dirs.get(&dir).and_then(|d| d.pending.get(&name));
+                let lags = times_only && before.is_some_and(|p| p.is_kept_as(&entry)) && !self.touched.contains(&key);
                 let base = entry.seen.clone();
                 self.want(dir, name, Some(entry), base, rides_along, None);
+                if lags {
+                    self.touched.remove(&key);
+                    self.lagging.insert(key);
+                }
             }
             Change::Remove { dir, name } => {
                 let base = self.published(dir, &name);
@@ -530,6 +563,7 @@ impl State {
         let old = dir.take(&name);
         let (first, since) = old.as_ref().map_or_else(|| (seq, changed), |p| (p.first, p.since));
         let rides_along = rides_along && old.as_ref().is_none_or(|p| p.rides_along);
+        let kept_file = old.as_ref().and_then(|p| p.kept_file);
         let (base, tried, waited_for) = match old {
             Some(p) => (p.base, p.tried, p.after),
             None => {
@@ -549,7 +583,7 @@ impl State {
                 waiting.push(place);
             }
         }
-        let pending = Pending { wanted, first, seq, since, changed, rides_along, base, tried, after };
+        let pending = Pending { wanted, first, seq, since, changed, rides_along, base, tried, after, kept_file };
         self.dirs.get_mut(&dir_id).expect("the directory was just there").put(name, pending);
     }
 

@@ -406,7 +406,9 @@ impl State {
         let place = (dir, Arc::clone(name));
         if let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.take(name)) {
             self.settled.extend(pending.file().map(Arc::clone));
-            self.touched.remove(&Key::Edge(dir, Arc::clone(name)));
+            let key = Key::Edge(dir, Arc::clone(name));
+            self.touched.remove(&key);
+            self.lagging.remove(&key);
             self.retired.push(place.clone());
         }
         for (dir, name) in self.waiting_for.remove(&place).unwrap_or_default() {

@@ -124,6 +124,7 @@ impl Filesystem {
                 _ => return Ok(()),
             }
         };
+        self.writeback.catch_up().done().await?;
         match self.options.durability {
             Durability::Grid => Ok(self.writeback.settle(Scope::File(file)).await?),
             Durability::Local => self.tell_failure(handle, &file),
@@ -146,6 +147,7 @@ impl Filesystem {
     /// Waits until what was changed survives power loss; with [`Durability::Grid`] also until the content, and the edges
     /// that lead to it, are on the grid and past the barrier. Tells what went wrong as [`Filesystem::flush`] does.
     pub async fn fsync(&self, ino: Ino, handle: Handle) -> Result<(), FsError> {
+        self.writeback.catch_up().done().await?;
         self.journal().barrier().await?;
         if self.options.durability == Durability::Local {
             let file = match &self.lock().inodes.get(ino).ok_or(FsError::Stale)?.kind {
