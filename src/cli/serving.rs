@@ -22,7 +22,7 @@ use crate::control::{
     UnusedServer, serve,
 };
 use crate::fs::Filesystem;
-use crate::fuse::{MountError, Mounted};
+use crate::fuse::{MountError, Mounted, find_mount};
 use crate::grid::{Grid, LinkState, Server};
 use crate::writeback::{Scope, Writeback};
 
@@ -34,6 +34,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 const MORE_TIME: Duration = Duration::from_secs(60);
 /// How long the last answers may take to be sent.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// How long the kernel may take to end a mount that is in no table any more; longer if it is still in use.
+const UNMOUNTING: Duration = Duration::from_secs(3);
 
 /// What is said where the mount has come up without the grid.
 pub const AS_LAST_SEEN: &str = "the grid cannot be reached; directories are shown as they were last seen, and what is \
@@ -253,8 +256,13 @@ impl ControlTarget for Target {
     }
 
     async fn make_way(&self) -> Result<Left, Failed> {
-        if !self.drains.load(Ordering::Acquire) {
-            let place = self.mounted.mountpoint().display();
+        let place = self.mounted.mountpoint();
+        let ended = self.drains.load(Ordering::Acquire)
+            // The kernel tells a little later than the table of mounts.
+            || matches!(find_mount(place), Ok(None))
+                && tokio::time::timeout(UNMOUNTING, self.mounted.ended()).await.is_ok();
+        if !ended {
+            let place = place.display();
             return Err(Failed { message: format!("{place}: it is mounted there"), exit: Exit::Mount as u8 });
         }
         self.make_way.notify_one();

@@ -329,3 +329,39 @@ fn without_happiness_nothing_is_half_named() {
     assert_eq!(digest(&grid.get(&root, "too few")), digest(&bytes(100_000, 2)), "what was kept goes out");
     world.unmount();
 }
+
+#[test]
+fn with_all_servers_stopped_or_hung_a_mount_comes_up_as_last_seen() {
+    let (mut grid, world, root) = start(3);
+    world.mount(&[]);
+    fs::create_dir(world.at("seen")).unwrap();
+    fs::write(world.at("seen/short"), "short").unwrap();
+    fs::write(world.at("seen/long"), bytes(100_000, 1)).unwrap();
+    world.unmount();
+
+    (0..SERVERS).for_each(|server| grid.stop_server(server));
+    within(ONE_DEADLINE, "mounting without servers", || world.mount(&[]));
+    assert_eq!(fs::read_to_string(world.at("seen/short")).unwrap(), "short");
+    let error = within(ONE_DEADLINE * 2, "failing", || fs::read(world.at("seen/long")).unwrap_err());
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    fs::create_dir(world.at("made")).unwrap();
+    fs::write(world.at("made/offline"), bytes(100_000, 2)).unwrap();
+    fs::rename(world.at("seen/short"), world.at("made/moved")).unwrap();
+    let left = world.run(&["unmount", "--force", world.mountpoint().to_str().unwrap()]);
+    assert_eq!(left.status.code(), Some(7), "{left:?}");
+
+    (0..SERVERS).for_each(|server| grid.start_server(server));
+    (0..SERVERS).for_each(|server| grid.freeze_server(server));
+    within(ONE_DEADLINE * 2, "mounting with servers that hang", || world.mount(&[]));
+    within(ONE_DEADLINE, "listing", || assert_eq!(fs::read_dir(world.at("made")).unwrap().count(), 2));
+    (0..SERVERS).for_each(|server| grid.thaw_server(server));
+    let until = Instant::now() + ONE_DEADLINE * 4;
+    while !world.run(&["flush"]).status.success() {
+        assert!(Instant::now() < until, "what was written does not go out");
+        thread::sleep(Duration::from_secs(1));
+    }
+    grid.wait_for_servers();
+    assert_eq!(digest(&grid.get(&root, "made/offline")), digest(&bytes(100_000, 2)));
+    assert_eq!(grid.get(&root, "made/moved"), b"short");
+    assert_eq!(digest(&fs::read(world.at("seen/long")).unwrap()), digest(&bytes(100_000, 1)));
+}
