@@ -10,10 +10,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use proptest::prelude::*;
 use tahoefs::cache::BlockCache;
-use tahoefs::immutable::{Reader, Uploader};
+use tahoefs::crypto::LeaseSecret;
+use tahoefs::crypto::secrets::LeaseSecrets;
+use tahoefs::immutable::{Reader, Uploaded, Uploader};
 use tahoefs::node::{NodeError, Source};
-use tahoefs::storage::StorageError;
 use tahoefs::storage::fault::{Fault, Method, Rule};
+use tahoefs::storage::{StorageError, StorageServer, UploadSecret};
 use tahoefs::util::Stopped;
 
 use crate::testgrid::{TestGrid, chk, cx, encoding, read, source};
@@ -277,7 +279,7 @@ async fn a_small_file_is_one_write_to_each_server_and_the_limits_are_asked_once(
     }
     for store in &grid.stores {
         let calls = [Method::Status, Method::ListShares, Method::Allocate, Method::WriteShare].map(|m| store.calls(m));
-        assert_eq!(calls, [1, 4, 4, 4]);
+        assert_eq!(calls, [1, 0, 4, 4]);
     }
     // One that became full since it was asked refuses, and the others take its share.
     let happy = TestGrid::new(5, encoding(3, 4, 5, 1 << 20));
@@ -286,6 +288,150 @@ async fn a_small_file_is_one_write_to_each_server_and_the_limits_are_asked_once(
     happy.stores[2].inner().set_capacity(Some(0));
     let uploaded = uploader.upload(&cx(), source(&[10; 10_000])).await.unwrap();
     assert_eq!((uploaded.results.pushed_shares, uploaded.results.happiness), (5, 4));
+}
+
+/// An uploader that has heard from all servers what they take.
+async fn warm(grid: &TestGrid) -> Uploader {
+    let uploader = Uploader::new(Arc::clone(&grid.grid));
+    uploader.upload(&cx(), source(&[0xaa; 1000])).await.unwrap();
+    uploader
+}
+
+/// How often all stores together were called, by method.
+fn calls(grid: &TestGrid) -> [u64; 5] {
+    [Method::Status, Method::ListShares, Method::Allocate, Method::WriteShare, Method::AbortShare]
+        .map(|method| grid.stores.iter().map(|s| s.calls(method)).sum())
+}
+
+/// Uploads where the servers are asked what they hold, because one of them failed just now.
+async fn upload_asking(grid: &TestGrid, content: &[u8]) -> Uploaded {
+    let before = calls(grid);
+    grid.stores[0].next(Some(Method::Status), 1, Fault::Fail(StorageError::Io("once".into())));
+    let uploaded = grid.try_upload(content).await.unwrap();
+    assert!(since(grid, before)[1] >= grid.stores.len() as u64, "all were asked");
+    uploaded
+}
+
+fn since(grid: &TestGrid, before: [u64; 5]) -> [u64; 5] {
+    let now = calls(grid);
+    std::array::from_fn(|n| now[n] - before[n])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_have_room_are_not_asked_what_they_hold() {
+    for (servers, total) in [(5, 10), (5, 7), (7, 7), (1, 3)] {
+        let encoding = encoding(1, servers as u16, total, 1 << 20);
+        let (warmed, cold) = (TestGrid::new(servers, encoding), TestGrid::new(servers, encoding));
+        let uploader = warm(&warmed).await;
+        for number in 0..8u8 {
+            let before = calls(&warmed);
+            let uploaded = uploader.upload(&cx(), source(&[number; 10_000])).await.unwrap();
+            assert_eq!(since(&warmed, before), [0, 0, servers as u64, total.into(), 0]);
+            let plain = upload_asking(&cold, &[number; 10_000]).await;
+            let cap = chk(&plain.cap);
+            assert_eq!(
+                (&uploaded.cap, warmed.shares(cap.storage_index())),
+                (&plain.cap, cold.shares(cap.storage_index()))
+            );
+            let (results, plain) = (uploaded.results, plain.results);
+            assert_eq!((results.pushed_shares, results.preexisting_shares), (total.into(), 0));
+            assert_eq!((results.happiness, results.share_map), (servers, plain.share_map));
+        }
+    }
+    // More servers than shares: some would be asked nothing, and so say nothing of what they hold.
+    let grid = TestGrid::new(6, encoding(2, 5, 5, 1 << 20));
+    let uploader = warm(&grid).await;
+    let before = calls(&grid);
+    uploader.upload(&cx(), source(&[1; 10_000])).await.unwrap();
+    assert_eq!(since(&grid, before), [0, 6, 5, 5, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_is_found_without_asking_for_it() {
+    let grid = TestGrid::new(5, encoding(3, 5, 10, 1 << 20));
+    let (cap, first) = grid.upload(&[2; 5000]).await;
+    let uploader = warm(&grid).await;
+    let before = calls(&grid);
+    let again = uploader.upload(&cx(), source(&[2; 5000])).await.unwrap();
+    assert_eq!(since(&grid, before), [0, 0, 5, 0, 0], "one request renews the leases");
+    assert_eq!((again.results.pushed_shares, again.results.preexisting_shares), (0, 10));
+    assert_eq!((again.results.happiness, again.results.share_map), (5, first.results.share_map));
+
+    grid.retain(cap.storage_index(), |share| share != 4);
+    let again = uploader.upload(&cx(), source(&[2; 5000])).await.unwrap();
+    assert_eq!((again.results.pushed_shares, again.results.preexisting_shares), (1, 9));
+    assert_eq!((grid.shares(cap.storage_index()).len(), grid.uploads_in_progress()), (10, 0));
+}
+
+/// What is wrong with the third of five servers, or there already.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Odd {
+    /// It holds this share.
+    Holds(u32),
+    Full,
+    RoomForOne,
+    Fails,
+    LosesAnswers,
+    /// Somebody else uploads this share to it.
+    Busy(u32),
+    Hangs,
+    HangsOnAllocate,
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_odd_leads_to_where_asking_leads() {
+    let content = data("odd", 10_000);
+    let dry = TestGrid::new(5, encoding(2, 4, 10, 1 << 20));
+    let (cap, _) = dry.upload(&content).await;
+    let si = cap.storage_index();
+    let bytes = dry.share_bytes(si);
+    let odds = (0..10).map(Odd::Holds).chain((0..10).map(Odd::Busy));
+    let others = [Odd::Full, Odd::RoomForOne, Odd::Fails, Odd::LosesAnswers, Odd::Hangs, Odd::HangsOnAllocate];
+    for odd in odds.chain(others) {
+        let (warmed, cold) = (TestGrid::new(5, dry.grid.encoding()), TestGrid::new(5, dry.grid.encoding()));
+        let uploader = warm(&warmed).await;
+        warm(&cold).await;
+        for grid in [&warmed, &cold] {
+            let store = &grid.stores[2];
+            match odd {
+                Odd::Holds(share) => grid.put(2, si, share, &bytes[&share]).await,
+                Odd::Full => store.inner().set_capacity(Some(0)),
+                // A share is some 5,000 bytes, and a few of the first file are there.
+                Odd::RoomForOne => store.inner().set_capacity(Some(9_000)),
+                Odd::Fails => store.always(Some(Method::Allocate), Fault::Fail(down())),
+                Odd::LosesAnswers => store.next(Some(Method::Allocate), 1, Fault::AppliedThenFail(down())),
+                Odd::Busy(share) => {
+                    let lease = LeaseSecrets { renew: LeaseSecret::new([1; 32]), cancel: LeaseSecret::new([2; 32]) };
+                    let (shares, secret) = (BTreeSet::from([share]), UploadSecret([9; 20]));
+                    store.inner().allocate(&cx(), si, &shares, 5_400, &secret, &lease).await.unwrap();
+                }
+                Odd::Hangs => store.always(None, Fault::Hang),
+                Odd::HangsOnAllocate => store.always(Some(Method::Allocate), Fault::Hang),
+            }
+        }
+        let began = tokio::time::Instant::now();
+        let uploaded = uploader.upload(&cx(), source(&content)).await.unwrap();
+        assert!(began.elapsed() <= Duration::from_secs(31), "{odd:?} took {:?}", began.elapsed());
+        let plain = upload_asking(&cold, &content).await;
+        assert_eq!(warmed.share_bytes(si).len(), 10, "{odd:?}");
+        let figures = |u: &Uploaded| (u.results.preexisting_shares, u.results.happiness);
+        match odd {
+            // Who lost one answer has room like any other when it is asked once more.
+            Odd::LosesAnswers => assert_eq!(figures(&uploaded), (0, 5)),
+            _ => {
+                assert_eq!(warmed.shares(si), cold.shares(si), "{odd:?}");
+                assert_eq!(figures(&uploaded), figures(&plain), "{odd:?}");
+            }
+        }
+        let others = usize::from(matches!(odd, Odd::Busy(_)));
+        for _ in 0..200 {
+            if warmed.uploads_in_progress() == others {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(warmed.uploads_in_progress(), others, "{odd:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,6 +36,7 @@ mod mutable_faults;
 mod mutable_happiness;
 mod mutable_vectors;
 mod packaging;
+mod room;
 mod rsa_keys;
 mod sdmf_shares;
 mod storage;

@@ -1,5 +1,6 @@
 //! Uploads: a file in, a capability out (PROTOCOL 5.1, 5.5).
 
+mod ask;
 mod encode;
 mod select;
 mod send;

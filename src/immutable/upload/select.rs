@@ -4,33 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::future::join_all;
-use futures::stream::FuturesUnordered;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
+use super::ask::{Answer, Limits, Trial, ask_all, attempt, best_happiness};
 use crate::cap::StorageIndex;
 use crate::grid::placement::{Candidate, happiness, place};
 use crate::grid::{Grid, Server};
 use crate::node::NodeError;
-use crate::storage::{Allocation, ShareKind, ShareNumber, StorageError, StorageServer, UploadSecret};
+use crate::storage::{Allocation, ShareNumber, StorageError, StorageServer, UploadSecret};
 use crate::util::{Cx, Priority};
-
-/// How long a server is waited for that failed or was late a while ago.
-const SUSPECT_LIMIT: Duration = Duration::from_secs(2);
-
-/// How long it is waited for where the others suffice; more if they took longer.
-const SUSPECT_GRACE: Duration = Duration::from_millis(250);
-
-/// How long any server is waited for once others suffice.
-const LATE_GRACE: Duration = Duration::from_secs(5);
-
-/// How long a server that was late counts as suspect.
-const LATE_ASIDE: Duration = Duration::from_secs(60);
-
-/// How long a server's word on the largest share it takes counts. One that has become full meanwhile refuses.
-const LIMIT_HOLDS: Duration = Duration::from_secs(30);
 
 /// How long an upload that has failed waits for servers to confirm that they dropped its shares.
 const ABORT_LIMIT: Duration = Duration::from_secs(5);
@@ -55,27 +38,6 @@ pub(super) struct Wanted {
 pub(super) struct Memory {
     aborts: Aborts,
     limits: Limits,
-}
-
-/// The largest share that each server takes, by its id, and when it said so.
-#[derive(Clone, Default)]
-struct Limits(Arc<Mutex<HashMap<String, (Instant, u64)>>>);
-
-impl Limits {
-    fn get(&self, server: &Server) -> Option<u64> {
-        let limits = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        limits.get(&server.info().id).filter(|(at, _)| at.elapsed() < LIMIT_HOLDS).map(|(_, limit)| *limit)
-    }
-
-    fn set(&self, server: &Server, limit: u64) {
-        let mut limits = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        limits.insert(server.info().id.clone(), (Instant::now(), limit));
-    }
-
-    /// The server has refused something: it is to be asked again.
-    fn forget(&self, server: &Server) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).remove(&server.info().id);
-    }
 }
 
 /// The servers of one upload, and what is known of them. Servers are numbered by their place in the permuted order.
@@ -118,10 +80,14 @@ async fn select_once(grid: &Grid, cx: &Cx, wanted: Wanted, memory: &Memory) -> R
     let mut servers = grid.permuted(wanted.storage_index);
     servers.retain(|s| grid.takes_new_shares(s));
     servers.truncate(2 * wanted.total as usize);
-    let answers = ask_all(cx, &servers, wanted, &memory.limits).await;
-    let pending = Pending::new(grid, wanted.storage_index, servers.clone(), memory.aborts.clone());
+    let room = || Pending::new(grid, wanted.storage_index, servers.clone(), memory.aborts.clone());
+    let mut pending = room();
+    let trial = attempt(grid, cx, &servers, wanted, &memory.limits, &pending).await;
+    if !matches!(trial, None | Some(Trial::Agreed(_))) {
+        // A late abort of what was tried must not hit what is allocated now: the secrets are others.
+        pending = room();
+    }
     let mut selection = Selection {
-        servers,
         existing: ShareMap::new(),
         allocated: BTreeMap::new(),
         written: ShareMap::new(),
@@ -132,16 +98,16 @@ async fn select_once(grid: &Grid, cx: &Cx, wanted: Wanted, memory: &Memory) -> R
         full: BTreeSet::new(),
         reasons: Vec::new(),
         limits: memory.limits.clone(),
+        servers,
     };
-    for (number, Answer { candidate, trouble }) in answers.into_iter().enumerate() {
-        match trouble {
-            Some(StorageError::NoSpace) => drop(selection.full.insert(number)),
-            Some(error) => selection.note(number, &error),
-            None => {}
+    match trial {
+        Some(Trial::Agreed(shares)) => selection.begin_empty(shares),
+        Some(Trial::Found(holds)) => selection.begin_with(holds),
+        None | Some(Trial::Open) => {
+            let answers = ask_all(cx, &selection.servers, wanted, &memory.limits).await;
+            selection.begin_after(answers);
         }
-        selection.candidates.push(candidate);
     }
-    selection.existing = held(&selection.candidates);
     selection.place_all(grid, cx).await;
     let reached = selection.happiness(|_| true);
     if reached >= wanted.happy {
@@ -151,105 +117,38 @@ async fn select_once(grid: &Grid, cx: &Cx, wanted: Wanted, memory: &Memory) -> R
     Err(selection.unhappy(grid, reached))
 }
 
-/// What one server holds and takes. The trouble is [`StorageError::NoSpace`] for one that has no room.
-#[derive(Clone, Default)]
-struct Answer {
-    candidate: Candidate,
-    trouble: Option<StorageError>,
-}
-
-/// Asks all servers at once. Each may take as long as a request may, but once those that have answered suffice, the
-/// others are waited for a little only, and less those of which nothing is to be hoped; who is late drops out.
-async fn ask_all(cx: &Cx, servers: &[Arc<Server>], wanted: Wanted, limits: &Limits) -> Vec<Answer> {
-    let began = Instant::now();
-    let suspect: Vec<bool> = servers.iter().map(|s| s.is_set_aside() || s.health().last_error.is_some()).collect();
-    let mut asking: FuturesUnordered<_> = servers
-        .iter()
-        .zip(&suspect)
-        .enumerate()
-        .map(|(number, (server, &suspect))| async move { (number, ask(cx, server, suspect, wanted, limits).await) })
-        .collect();
-    let mut answers: Vec<Option<Answer>> = vec![None; servers.len()];
-    let mut give_up: Option<Instant> = None;
-    loop {
-        let late = async {
-            match give_up {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            answer = asking.next() => match answer {
-                Some((number, answer)) => answers[number] = Some(answer),
-                None => break,
-            },
-            () = late => break,
-        }
-        let only_suspects = answers.iter().zip(&suspect).all(|(answer, suspect)| answer.is_some() || *suspect);
-        if (give_up.is_none() || only_suspects) && suffice(&answers, wanted) {
-            let wait = if only_suspects { SUSPECT_GRACE.max(began.elapsed()) } else { LATE_GRACE };
-            give_up = Some(give_up.unwrap_or(Instant::now() + wait).min(Instant::now() + wait));
-        }
-    }
-    let or_late = |(answer, server): (Option<Answer>, &Arc<Server>)| {
-        answer.unwrap_or_else(|| {
-            server.set_aside(LATE_ASIDE);
-            let trouble = Some(StorageError::Unreachable("no answer in time".into()));
-            Answer { candidate: Candidate::default(), trouble }
-        })
-    };
-    answers.into_iter().zip(servers).map(or_late).collect()
-}
-
-/// Whether the servers that have answered can hold the shares happily.
-fn suffice(answers: &[Option<Answer>], wanted: Wanted) -> bool {
-    let candidates: Vec<Candidate> =
-        answers.iter().map(|a| a.as_ref().map_or_else(Candidate::default, |a| a.candidate.clone())).collect();
-    // Placing many shares on many servers takes a while, and is in vain before there are enough of them.
-    let useful = candidates.iter().filter(|c| c.writable || !c.holds.is_empty()).count();
-    useful >= wanted.happy && best_happiness(&candidates, wanted.total) >= wanted.happy
-}
-
-/// The happiness that a placement on these servers would have.
-fn best_happiness(candidates: &[Candidate], total: u32) -> usize {
-    let mut map = held(candidates);
-    for (share, server) in place(candidates, total) {
-        map.entry(share).or_default().insert(server);
-    }
-    happiness(&map)
-}
-
-async fn ask(cx: &Cx, server: &Server, suspect: bool, wanted: Wanted, limits: &Limits) -> Answer {
-    let cx = if suspect { cx.with_timeout(SUSPECT_LIMIT) } else { cx.clone() };
-    let known = limits.get(server);
-    let limit = async {
-        match known {
-            Some(limit) => Ok(limit),
-            None => server.status(&cx).await.map(|status| status.maximum_immutable_share_size),
-        }
-    };
-    let listing = server.list_shares(&cx, ShareKind::Immutable, wanted.storage_index);
-    let (limit, listed) = futures::join!(limit, listing);
-    let mut holds = match listed {
-        Ok(holds) => holds,
-        Err(error) => return Answer { candidate: Candidate::default(), trouble: Some(error) },
-    };
-    holds.retain(|&share| share < wanted.total);
-    let (writable, trouble) = match limit {
-        Ok(limit) => {
-            if known.is_none() {
-                limits.set(server, limit);
-            }
-            let fits = limit >= wanted.share_size;
-            (fits, (!fits).then_some(StorageError::NoSpace))
-        }
-        Err(error) => (false, Some(error)),
-    };
-    Answer { candidate: Candidate { writable, holds }, trouble }
-}
-
 impl Selection {
+    /// All servers held nothing, and have agreed to the shares that they are given.
+    fn begin_empty(&mut self, shares: Vec<BTreeSet<ShareNumber>>) {
+        for (number, holds) in shares.into_iter().enumerate() {
+            self.allocated.extend(holds.iter().map(|&share| (share, number)));
+            self.confirmed.extend(holds.iter().map(|&share| (share, number)));
+            self.candidates.push(Candidate { writable: true, holds });
+        }
+    }
+
+    /// All servers have room, and have said what they hold and renewed the leases on it.
+    fn begin_with(&mut self, holds: Vec<BTreeSet<ShareNumber>>) {
+        for (number, holds) in holds.into_iter().enumerate() {
+            self.confirmed.extend(holds.iter().map(|&share| (share, number)));
+            self.candidates.push(Candidate { writable: true, holds });
+        }
+        self.existing = held(&self.candidates);
+    }
+
+    /// Servers were asked what they hold and take.
+    fn begin_after(&mut self, answers: Vec<Answer>) {
+        for (number, Answer { candidate, trouble }) in answers.into_iter().enumerate() {
+            match trouble {
+                Some(StorageError::NoSpace) => drop(self.full.insert(number)),
+                Some(error) => self.note(number, &error),
+                None => {}
+            }
+            self.candidates.push(candidate);
+        }
+        self.existing = held(&self.candidates);
+    }
+
     /// Happiness when, of the shares still to be written, only those that `live` names come to be.
     pub fn happiness(&self, live: impl Fn(ShareNumber) -> bool) -> usize {
         let mut map = self.existing.clone();
@@ -424,7 +323,7 @@ fn explain(reasons: &[(String, String)], locked_out: Option<String>, uncertified
     parts.join("; ")
 }
 
-fn held(candidates: &[Candidate]) -> ShareMap {
+pub(super) fn held(candidates: &[Candidate]) -> ShareMap {
     let mut map = ShareMap::new();
     for (number, candidate) in candidates.iter().enumerate() {
         for &share in &candidate.holds {
@@ -478,7 +377,7 @@ impl Pending {
     }
 
     /// Notes that room is about to be asked for.
-    fn expect(&self, server: usize, shares: &BTreeSet<ShareNumber>) -> UploadSecret {
+    pub fn expect(&self, server: usize, shares: &BTreeSet<ShareNumber>) -> UploadSecret {
         self.lock().extend(shares.iter().map(|&share| (server, share)));
         self.secret(server)
     }
@@ -499,6 +398,15 @@ impl Pending {
     pub async fn abort_all(&self) {
         let left = std::mem::take(&mut *self.lock());
         self.spawn(left);
+        self.aborts.wait(self.storage_index).await;
+    }
+
+    /// Gives up all but what servers of these numbers may keep, and waits a little for the others to say so.
+    pub async fn abort_but(&self, late: &BTreeSet<usize>) {
+        let (left, prompt) =
+            std::mem::take(&mut *self.lock()).into_iter().partition(|(server, _)| late.contains(server));
+        *self.lock() = left;
+        self.spawn(prompt);
         self.aborts.wait(self.storage_index).await;
     }
 
