@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
-use crate::crypto::hash::{Hash, Tag, TaggedHasher};
+use crate::crypto::hash::{Hash, Tag, tagged};
 use crate::crypto::{ReadKey, Sealer};
 use crate::util::{Clock, Rng, base32};
 
@@ -34,9 +34,7 @@ pub struct TableId {
 impl TableId {
     /// The table of the directory that is told from others by `name`, under a key from what reads it.
     pub fn new(name: &[u8; 16], read_key: &ReadKey) -> TableId {
-        let mut hasher = TaggedHasher::new(Tag::KEPT_TABLE.0.as_bytes());
-        hasher.update(read_key.as_bytes());
-        TableId { name: base32::encode(name), key: Zeroizing::new(hasher.finish()) }
+        TableId { name: base32::encode(name), key: Zeroizing::new(tagged(Tag::KEPT_TABLE, read_key.as_bytes())) }
     }
 }
 

@@ -10,6 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use zeroize::Zeroizing;
 
 use super::ConfigError;
+use crate::util::base32;
 
 /// More than any settings file holds, in bytes; a longer one is refused before it fills the memory.
 const FILE_LIMIT: u64 = 16 << 20;
@@ -28,6 +29,26 @@ pub fn make_private_dir(path: &Path) -> Result<(), ConfigError> {
 /// The file could not be written; what was there before stays.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), ConfigError> {
     write_mode(path, content, 0o600).map_err(|e| ConfigError::io(path, &e))
+}
+
+/// Replaces `path` by `bytes` in base32 and a newline, as [`write_private`] does.
+///
+/// # Errors
+/// As of [`write_private`].
+pub(super) fn write_base32(path: &Path, bytes: &[u8]) -> Result<(), ConfigError> {
+    let mut text = Zeroizing::new(base32::encode(bytes));
+    text.push('\n');
+    write_private(path, text.as_bytes())
+}
+
+/// The 32 bytes that stand in `path` in base32; `None` when there is no such file.
+///
+/// # Errors
+/// The file cannot be read, or is not base32 of 32 bytes.
+pub(super) fn read_base32(path: &Path) -> Result<Option<[u8; 32]>, ConfigError> {
+    let Some(text) = read_optional(path)? else { return Ok(None) };
+    let bytes = base32::decode_array::<32>(text.trim());
+    bytes.map(Some).map_err(|_| ConfigError::malformed(path, None, "is not base32 of 32 bytes"))
 }
 
 fn write_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {

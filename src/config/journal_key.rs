@@ -1,8 +1,9 @@
 //! The key of the journals: `tahoefs/private/journal`.
 
-use super::{ConfigError, NodeDir, make_private_dir, read_optional, write_private};
+use super::files::{read_base32, write_base32};
+use super::{ConfigError, NodeDir, make_private_dir};
 use crate::crypto::JournalKey;
-use crate::util::{Rng, base32};
+use crate::util::Rng;
 
 impl NodeDir {
     /// The key that the journals of this node directory are encrypted under; made when it is missing.
@@ -12,16 +13,12 @@ impl NodeDir {
     pub fn journal_key(&self, rng: &Rng) -> Result<JournalKey, ConfigError> {
         let folder = self.own("private");
         let path = folder.join("journal");
-        if let Some(text) = read_optional(&path)? {
-            let bytes = base32::decode_array::<32>(text.trim());
-            let bytes = bytes.map_err(|_| ConfigError::malformed(&path, None, "is not base32 of 32 bytes"))?;
+        if let Some(bytes) = read_base32(&path)? {
             return Ok(JournalKey::new(bytes));
         }
         make_private_dir(&folder)?;
         let key = JournalKey::new(rng.bytes());
-        let mut text = zeroize::Zeroizing::new(base32::encode(key.as_bytes()));
-        text.push('\n');
-        write_private(&path, text.as_bytes())?;
+        write_base32(&path, key.as_bytes())?;
         Ok(key)
     }
 }
@@ -29,6 +26,7 @@ impl NodeDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::write_private;
 
     #[test]
     fn the_key_is_made_once() {

@@ -4,7 +4,8 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use super::{ConfigError, NodeDir, read_optional, write_private};
+use super::files::{read_base32, write_base32};
+use super::{ConfigError, NodeDir, read_optional};
 use crate::crypto::LeaseSecret;
 use crate::util::{Rng, base32};
 
@@ -36,12 +37,8 @@ impl Secrets {
     pub fn load_or_create(dir: &NodeDir, rng: &Rng) -> Result<Secrets, ConfigError> {
         let mut secrets = Secrets::fresh(rng);
         let path = dir.private("secret");
-        match read_optional(&path)? {
-            Some(text) => {
-                let bytes = base32::decode_array::<32>(text.trim());
-                let bytes = bytes.map_err(|_| ConfigError::malformed(&path, None, "is not base32 of 32 bytes"))?;
-                secrets.lease = LeaseSecret::new(bytes);
-            }
+        match read_base32(&path)? {
+            Some(bytes) => secrets.lease = LeaseSecret::new(bytes),
             None => secrets.write_lease(dir)?,
         }
         let path = dir.private("convergence");
@@ -66,23 +63,18 @@ impl Secrets {
     }
 
     fn write_lease(&self, dir: &NodeDir) -> Result<(), ConfigError> {
-        write_base32(dir, "secret", self.lease.as_bytes())
+        write_base32(&dir.private("secret"), self.lease.as_bytes())
     }
 
     fn write_convergence(&self, dir: &NodeDir) -> Result<(), ConfigError> {
-        write_base32(dir, "convergence", &self.convergence)
+        write_base32(&dir.private("convergence"), &self.convergence)
     }
-}
-
-fn write_base32(dir: &NodeDir, name: &str, bytes: &[u8]) -> Result<(), ConfigError> {
-    let mut text = Zeroizing::new(base32::encode(bytes));
-    text.push('\n');
-    write_private(&dir.private(name), text.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::write_private;
 
     #[test]
     fn secrets_are_made_once_and_read_back() {

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 
-use super::hash::{Hash, Tag, TaggedHasher};
+use super::hash::{Tag, tagged};
 use super::{JournalKey, Sealer, SigningKey};
 use crate::util::{Rng, base32};
 
@@ -30,9 +30,7 @@ impl KeyShelf {
     /// The folder cannot be made.
     pub fn open(folder: PathBuf, secret: &JournalKey, rng: Rng) -> io::Result<KeyShelf> {
         DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        let mut hasher = TaggedHasher::new(Tag::READY_KEYS.0.as_bytes());
-        hasher.update(secret.as_bytes());
-        let key: zeroize::Zeroizing<Hash> = zeroize::Zeroizing::new(hasher.finish());
+        let key = zeroize::Zeroizing::new(tagged(Tag::READY_KEYS, secret.as_bytes()));
         Ok(KeyShelf { folder, sealer: Sealer::new(&key), rng })
     }
 

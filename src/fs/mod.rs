@@ -18,7 +18,7 @@ use crate::cap::StorageIndex;
 use crate::journal::{Index, Journal};
 use crate::node::{Attributes, Child, FileType, Freshness, Metadata, Name, NodeFactory, Timestamp};
 use crate::util::{Clock, Cx, Priority, Rng};
-use crate::writeback::{Change, DirId, Kept, Scope, Writeback};
+use crate::writeback::{Change, DirId, Kept, Scope, Weight, Writeback};
 
 pub use attr::{Attr, Caller, Durability, FsOptions, Ino, Owner, ROOT, SetAttr, SetTime};
 pub use error::FsError;
@@ -168,7 +168,7 @@ impl Filesystem {
     }
 
     /// The present state of an inode is to be kept in its edge.
-    fn submit(&self, state: &mut State, ino: Ino, rides_along: bool) {
+    fn submit(&self, state: &mut State, ino: Ino, weight: Weight) {
         let Some(inode) = state.inodes.get(ino) else { return };
         if inode.unlinked {
             return;
@@ -192,14 +192,7 @@ impl Filesystem {
         let Some((dir, name)) = place else { return };
         let Some(inode) = state.inodes.get(ino) else { return };
         let entry = inode.entry();
-        state.changes.push(Change::Put { dir, name, entry, rides_along, times_only: false });
-    }
-
-    /// Of what was submitted last nothing but a content and its times have changed.
-    fn times_only(&self, state: &mut State) {
-        if let Some(Change::Put { times_only, .. }) = state.changes.last_mut() {
-            *times_only = true;
-        }
+        state.changes.push(Change::Put { dir, name, entry, weight });
     }
 
     /// Submits what an operation changes. Its call is answered once [`Kept::done`] has returned.
@@ -218,7 +211,7 @@ impl Filesystem {
             inode.attributes.mtime = Some(now);
             inode.attributes.ctime = Some(now);
         }
-        self.submit(state, ino, true);
+        self.submit(state, ino, Weight::RidesAlong);
     }
 
     /// The attributes of an inode, those of a mutable file as they were last seen.

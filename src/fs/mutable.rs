@@ -8,7 +8,7 @@ use super::inodes::Kind;
 use super::{Filesystem, FsError, State};
 use crate::cap::{Cap, FileCap, StorageIndex};
 use crate::node::{NodeError, Timestamp};
-use crate::writeback::{FileObject, Times};
+use crate::writeback::{FileObject, Times, Weight};
 
 /// The objects in use. An inode, or a change that is not stored, keeps its object.
 #[derive(Default)]
@@ -83,14 +83,11 @@ impl Filesystem {
                 inode.sighted = None;
                 let parent = state.inodes.get(other).and_then(|inode| state.inodes.directory(inode.parent).ok());
                 if other != ino && parent.is_some_and(|dir| self.check_writeable(dir).is_ok()) {
-                    self.submit(state, other, false);
+                    self.submit(state, other, Weight::Full);
                 }
             }
         }
-        self.submit(state, ino, false);
-        if content {
-            self.times_only(state);
-        }
+        self.submit(state, ino, if content { Weight::Times } else { Weight::Full });
     }
 }
 

@@ -104,10 +104,14 @@ impl Journal {
             staging: None,
             stored: None,
         };
+        self.staged(in_place, 0, state)
+    }
+
+    fn staged(&self, in_place: bool, record: u64, state: State) -> Staged {
         Staged(Arc::new(Inner {
             shared: Arc::clone(&self.0),
             in_place,
-            record: AtomicU64::new(0),
+            record: AtomicU64::new(record),
             made_at: AtomicU64::new(0),
             state: Mutex::new(state),
             order: Arc::default(),
@@ -116,7 +120,7 @@ impl Journal {
 
     /// A file that the journal held when it was opened. `base` is the file behind [`FileRecord::base`].
     pub fn reopen_file(&self, record: &FileRecord, base: Option<Arc<dyn Readable>>) -> io::Result<Staged> {
-        let shared = Arc::clone(&self.0);
+        let shared = &self.0;
         let base = match (&record.base, base) {
             (Some(cap), Some(node)) => Some(Base { cap: cap.clone(), node }),
             (Some(_), None) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file has a base")),
@@ -137,14 +141,7 @@ impl Journal {
             staging,
             stored: record.stored.clone(),
         };
-        Ok(Staged(Arc::new(Inner {
-            shared,
-            in_place: record.in_place,
-            record: AtomicU64::new(record.id),
-            made_at: AtomicU64::new(0),
-            state: Mutex::new(state),
-            order: Arc::default(),
-        })))
+        Ok(self.staged(record.in_place, record.id, state))
     }
 }
 

@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 
-use super::{Content, DirId, Entry, FileObject, Pending, Seen, State, Target, Writeback};
+use super::{Content, DirId, Entry, FileObject, Pending, Seen, State, Target, Writeback, cap_key};
 use crate::cap::Cap;
-use crate::crypto::hash::sha256d;
 use crate::journal::{Batch, Commit, DirRecord, EdgeRecord, FileRecord, JournalError, Replay, Wanted, WantedTarget};
 use crate::node::{Name, NodeError};
 use crate::util::{Cx, Priority, crash_point};
@@ -139,7 +138,7 @@ impl Writeback {
             let cap = record.cap.as_deref().map(parse).transpose()?;
             let node = cap.as_ref().map(|cap| self.factory.directory(cap)).transpose()?;
             if let Some(cap) = &cap {
-                state.by_cap.insert(sha256d(cap.to_uri().as_bytes()), DirId(*id));
+                state.by_cap.insert(cap_key(cap), DirId(*id));
             }
             let is_new = cap.is_none();
             let id = state.add(DirId(*id), node, cap);

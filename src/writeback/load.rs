@@ -2,11 +2,17 @@
 
 use std::sync::{Arc, MutexGuard};
 
+use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
 use super::{DirId, Writeback};
+use crate::cap::Cap;
 use crate::node::{Freshness, NodeError, Table};
 use crate::util::{Cx, Stopped};
+
+/// Directories that are looked at ahead of a walk, and how many of them at the same time.
+const AHEAD: usize = 32;
+const PARALLEL_LOADS: usize = 4;
 
 impl Writeback {
     /// Sees to it that the table of `dir` is there and not older than the refresh interval, or, with
@@ -67,6 +73,21 @@ impl Writeback {
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Loads the directories behind `caps` that were never loaded, for who is likely to look at them next. What cannot
+    /// be loaded is left to who asks for it.
+    pub async fn look_ahead(&self, cx: &Cx, caps: Vec<Cap>) {
+        let unseen = |cap: &Cap| {
+            let dir = self.directory(cap).ok()?;
+            self.state().dirs.get(&dir).filter(|d| d.table.is_none() && d.node.is_some()).map(|_| dir)
+        };
+        let dirs: Vec<_> = caps.iter().filter_map(unseen).take(AHEAD).collect();
+        stream::iter(dirs)
+            .for_each_concurrent(PARALLEL_LOADS, |dir| async move {
+                drop(self.load(cx, dir, Freshness::Cached).await);
+            })
+            .await;
     }
 
     /// The grid could not be asked just now: for a moment, directories are shown as they were last seen without trying.

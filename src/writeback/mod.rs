@@ -20,7 +20,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use futures::stream::{self, StreamExt};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -28,7 +27,7 @@ use crate::cap::{Cap, StorageIndex};
 use crate::crypto::Hash;
 use crate::crypto::hash::sha256d;
 use crate::journal::Journal;
-use crate::node::{Attributes, Child, Directory, Expect, Freshness, Metadata, Name, NodeError, NodeFactory, Table};
+use crate::node::{Attributes, Child, Directory, Expect, Metadata, Name, NodeError, NodeFactory, Table};
 use crate::util::{Clock, Cx, Priority};
 
 pub use file::{FileObject, Times};
@@ -36,10 +35,6 @@ pub use kept::{CRASH_POINTS, Kept};
 pub use queue::{Failure, QueueStatus, Scope, Standing};
 
 use kept::{Key, Unkept};
-
-/// Directories that are looked at ahead of a walk, and how many of them at the same time.
-const AHEAD: usize = 32;
-const PARALLEL_LOADS: usize = 4;
 
 /// A directory, on the grid or not yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,11 +94,8 @@ pub enum Change {
         name: Name,
         /// What it is to stand for.
         entry: Entry,
-        /// The change alone is no reason to publish: it rides along with the next, or with a flush of everything.
-        rides_along: bool,
-        /// A content has changed, and with it nothing but times: where the name stands for this content already, these
-        /// times may come into the journal later, with [`Writeback::catch_up`].
-        times_only: bool,
+        /// How much of a change it is.
+        weight: Weight,
     },
     /// Removes a name.
     Remove {
@@ -127,6 +119,18 @@ pub enum Change {
         /// The directory.
         dir: DirId,
     },
+}
+
+/// How much of a change a [`Change::Put`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// One like any other.
+    Full,
+    /// The change alone is no reason to publish: it rides along with the next, or with a flush of everything.
+    RidesAlong,
+    /// A content has changed, and with it nothing but times: where the name stands for this content already, these times
+    /// may come into the journal later, with [`Writeback::catch_up`].
+    Times,
 }
 
 /// How long the engine waits, and for what.
@@ -295,11 +299,11 @@ impl Pending {
     fn is_kept_as(&self, entry: &Entry) -> bool {
         let (Some(wanted), Some(file)) = (&self.wanted, self.file()) else { return false };
         let same_file = matches!(&entry.target, Target::File(other) if Arc::ptr_eq(file, other));
-        let timeless = |a: &Attributes| Attributes { mtime: None, ctime: None, ..a.clone() };
+        let (mtime, ctime) = (wanted.attributes.mtime, wanted.attributes.ctime);
         same_file
             && self.kept_file.is_some()
             && self.kept_file == file.record()
-            && timeless(&wanted.attributes) == timeless(&entry.attributes)
+            && wanted.attributes == Attributes { mtime, ctime, ..entry.attributes.clone() }
     }
 
     /// What the name may hold when the change is published.
@@ -336,7 +340,7 @@ impl Writeback {
 
     /// The directory behind `cap`. The same cap always gives the same directory.
     pub fn directory(&self, cap: &Cap) -> Result<DirId, NodeError> {
-        let key = sha256d(cap.to_uri().as_bytes());
+        let key = cap_key(cap);
         if let Some(id) = self.state().by_cap.get(&key) {
             return Ok(*id);
         }
@@ -378,21 +382,6 @@ impl Writeback {
     /// Has every directory loaded again before it is next shown.
     pub fn expire(&self) {
         self.state().dirs.values_mut().for_each(|dir| dir.checked = None);
-    }
-
-    /// Loads the directories behind `caps` that were never loaded, for who is likely to look at them next. What cannot
-    /// be loaded is left to who asks for it.
-    pub async fn look_ahead(&self, cx: &Cx, caps: Vec<Cap>) {
-        let unseen = |cap: &Cap| {
-            let dir = self.directory(cap).ok()?;
-            self.state().dirs.get(&dir).filter(|d| d.table.is_none() && d.node.is_some()).map(|_| dir)
-        };
-        let dirs: Vec<_> = caps.iter().filter_map(unseen).take(AHEAD).collect();
-        stream::iter(dirs)
-            .for_each_concurrent(PARALLEL_LOADS, |dir| async move {
-                drop(self.load(cx, dir, Freshness::Cached).await);
-            })
-            .await;
     }
 
     /// What stands under `name`. The directory must have been loaded, else nothing but pending changes is seen.
@@ -468,15 +457,22 @@ impl Writeback {
     }
 }
 
+/// What stands for a directory's cap in [`State::by_cap`].
+fn cap_key(cap: &Cap) -> Hash {
+    sha256d(cap.to_uri().as_bytes())
+}
+
 impl State {
     fn change(&mut self, change: Change) {
         match change {
-            Change::Put { dir, name, entry, rides_along, times_only } => {
+            Change::Put { dir, name, entry, weight } => {
                 let key = Key::Edge(dir, Arc::clone(&name));
                 let before = self.dirs.get(&dir).and_then(|d| d.pending.get(&name));
-                let lags = times_only && before.is_some_and(|p| p.is_kept_as(&entry)) && !self.touched.contains(&key);
+                let lags = weight == Weight::Times
+                    && before.is_some_and(|p| p.is_kept_as(&entry))
+                    && !self.touched.contains(&key);
                 let base = entry.seen.clone();
-                self.want(dir, name, Some(entry), base, rides_along, None);
+                self.want(dir, name, Some(entry), base, weight == Weight::RidesAlong, None);
                 if lags {
                     self.touched.remove(&key);
                     self.lagging.insert(key);

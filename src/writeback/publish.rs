@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 
-use super::{DirId, Key, Pending, Seen, State, Target, Writeback};
+use super::{DirId, Key, Pending, Seen, State, Target, Writeback, cap_key};
 use crate::cap::Cap;
 use crate::node::{Directory, Edit, EditOutcome, Freshness, Metadata, Name, NodeError, Table};
 use crate::util::Cx;
@@ -208,7 +208,7 @@ impl Writeback {
             let table = node.snapshot(cx, Freshness::Cached).await?;
             {
                 let mut state = self.state();
-                state.by_cap.insert(crate::crypto::hash::sha256d(cap.to_uri().as_bytes()), dir);
+                state.by_cap.insert(cap_key(&cap), dir);
                 if let Some(d) = state.dirs.get_mut(&dir) {
                     d.node = Some(node);
                     d.cap = Some(cap);

@@ -12,7 +12,7 @@ use crate::fs::names::edge_name;
 use crate::fs::{Filesystem, FsError};
 use crate::node::{Attributes, FileType, Metadata};
 use crate::util::base32;
-use crate::writeback::FileObject;
+use crate::writeback::{FileObject, Weight};
 
 const SET_GID: u32 = 0o2000;
 /// Bytes that a new name takes in the journal, about.
@@ -118,7 +118,7 @@ impl Filesystem {
                 state.inodes.detach(leftover);
             }
             let ino = state.inodes.add(parent, edge, kind, attributes, Metadata::default());
-            self.submit(&mut state, ino, false);
+            self.submit(&mut state, ino, Weight::Full);
             self.touch_directory(&mut state, parent);
             (ino, self.keep(state))
         };

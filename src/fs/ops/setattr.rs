@@ -3,6 +3,7 @@
 use crate::fs::attr::{Attr, Ino, ROOT, SetAttr, SetTime};
 use crate::fs::{Filesystem, FsError};
 use crate::node::FileType;
+use crate::writeback::Weight;
 
 impl Filesystem {
     /// Changes attributes; a change of size is a change of the content.
@@ -40,7 +41,7 @@ impl Filesystem {
             attributes.ctime = Some(now);
             match set.mtime.map(resolve) {
                 Some(mtime) => self.times_changed(&mut state, ino, mtime, false),
-                None => self.submit(&mut state, ino, false),
+                None => self.submit(&mut state, ino, Weight::Full),
             }
             self.keep(state)
         };
