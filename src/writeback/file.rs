@@ -13,7 +13,7 @@ use super::DirId;
 use crate::cap::Cap;
 use crate::journal::{Journal, Staged};
 use crate::node::{FileVersion, Name, NodeError, NodeFactory, Readable, Source, Timestamp, Writeable};
-use crate::util::{Cx, Priority};
+use crate::util::{Cx, Priority, crash_point};
 
 /// Nothing of the content is being sent.
 const IDLE: u64 = u64::MAX;
@@ -299,6 +299,7 @@ impl FileObject {
         let holds = self.is_mutable() || cx.priority() == Priority::Waiting;
         let _content = if holds { Some(self.content.read().await) } else { None };
         let (began, generation) = (Instant::now(), self.staged.generation());
+        crash_point("writeback.upload.begun");
         let stored = match &self.mutable {
             Some(_) => self.store_in_place(cx).await,
             None => {
@@ -307,6 +308,7 @@ impl FileObject {
                 factory.store_file(cx, Arc::new(source)).await.map(|cap| (generation, cap))
             }
         };
+        crash_point("writeback.upload.done");
         self.sent.store(IDLE, Ordering::Relaxed);
         let mut effort = self.effort();
         let (generation, cap) = match stored {
@@ -341,6 +343,7 @@ impl FileObject {
         let (cap, node) = writeable.ok_or(NodeError::NotWriteable)?;
         let (generation, changes) = self.staged.changes(cx);
         let version = node.write(cx, None, &changes).await?;
+        crash_point("writeback.in_place.written");
         // What is noted is not done again after a crash: others may have written since.
         if let Err(error) = self.staged.note_stored(generation, &cap.to_uri()).await {
             tracing::warn!(%error, "the journal could not note that a file is stored");

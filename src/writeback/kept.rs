@@ -12,7 +12,19 @@ use crate::node::{Name, NodeError};
 use crate::util::{Cx, Priority, crash_point};
 
 /// The crash points of this room: each stands between two durable steps.
-pub const CRASH_POINTS: &[&str] = &["writeback.retire.barrier", "writeback.retire.removed"];
+pub const CRASH_POINTS: &[&str] = &[
+    "writeback.upload.begun",
+    "writeback.upload.done",
+    "writeback.in_place.written",
+    "writeback.birth.recorded",
+    "writeback.birth.made",
+    "writeback.publish.recorded",
+    "writeback.publish.made",
+    "writeback.publish.noted",
+    "writeback.rename.linked",
+    "writeback.retire.barrier",
+    "writeback.retire.removed",
+];
 
 /// What has a record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,13 +90,13 @@ impl Writeback {
         self.release_settled();
         // In this order: the names of a file that nobody needs any more are retired or removed by then.
         let files = self.journal.take_forgotten();
-        let names = {
+        let (names, born) = {
             let mut state = self.state();
             let has_leftovers = !state.recorded.is_empty() && state.pending().next().is_none();
-            if files.is_empty() && state.retired.is_empty() && !has_leftovers {
+            if files.is_empty() && state.retired.is_empty() && state.born.is_empty() && !has_leftovers {
                 return Ok(());
             }
-            std::mem::take(&mut state.retired)
+            (std::mem::take(&mut state.retired), state.born.clone())
         };
         crash_point("writeback.retire.barrier");
         if let Err(error) = cx.run(self.factory.sync(cx)).await.unwrap_or_else(|e| Err(e.into())) {
@@ -95,6 +107,11 @@ impl Writeback {
         let commit = {
             let mut state = self.state();
             let mut batch = Batch::new();
+            // Before the records of what is in them go.
+            for dir in born {
+                state.born.remove(&dir);
+                state.record_dir(dir, &mut batch, true);
+            }
             for (dir, name) in &names {
                 if state.dirs.get(dir).is_none_or(|d| !d.pending.contains_key(name)) {
                     batch.remove_edge(dir.0, name);
@@ -212,7 +229,9 @@ impl State {
             return;
         }
         self.recorded.insert(dir);
-        batch.put_dir(dir.0, DirRecord { cap: d.cap.as_ref().map(Cap::to_uri), home: d.home.map(|home| home.0) });
+        // One that has not passed the barrier may be gone after power loss: it is made anew then.
+        let cap = d.cap.as_ref().filter(|_| !self.born.contains(&dir)).map(Cap::to_uri);
+        batch.put_dir(dir.0, DirRecord { cap, home: d.home.map(|home| home.0) });
     }
 
     fn record_edge(&mut self, dir: DirId, name: &Name, batch: &mut Batch) {

@@ -188,6 +188,9 @@ struct State {
     lagging: HashSet<Key>,
     /// Directories that have a record.
     recorded: HashSet<DirId>,
+    /// Directories made on the grid, whose caps are recorded after the next barrier: before it they are made anew by a
+    /// replay.
+    born: HashSet<DirId>,
     /// Published names, whose records go after the next barrier.
     retired: Vec<(DirId, Name)>,
     /// Files that a published name stands for, whose staged content goes after the next barrier.

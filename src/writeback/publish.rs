@@ -8,7 +8,7 @@ use futures::stream::{self, StreamExt};
 use super::{DirId, Key, Pending, Seen, State, Target, Writeback, cap_key};
 use crate::cap::Cap;
 use crate::node::{Directory, Edit, EditOutcome, Freshness, Metadata, Name, NodeError, Table};
-use crate::util::Cx;
+use crate::util::{Cx, crash_point};
 
 use super::file::FileObject;
 use super::queue::Subject;
@@ -83,6 +83,7 @@ impl Writeback {
             if !links_only {
                 for place in self.places_to_link_first(dir) {
                     self.publish_links(cx, place, force).await?;
+                    crash_point("writeback.rename.linked");
                 }
             }
             let Some((node, publishing)) = self.node_of(dir) else { return resolved };
@@ -120,10 +121,17 @@ impl Writeback {
         if attempts.is_empty() {
             return Ok(());
         }
+        // What the new table names may have shares that power loss takes, and takes the place of what had none: the
+        // records from which they are stored again must outlive it.
+        self.journal.barrier().await?;
+        crash_point("writeback.publish.recorded");
         let edits: Vec<Edit> = attempts.iter().map(|a| a.edit.clone()).collect();
         let outcomes = node.modify(cx, &edits).await?;
+        crash_point("writeback.publish.made");
         let table = node.snapshot(cx, Freshness::Cached).await?;
-        self.reconcile(dir, table, attempts, outcomes).await
+        self.reconcile(dir, table, attempts, outcomes).await?;
+        crash_point("writeback.publish.noted");
+        Ok(())
     }
 
     fn node_of(&self, dir: DirId) -> Option<(Arc<dyn Directory>, PublishLock)> {
@@ -194,6 +202,7 @@ impl Writeback {
                 (state.attempts(dir, force, false, &uploaded), self.keep(&mut state))
             };
             kept.done().await?;
+            crash_point("writeback.birth.recorded");
             let children: Vec<(Name, Cap, Metadata)> = attempts
                 .iter()
                 .filter_map(|a| match &a.edit {
@@ -204,6 +213,7 @@ impl Writeback {
                 })
                 .collect();
             let cap = self.factory.create_directory(cx, &children).await?;
+            crash_point("writeback.birth.made");
             let node = self.factory.directory(&cap)?;
             let table = node.snapshot(cx, Freshness::Cached).await?;
             {
@@ -213,7 +223,7 @@ impl Writeback {
                     d.node = Some(node);
                     d.cap = Some(cap);
                 }
-                state.touched.insert(Key::Dir(dir));
+                state.born.insert(dir);
             }
             let outcomes = attempts.iter().map(|_| EditOutcome::Applied).collect();
             self.reconcile(dir, table, attempts, outcomes).await?;

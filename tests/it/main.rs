@@ -15,6 +15,7 @@ mod cli_copy;
 mod config;
 mod containers;
 mod convergence;
+mod crash;
 mod dirnode;
 mod fs;
 mod gbs;

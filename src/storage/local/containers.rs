@@ -105,6 +105,11 @@ impl ImmutableFile {
         read_data(&self.file, ImmutableContainer::DATA_OFFSET, self.data_len, offset, length)
     }
 
+    /// Bytes of the share.
+    pub(super) fn data_len(&self) -> u64 {
+        self.data_len
+    }
+
     fn lease_write(&self, lease: NewLease<'_>) -> io::Result<Option<LeaseWrite>> {
         if u64::from(self.header.lease_count) > LEASE_LIMIT {
             return Err(damaged(BadShare::TooLarge("number of leases")));

@@ -50,7 +50,7 @@ fn missing(e: &io::Error) -> bool {
 #[derive(Clone, Debug)]
 pub(super) struct Paths {
     /// `storage/`.
-    storage: PathBuf,
+    pub(super) storage: PathBuf,
     /// `storage/shares/`.
     pub(super) shares: PathBuf,
     /// `storage/shares/incoming/`.

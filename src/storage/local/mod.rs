@@ -8,6 +8,8 @@ mod containers;
 mod disk;
 mod slots;
 mod uploads;
+mod watermark;
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -23,6 +25,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use self::containers::{NewLease, ShareFile};
 use self::disk::{Hold, Paths, at, ensure_dir};
 use self::uploads::Uploads;
+use self::watermark::Watermark;
 use super::{
     Allocation, MAXIMUM_MUTABLE_SHARE_SIZE, ReadRange, ReadTestWriteAnswer, ServerStatus, ShareKind, ShareNumber,
     StorageError, StorageServer, TestWrite, UPLOAD_IDLE_SECONDS, UploadSecret, other_kind,
@@ -73,6 +76,7 @@ struct Store {
     clock: Clock,
     rng: Rng,
     uploads: Uploads,
+    watermark: Watermark,
 }
 
 impl LocalServer {
@@ -138,8 +142,8 @@ impl Store {
         let _ = identity.pin_permutation_seed(&dir);
         paths.sweep(clock.now_secs() - UPLOAD_IDLE_SECONDS);
         let tub_id = identity.tub_id();
-        let uploads = Uploads::default();
-        Ok(Store { dir, paths, identity, tub_id, device, reserved_space, clock, rng, uploads })
+        let (uploads, watermark) = (Uploads::default(), Watermark::open(&paths.storage));
+        Ok(Store { dir, paths, identity, tub_id, device, reserved_space, clock, rng, uploads, watermark })
     }
 
     /// Bytes that may be stored: nothing on a disk that is read-only.
@@ -210,8 +214,18 @@ impl Store {
     }
 
     fn sync(&self) -> Result<(), StorageError> {
+        self.watermark.barrier(|| self.sync_disk())
+    }
+
+    fn sync_disk(&self) -> Result<(), StorageError> {
         let shares = File::open(&self.paths.shares).map_err(at(&self.paths.shares))?;
         nix::unistd::syncfs(&shares).map_err(|e| at(&self.paths.shares)(e.into()))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.watermark.close(|| self.sync_disk());
     }
 }
 
@@ -239,7 +253,7 @@ impl StorageServer for LocalServer {
         _kind: ShareKind,
         si: StorageIndex,
     ) -> Result<BTreeSet<ShareNumber>, StorageError> {
-        self.run(cx, move |store| store.paths.share_numbers(si)).await
+        self.run(cx, move |store| store.list_shares(si)).await
     }
 
     async fn allocate(

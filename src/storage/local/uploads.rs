@@ -1,6 +1,8 @@
 //! Uploads of immutable shares: a file each in `incoming/`, put into place once it is complete.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +11,7 @@ use super::super::{Allocation, ShareNumber, StorageError, UPLOAD_IDLE_SECONDS, U
 use super::Store;
 use super::containers::{ImmutableFile, NewLease, ShareFile};
 use super::disk::{Hold, Published, Temporary, at, is_blank, read_up_to};
+use super::whole::is_whole;
 use crate::cap::StorageIndex;
 use crate::crypto::secrets::LeaseSecrets;
 use crate::share::container::ImmutableContainer;
@@ -101,6 +104,7 @@ impl Store {
         lease: &LeaseSecrets,
     ) -> Result<Allocation, StorageError> {
         self.sweep_now_and_then();
+        self.watermark.begin_writing()?;
         let lease = self.new_lease(lease, 0);
         let already_have = self.lease_all(si, lease)?;
         let mut allocated = BTreeSet::new();
@@ -144,7 +148,47 @@ impl Store {
         Ok(temporary)
     }
 
-    /// Renews or adds the lease on every share of `si`, and says which there are. Blank files are removed.
+    /// The shares of `si`. Immutable ones that have lost bytes are removed.
+    pub(super) fn list_shares(&self, si: StorageIndex) -> Result<BTreeSet<ShareNumber>, StorageError> {
+        let mut numbers = self.paths.share_numbers(si)?;
+        if self.watermark.has_suspects()
+            && !numbers.is_empty()
+            && let Some(_lock) = self.paths.lock(si, Hold::Exclusive, false)?
+        {
+            for share in numbers.clone() {
+                if let Some(file) = self.paths.open_share(si, share, false)?
+                    && self.is_torn(si, share, file)?
+                {
+                    numbers.remove(&share);
+                    self.paths.remove_share(si, share)?;
+                }
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// Whether a share is immutable and has lost bytes. The bucket's lock is held.
+    fn is_torn(&self, si: StorageIndex, share: ShareNumber, file: File) -> Result<bool, StorageError> {
+        let path = self.paths.bucket(si).join(share.to_string());
+        let failed = |e| at(&path)(e);
+        if !self.watermark.has_suspects() || !self.watermark.is_suspect(si, share, &file).map_err(failed)? {
+            return Ok(false);
+        }
+        let torn = match ShareFile::open(file) {
+            Ok(ShareFile::Immutable(file)) => !is_whole(&file, share).map_err(failed)?,
+            Ok(ShareFile::Mutable(_)) => false,
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => true,
+            Err(e) => return Err(failed(e)),
+        };
+        match torn {
+            true => tracing::warn!(share = %path.display(), "removed a share that has lost bytes"),
+            false => self.watermark.note_sound(si, share),
+        }
+        Ok(torn)
+    }
+
+    /// Renews or adds the lease on every share of `si`, and says which there are. Files that are blank, or have lost
+    /// bytes, are removed.
     pub(super) fn lease_all(
         &self,
         si: StorageIndex,
@@ -159,7 +203,8 @@ impl Store {
             let Some(file) = self.paths.open_share(si, share, true)? else {
                 continue;
             };
-            if is_blank(&file).map_err(at(&path))? {
+            let seen = file.try_clone().map_err(at(&path))?;
+            if is_blank(&file).map_err(at(&path))? || self.is_torn(si, share, seen)? {
                 numbers.remove(&share);
                 self.paths.remove_share(si, share)?;
                 continue;
@@ -202,6 +247,9 @@ impl Store {
             return Ok(false);
         }
         let published = self.paths.publish(temporary, si, share)?;
+        if published == Published::Placed {
+            self.watermark.note_sound(si, share);
+        }
         *file = None;
         drop(progress);
         self.uploads.lock().uploads.remove(&key);

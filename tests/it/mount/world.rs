@@ -16,7 +16,12 @@ pub struct World {
 impl World {
     /// An empty home.
     pub fn new() -> World {
-        let home = tempfile::Builder::new().prefix("tahoefs-it-").tempdir().expect("a temporary folder");
+        World::new_in(&std::env::temp_dir())
+    }
+
+    /// An empty home below `folder`.
+    pub fn new_in(folder: &Path) -> World {
+        let home = tempfile::Builder::new().prefix("tahoefs-it-").tempdir_in(folder).expect("a temporary folder");
         World { node: home.path().join(".tahoefs"), home }
     }
 
