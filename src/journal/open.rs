@@ -22,8 +22,8 @@ use super::{Batch, JournalError, JournalOptions, Replay, Room, Usage, load, sche
 use crate::crypto::JournalKey;
 use crate::util::{Cpu, Rng, crash_point};
 
-/// A log that is longer is copied into the database when nobody has committed for [`QUIET`].
-const LOG_AT_REST: u64 = 4 << 20;
+/// After so many commits the log is copied into the database when nobody has committed for [`QUIET`].
+const COMMITS_AT_REST: u64 = 1000;
 /// A log that is longer is copied into the database at the next upkeep.
 const LOG_IN_USE: u64 = 64 << 20;
 /// How long nobody has committed when it is quiet.
@@ -111,7 +111,7 @@ impl Journal {
             folder: folder.to_owned(),
             staging,
             reader: Mutex::new(schema::connect(&database)?),
-            queue: Queue::new(Store::new(conn, &database, inline)),
+            queue: Queue::new(Store::new(conn, &database, inline), &database)?,
             database,
             keys,
             contents: Mutex::new(Contents::new()),
@@ -197,7 +197,13 @@ impl Journal {
     /// commits, and measures the staging files.
     pub async fn maintain(&self) -> Result<(), JournalError> {
         let shared = Arc::clone(&self.0);
-        blocking(move || shared.maintain()).await
+        if blocking(move || shared.measure()).await? {
+            // The copy is synced: the contents that its records name come first.
+            self.barrier().await?;
+            let shared = Arc::clone(&self.0);
+            blocking(move || shared.checkpoint()).await?;
+        }
+        Ok(())
     }
 }
 
@@ -330,16 +336,19 @@ impl Shared {
         Ok(bytes)
     }
 
-    fn maintain(&self) -> Result<(), JournalError> {
+    /// Measures the staging files. Returns whether the log is to be copied into the database.
+    fn measure(&self) -> Result<bool, JournalError> {
         self.measure_staging()?;
-        let log = fs::metadata(log_of(&self.database)).map_or(0, |m| m.len());
-        let is_quiet = self.queue.store().last_commit().elapsed() >= QUIET;
-        if log <= LOG_AT_REST || (log <= LOG_IN_USE && !is_quiet) {
-            return Ok(());
-        }
+        let length = fs::metadata(log_of(&self.database)).map_or(0, |m| m.len());
+        let store = self.queue.store();
+        let commits = store.uncopied();
+        let is_quiet = store.last_commit().elapsed() >= QUIET;
+        Ok(commits > 0 && length > LOG_IN_USE || commits >= COMMITS_AT_REST && is_quiet)
+    }
+
+    fn checkpoint(&self) -> Result<(), JournalError> {
         // Most of it while others commit, the rest while they wait.
-        checkpoint(&lock(&self.reader), "PRAGMA wal_checkpoint(PASSIVE)")
-            .map_err(JournalError::store(&self.database))?;
+        checkpoint(&lock(&self.reader), "PASSIVE").map_err(JournalError::store(&self.database))?;
         self.queue.store().checkpoint()
     }
 }

@@ -1,6 +1,7 @@
 //! Group commits: batches queue up, and whoever gets hold of the database commits all that wait there.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -13,6 +14,17 @@ pub(super) struct Queue {
     waiting: Mutex<Vec<Job>>,
     store: Mutex<Store>,
     inline_bytes: Arc<AtomicU64>,
+    log: Mutex<Log>,
+}
+
+/// The log of the database, which this syncs itself: others commit meanwhile.
+struct Log {
+    path: PathBuf,
+    file: File,
+    /// As many commits survive power loss.
+    synced: u64,
+    /// A sync has failed: the kernel has forgotten that some of the log is not on the disk.
+    failed: bool,
 }
 
 /// A batch, and where its result goes.
@@ -27,8 +39,12 @@ type Done = Mutex<Option<Result<(), JournalError>>>;
 pub(super) struct Ticket(Arc<Done>);
 
 impl Queue {
-    pub fn new(store: Store) -> Queue {
-        Queue { waiting: Mutex::default(), inline_bytes: store.inline_bytes(), store: Mutex::new(store) }
+    /// `database` is open in WAL mode, and stays so as long as `store` lives.
+    pub fn new(store: Store, database: &Path) -> Result<Queue, JournalError> {
+        let path = log_of(database);
+        let file = File::open(&path).map_err(JournalError::io(&path))?;
+        let log = Mutex::new(Log { path, file, synced: 0, failed: false });
+        Ok(Queue { waiting: Mutex::default(), inline_bytes: store.inline_bytes(), store: Mutex::new(store), log })
     }
 
     /// Queues changes: they are committed together, after all that was queued before.
@@ -70,12 +86,26 @@ impl Queue {
     /// Commits all that is queued; it and all that was committed before survive power loss once this returns. Hands
     /// back the staging files that no record needs any more.
     pub fn sync(&self) -> Result<Vec<u64>, JournalError> {
-        let mut store = lock(&self.store);
-        self.drain(&mut store);
-        if !store.is_synced() {
-            store.commit([].iter(), true)?;
+        let mut log = lock(&self.log);
+        let (commits, doomed) = {
+            let mut store = lock(&self.store);
+            self.drain(&mut store);
+            (store.settle()?, store.take_doomed())
+        };
+        if commits > log.synced || log.failed {
+            let synced = match log.failed {
+                false => log.file.sync_data().map_err(JournalError::io(&log.path)),
+                // What is in the log still reads as it was written: it goes where it can be synced once more.
+                true => lock(&self.store).checkpoint(),
+            };
+            log.failed = synced.is_err();
+            if let Err(error) = synced {
+                lock(&self.store).doom(doomed);
+                return Err(error);
+            }
+            log.synced = commits;
         }
-        Ok(store.take_doomed())
+        Ok(doomed)
     }
 
     /// Bytes of contents that stand in rows. Never waits.
@@ -94,14 +124,14 @@ impl Queue {
         if jobs.is_empty() {
             return;
         }
-        let together = store.commit(jobs.iter().flat_map(|job| &job.ops), false);
+        let together = store.commit(jobs.iter().flat_map(|job| &job.ops));
         let is_lone = jobs.len() == 1;
         let mut together = Some(together);
         for job in jobs {
             let result = match &together {
                 Some(Ok(())) => Ok(()),
                 _ if is_lone => together.take().unwrap_or(Ok(())),
-                _ => store.commit(job.ops.iter(), false),
+                _ => store.commit(job.ops.iter()),
             };
             match (job.done, result) {
                 (Some(done), result) => *lock(&done) = Some(result),
@@ -121,7 +151,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Where the log of the database at `path` is.
-pub(super) fn log_of(path: &Path) -> std::path::PathBuf {
+pub(super) fn log_of(path: &Path) -> PathBuf {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     log.into()

@@ -79,13 +79,14 @@ pub(super) fn connect(path: &Path) -> Result<Connection, JournalError> {
     Ok(conn)
 }
 
-/// A commit is a write to the log without a sync; the log is copied into the database when the journal says so.
+/// A commit is a write to the log without a sync; the log is copied into the database when the journal says so, and
+/// keeps so much of its length.
 fn tune(conn: &Connection) -> rusqlite::Result<()> {
     conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     conn.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
     conn.execute_batch(
-        "PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;
-         PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
+        "PRAGMA synchronous = NORMAL; PRAGMA journal_size_limit = 16777216; PRAGMA temp_store = MEMORY;
+         PRAGMA cache_size = -8192; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
     )
 }
 

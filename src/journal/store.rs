@@ -25,8 +25,10 @@ pub(super) struct Store {
     /// Bytes of each content that stands in a row.
     inline: HashMap<u64, u64>,
     inline_bytes: Arc<AtomicU64>,
-    /// Commits since the last that was synced.
-    unsynced: u64,
+    /// Commits of this run, and one for all before it, which may not have been synced either.
+    commits: u64,
+    /// As many are in the database itself.
+    copied: u64,
     last_commit: Instant,
 }
 
@@ -49,7 +51,8 @@ impl Store {
             doomed: Vec::new(),
             inline,
             inline_bytes,
-            unsynced: 1,
+            commits: 1,
+            copied: 0,
             last_commit: Instant::now(),
         }
     }
@@ -69,9 +72,17 @@ impl Store {
         &self.doomed
     }
 
-    /// Whether all that was committed survives power loss.
-    pub fn is_synced(&self) -> bool {
-        self.unsynced == 0 && self.owed.is_empty()
+    /// Commits what failed before, and says how many commits there have been; more than 0.
+    pub fn settle(&mut self) -> Result<u64, JournalError> {
+        if !self.owed.is_empty() {
+            self.commit([].iter())?;
+        }
+        Ok(self.commits)
+    }
+
+    /// Commits that stand in the log alone.
+    pub fn uncopied(&self) -> u64 {
+        self.commits - self.copied
     }
 
     pub fn last_commit(&self) -> Instant {
@@ -83,24 +94,22 @@ impl Store {
         self.owed.push(op);
     }
 
-    /// The staging files that no record needs any more. Ask right after a synced commit.
+    /// The staging files that no record needs any more, by what is committed so far.
     pub fn take_doomed(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.doomed)
     }
 
-    /// Commits all these changes or none; a `synced` commit and all before it survive power loss.
-    pub fn commit<'a>(&mut self, ops: impl Iterator<Item = &'a Op>, synced: bool) -> Result<(), JournalError> {
-        let err = JournalError::store(&self.path);
-        if synced {
-            self.conn.execute_batch("PRAGMA synchronous = FULL").map_err(&err)?;
-        }
-        let done = self.transaction(ops, synced);
+    /// Takes back what [`Store::take_doomed`] gave.
+    pub fn doom(&mut self, numbers: Vec<u64>) {
+        self.doomed.extend(numbers);
+    }
+
+    /// Commits all these changes or none. They stand in the log, which nobody has synced.
+    pub fn commit<'a>(&mut self, ops: impl Iterator<Item = &'a Op>) -> Result<(), JournalError> {
+        let done = self.transaction(ops);
         if done.is_err() && !self.conn.is_autocommit() {
             // What cannot be rolled back fails the next transaction too, which says so.
             drop(self.conn.execute_batch("ROLLBACK"));
-        }
-        if synced {
-            self.conn.execute_batch("PRAGMA synchronous = NORMAL").map_err(&err)?;
         }
         let effects = done?;
         self.owed.clear();
@@ -111,12 +120,12 @@ impl Store {
         }
         self.removed.extend(effects.removed);
         self.doomed.extend(effects.doomed);
-        self.unsynced = if synced { 0 } else { self.unsynced + 1 };
+        self.commits += 1;
         self.last_commit = Instant::now();
         Ok(())
     }
 
-    fn transaction<'a>(&self, ops: impl Iterator<Item = &'a Op>, synced: bool) -> Result<Effects, JournalError> {
+    fn transaction<'a>(&self, ops: impl Iterator<Item = &'a Op>) -> Result<Effects, JournalError> {
         let err = JournalError::store(&self.path);
         let run = |sql: &str| self.conn.prepare_cached(sql).and_then(|mut s| s.execute([])).map_err(&err);
         let mut effects = Effects::default();
@@ -126,10 +135,6 @@ impl Store {
         }
         for op in ops {
             self.apply(op, &mut effects)?;
-        }
-        if synced {
-            // A transaction that changes nothing would not be written, and nothing would be synced.
-            run("INSERT INTO counters VALUES ('syncs', 1) ON CONFLICT DO UPDATE SET value = value + 1")?;
         }
         crash_point("journal.commit.begun");
         run("COMMIT")?;
@@ -220,13 +225,24 @@ impl Store {
         Ok(())
     }
 
-    /// Copies the log into the database and empties it. Nobody commits meanwhile.
+    /// Copies the log into the database and syncs it. What is committed next overwrites the log from its start: a log
+    /// that keeps its length is synced faster than one that grows. Nobody commits meanwhile.
     pub fn checkpoint(&mut self) -> Result<(), JournalError> {
-        checkpoint(&self.conn, "PRAGMA wal_checkpoint(TRUNCATE)").map_err(JournalError::store(&self.path))
+        match checkpoint(&self.conn, "RESTART").map_err(JournalError::store(&self.path))? {
+            true => {
+                self.copied = self.commits;
+                Ok(())
+            }
+            false => Err(JournalError::Store { path: self.path.clone(), why: "its log is in use".into() }),
+        }
     }
 }
 
-/// Runs a checkpoint; one that others keep from finishing is no error.
-pub(super) fn checkpoint(conn: &Connection, pragma: &str) -> rusqlite::Result<()> {
-    conn.query_row(pragma, [], |_| Ok(()))
+/// Runs a checkpoint of this kind, and says whether nobody kept it from copying all.
+pub(super) fn checkpoint(conn: &Connection, kind: &str) -> rusqlite::Result<bool> {
+    let (busy, frames, copied): (i64, i64, i64) =
+        conn.query_row(&format!("PRAGMA wal_checkpoint({kind})"), [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?;
+    Ok(busy == 0 && frames == copied)
 }

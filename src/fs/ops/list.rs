@@ -69,7 +69,7 @@ impl Filesystem {
         let dir = self.lock().inodes.directory(ino)?;
         self.journal().barrier().await?;
         if self.options.durability == Durability::Local {
-            return self.keep_root();
+            return Ok(());
         }
         self.writeback.settle(Scope::Directory(dir)).await?;
         self.keep_root()?;
