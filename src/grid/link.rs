@@ -156,6 +156,11 @@ impl Link {
         }
     }
 
+    /// Whether the last request found it away.
+    pub(super) fn is_failing(&self) -> bool {
+        self.state().failing_since.is_some()
+    }
+
     pub(super) fn is_down(&self) -> bool {
         self.state().down.is_some()
     }
@@ -202,7 +207,7 @@ impl Link {
     }
 
     /// Takes in how a request ended that began at `began`.
-    fn note<T>(self: &Arc<Link>, began: Instant, answer: &Result<T, StorageError>) {
+    pub(super) fn note<T>(self: &Arc<Link>, began: Instant, answer: &Result<T, StorageError>) {
         let mut state = self.state();
         match answer {
             Err(

@@ -20,7 +20,7 @@ pub use rate::Rate;
 pub use server::{Server, ServerInfo};
 pub use turns::{Newest, Turn};
 
-use crate::storage::StorageServer;
+use crate::storage::{StorageError, StorageServer};
 
 /// How files are encoded: `shares.needed`, `shares.happy`, `shares.total` and the largest immutable segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,12 +174,19 @@ impl Grid {
         self.turns.of(si)
     }
 
-    /// The barrier on every server that can be reached; fails when one that holds our writes cannot promise.
-    pub async fn sync(&self, cx: &Cx) -> Result<(), crate::storage::StorageError> {
-        let answers = futures::future::join_all(self.servers().iter().map(|s| s.sync(cx))).await;
-        answers
-            .into_iter()
-            .find(|a| !matches!(a, Ok(()) | Err(crate::storage::StorageError::Unreachable(_))))
-            .unwrap_or(Ok(()))
+    /// The barrier on every server; fails, and says which it is, when one that has taken something since its last barrier
+    /// cannot promise to keep it: also where that one is away now.
+    pub async fn sync(&self, cx: &Cx) -> Result<(), StorageError> {
+        let servers = self.servers();
+        let answers = futures::future::join_all(servers.iter().map(|server| server.sync(cx))).await;
+        let failed = servers.iter().zip(answers).find_map(|(server, answer)| Some((server.name(), answer.err()?)));
+        match failed {
+            None => Ok(()),
+            Some((name, StorageError::Unreachable(why))) => {
+                Err(StorageError::Unreachable(format!("{name} has taken what it has not synced: {why}")))
+            }
+            Some((name, StorageError::Io(why))) => Err(StorageError::Io(format!("{name}: {why}"))),
+            Some((_, error)) => Err(error),
+        }
     }
 }

@@ -1,14 +1,17 @@
 //! A server as the broker knows it: its identity, its backend, its limits in time and how it has fared.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
 
-use super::link::{Link, LinkState, ServerHealth};
+use super::link::{Link, LinkState, REQUEST_LIMIT, ServerHealth};
 use super::rate::Rate;
 use crate::cap::StorageIndex;
 use crate::config::Permission;
@@ -18,11 +21,14 @@ use crate::storage::{
     Allocation, ReadRange, ReadTestWriteAnswer, ServerStatus, ShareKind, ShareNumber, StorageError, StorageServer,
     TestWrite, UploadSecret,
 };
-use crate::util::{Cx, Rng};
+use crate::util::{Cx, Rng, Stopped};
 
 /// Writes of immutable shares under way to one server, from all uploads together: more would only wait there, while
 /// their time runs.
 const WRITES: usize = 4;
+
+/// So long a barrier may take before the caller's patience begins: a slow disk that was given much is no hang.
+const BARRIER_LIMIT: Duration = Duration::from_secs(300);
 
 /// Who a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +52,24 @@ pub struct Server {
     permission: Mutex<Permission>,
     writes: Semaphore,
     uploads: OnceLock<Arc<Rate>>,
+    /// Writes that the server took, or may have taken.
+    taken: AtomicU64,
+    /// How many of them were there before the last barrier that it passed.
+    synced: AtomicU64,
+}
+
+/// A write under way. Once it is dropped it counts, if it was applied or may have been.
+struct Taking<'a> {
+    server: &'a Server,
+    counts: bool,
+}
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        if self.counts {
+            self.server.taken.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 }
 
 impl Server {
@@ -63,7 +87,23 @@ impl Server {
     fn over(info: ServerInfo, link: Arc<Link>, address: String) -> Server {
         let permission = Mutex::new(Permission::Always);
         let (writes, uploads) = (Semaphore::new(WRITES), OnceLock::new());
-        Server { info, link, address: Mutex::new(address), permission, writes, uploads }
+        let (taken, synced) = (AtomicU64::new(0), AtomicU64::new(0));
+        Server { info, link, address: Mutex::new(address), permission, writes, uploads, taken, synced }
+    }
+
+    /// Makes a write, and notes before its answer is seen that the server has something to sync.
+    ///
+    /// One that was given up may have been applied. One that was refused because the server is away was not, and one
+    /// that is given up on a server that was away before was not either: a disk that is gone owes nothing new.
+    async fn taking<T>(&self, write: impl Future<Output = Result<T, StorageError>>) -> Result<T, StorageError> {
+        let mut taking = Taking { server: self, counts: !self.link.is_failing() };
+        let answer = write.await;
+        match &answer {
+            Ok(_) => taking.counts = true,
+            Err(StorageError::Unreachable(_) | StorageError::Unauthorized(_)) => taking.counts = false,
+            Err(_) => {}
+        }
+        answer
     }
 
     /// Sends it no more than `rate` allows from now on. The first limit stays.
@@ -188,7 +228,7 @@ impl StorageServer for Server {
         secret: &UploadSecret,
         lease: &LeaseSecrets,
     ) -> Result<Allocation, StorageError> {
-        self.link.request(cx, self.link.backend().allocate(cx, si, shares, size, secret, lease)).await
+        self.link.request(cx, self.taking(self.link.backend().allocate(cx, si, shares, size, secret, lease))).await
     }
 
     async fn write_share(
@@ -202,7 +242,10 @@ impl StorageServer for Server {
     ) -> Result<bool, StorageError> {
         let _turn = cx.run(self.writes.acquire()).await?;
         self.may_send(cx, data.len() as u64).await?;
-        let done = self.link.request(cx, self.link.backend().write_share(cx, si, share, secret, offset, data)).await?;
+        let done = self
+            .link
+            .request(cx, self.taking(self.link.backend().write_share(cx, si, share, secret, offset, data)))
+            .await?;
         cx.acknowledge();
         Ok(done)
     }
@@ -245,8 +288,10 @@ impl StorageServer for Server {
     ) -> Result<ReadTestWriteAnswer, StorageError> {
         let bytes = shares.values().flat_map(|share| &share.write).map(|(_, data)| data.len() as u64).sum();
         self.may_send(cx, bytes).await?;
-        let answer =
-            self.link.request(cx, self.link.backend().read_test_write(cx, si, enabler, lease, shares, read)).await?;
+        let answer = self
+            .link
+            .request(cx, self.taking(self.link.backend().read_test_write(cx, si, enabler, lease, shares, read)))
+            .await?;
         cx.acknowledge();
         Ok(answer)
     }
@@ -266,7 +311,45 @@ impl StorageServer for Server {
         self.link.request(cx, self.link.backend().advise_corrupt(cx, kind, si, share, reason)).await
     }
 
+    /// Has no limit of its own but the caller's, and asks a server that is set aside too: one that promises nothing
+    /// need not be asked for it. A server that is away passes if it has taken nothing since its last barrier.
     async fn sync(&self, cx: &Cx) -> Result<(), StorageError> {
-        self.link.request(cx, self.link.backend().sync(cx)).await
+        let (began, taken) = (Instant::now(), self.taken.load(Ordering::SeqCst));
+        let owes = taken > self.synced.load(Ordering::SeqCst);
+        let backend = self.link.backend();
+        let answer = match owes || self.state() == LinkState::Connected {
+            true => cx.run(unhurried(cx, backend.sync(cx))).await?,
+            false => match cx.with_timeout(REQUEST_LIMIT).run(backend.sync(cx)).await {
+                Err(Stopped::Deadline) => Err(StorageError::Unreachable("no answer in 15 seconds".into())),
+                answer => answer?,
+            },
+        };
+        match answer {
+            Ok(()) => {
+                self.synced.fetch_max(taken, Ordering::SeqCst);
+                Ok(())
+            }
+            Err(StorageError::Unreachable(_)) if !owes => Ok(()),
+            Err(error) => {
+                self.link.note::<()>(began, &Err(error.clone()));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Takes a barrier for one that moves, up to its limit: nobody sees how far a disk has come.
+async fn unhurried<T>(cx: &Cx, barrier: impl Future<Output = T>) -> T {
+    let beat = async {
+        for _ in 0..BARRIER_LIMIT.as_secs() {
+            sleep(Duration::from_secs(1)).await;
+            cx.acknowledge();
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        answer = barrier => answer,
+        never = beat => never,
     }
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use tahoefs::cap::StorageIndex;
 use tahoefs::config::Permission;
 use tahoefs::crypto::LeaseSecret;
+use tahoefs::crypto::secrets::LeaseSecrets;
 use tahoefs::grid::{Encoding, Grid, LinkState, Server, ServerInfo};
 use tahoefs::node::NodeError;
 use tahoefs::storage::fault::{Fault, Method};
 use tahoefs::storage::memory::MemoryServer;
-use tahoefs::storage::{ShareKind, StorageError, StorageServer};
-use tahoefs::util::{Clock, Cpu, Rng};
+use tahoefs::storage::{ShareKind, StorageError, StorageServer, UploadSecret};
+use tahoefs::util::{Clock, Cpu, Rng, Stopped};
 use tokio::time::{Instant, sleep};
 
 use crate::testgrid::{Store, cx, encoding, source};
@@ -295,4 +296,99 @@ async fn new_shares_go_where_grid_managers_permit() {
     servers[2].set_permission(Permission::Never);
     let failed = uploader.upload(&cx(), source(&[3; 1000])).await.unwrap_err();
     assert!(failed.to_string().contains("no server has a certificate of one of the grid managers"), "{failed}");
+}
+
+async fn put(server: &Server, number: u8) {
+    let (si, secret) = (StorageIndex([number; 16]), UploadSecret([number; 20]));
+    let lease = LeaseSecrets { renew: LeaseSecret::new([0; 32]), cancel: LeaseSecret::new([0; 32]) };
+    server.allocate(&cx(), si, &[0].into(), 1, &secret, &lease).await.unwrap();
+    assert!(server.write_share(&cx(), si, 0, &secret, 0, "x".into()).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_barrier_waits_for_slow_disks_and_not_for_ever() {
+    let store = &stores(1)[0];
+    let info = remote(1, store).info().clone();
+    let server = Arc::new(Server::new(info, Arc::clone(store) as _));
+    let grid = grid_of(vec![Arc::clone(&server)], encoding(1, 1, 1, 1));
+    let patient = cx().with_patience(Duration::from_secs(20));
+    put(&server, 1).await;
+    let (began, slow) = (Instant::now(), Duration::from_secs(200));
+    store.next(Some(Method::Sync), 1, Fault::Delay(slow));
+    grid.sync(&patient).await.unwrap();
+    assert_eq!(began.elapsed(), slow);
+    store.always(Some(Method::Sync), Fault::Hang);
+    assert_eq!(grid.sync(&patient).await, Err(StorageError::Stopped(Stopped::Stalled)));
+    assert!(began.elapsed() < Duration::from_secs(600));
+    assert_eq!(grid.sync(&cx().with_timeout(slow)).await, Err(StorageError::Stopped(Stopped::Deadline)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_away_passes_the_barrier_only_if_it_has_taken_nothing() {
+    let stores = stores(2);
+    let servers: Vec<_> = (1u8..)
+        .zip(&stores)
+        .map(|(number, store)| {
+            let info = remote(number, store).info().clone();
+            Arc::new(Server::new(info, Arc::clone(store) as _))
+        })
+        .collect();
+    let grid = grid_of(servers.clone(), encoding(1, 1, 2, 1));
+    // One that was away from the beginning, and is asked to take something again and again.
+    stores[1].set_down(true);
+    put(&servers[0], 1).await;
+    assert!(is_unreachable(&allocate(&servers[1]).await));
+    grid.sync(&cx()).await.unwrap();
+    // Synced, and gone then.
+    stores[0].set_down(true);
+    grid.sync(&cx()).await.unwrap();
+    // Not synced, and gone then.
+    stores[0].clear();
+    put(&servers[0], 2).await;
+    stores[0].set_down(true);
+    for _ in 0..2 {
+        let Err(StorageError::Unreachable(why)) = grid.sync(&cx()).await else { panic!("it has not promised") };
+        assert!(why.contains("server 1"), "{why}");
+    }
+    stores[0].clear();
+    grid.sync(&cx()).await.unwrap();
+    // What was given up may have been taken.
+    list(&servers[0]).await.unwrap();
+    stores[0].next(Some(Method::Allocate), 1, Fault::Hang);
+    assert!(is_unreachable(&allocate(&servers[0]).await));
+    stores[0].set_down(true);
+    assert!(is_unreachable(&grid.sync(&cx()).await));
+    // A write that is taken while a barrier runs is not covered by it.
+    stores[0].clear();
+    stores[0].next(Some(Method::Sync), 1, Fault::Delay(Duration::from_secs(1)));
+    let meanwhile = async {
+        sleep(Duration::from_millis(500)).await;
+        put(&servers[0], 3).await;
+    };
+    let whole = cx();
+    let (passed, ()) = tokio::join!(grid.sync(&whole), meanwhile);
+    passed.unwrap();
+    stores[0].set_down(true);
+    assert!(is_unreachable(&grid.sync(&cx()).await));
+}
+
+async fn allocate(server: &Server) -> Result<(), StorageError> {
+    let lease = LeaseSecrets { renew: LeaseSecret::new([0; 32]), cancel: LeaseSecret::new([0; 32]) };
+    server.allocate(&cx(), SI, &[0].into(), 1, &UploadSecret([0; 20]), &lease).await.map(drop)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_promises_nothing_does_not_hold_up_the_barrier() {
+    let store = &stores(1)[0];
+    let server = remote(1, store);
+    let grid = grid_of(vec![Arc::clone(&server)], encoding(1, 1, 1, 1));
+    put(&server, 1).await;
+    for method in [Method::Status, Method::ListShares] {
+        store.always(Some(method), Fault::Hang);
+    }
+    assert!(is_unreachable(&list(&server).await));
+    sleep(Duration::from_secs(6)).await;
+    assert!(server.is_down());
+    grid.sync(&cx()).await.unwrap();
+    assert!(server.is_down(), "nothing was asked of it");
 }
