@@ -130,6 +130,16 @@ impl StorageServer for Store {
         self.server().await?.read_share(cx, kind, si, share, ranges).await
     }
 
+    async fn read_slots(
+        &self,
+        cx: &Cx,
+        si: StorageIndex,
+        last: ShareNumber,
+        range: ReadRange,
+    ) -> Result<BTreeMap<ShareNumber, Result<Bytes, StorageError>>, StorageError> {
+        self.server().await?.read_slots(cx, si, last, range).await
+    }
+
     async fn read_test_write(
         &self,
         cx: &Cx,

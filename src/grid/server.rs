@@ -277,6 +277,21 @@ impl StorageServer for Server {
         Ok(answer)
     }
 
+    async fn read_slots(
+        &self,
+        cx: &Cx,
+        si: StorageIndex,
+        last: ShareNumber,
+        range: ReadRange,
+    ) -> Result<BTreeMap<ShareNumber, Result<Bytes, StorageError>>, StorageError> {
+        let answer = self.link.request(cx, self.link.backend().read_slots(cx, si, last, range)).await?;
+        if answer.values().flatten().any(|bytes| bytes.len() as u64 > range.length) {
+            return Err(StorageError::Malformed("more bytes than asked for".into()));
+        }
+        cx.acknowledge();
+        Ok(answer)
+    }
+
     async fn read_test_write(
         &self,
         cx: &Cx,

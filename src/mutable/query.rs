@@ -16,9 +16,8 @@ use crate::share::{BadShare, Version, slice, tree_nodes};
 use crate::storage::{ReadRange, ShareKind, ShareNumber, StorageError, StorageServer};
 use crate::util::Cx;
 
-/// Shares of one server that are read at a time.
-const READS_AT_ONCE: usize = 8;
-
+/// The highest number that a share of a mutable file has.
+const LAST_SHARE: ShareNumber = 254;
 /// The longest public key or signature that is looked at, in bytes.
 const MAX_FIELD: u64 = 4096;
 
@@ -79,12 +78,14 @@ impl Query {
 
     /// Asks `server` for all its shares. Share numbers that no mutable file has are ignored.
     pub async fn ask(&self, cx: &Cx, server: &Arc<Server>) -> Result<Answer, StorageError> {
-        let numbers = server.list_shares(cx, ShareKind::Mutable, self.slot.si).await?;
-        let numbers: Vec<ShareNumber> = numbers.into_iter().filter(|n| *n < 255).collect();
+        let range = ReadRange { offset: 0, length: self.head };
         let mut answer = Answer::default();
-        let reads = numbers.into_iter().map(|number| async move { (number, self.read(cx, server, number).await) });
-        let mut reads = stream::iter(reads).buffer_unordered(READS_AT_ONCE);
-        while let Some((number, (head, result))) = reads.next().await {
+        for (number, read) in server.read_slots(cx, self.slot.si, LAST_SHARE, range).await? {
+            let head = read.as_ref().map_or_else(|_| Bytes::new(), Bytes::clone);
+            let result = match read {
+                Ok(head) => self.check(cx, server, number, &head).await,
+                Err(error) => Err(error.into()),
+            };
             match result {
                 Ok(version) => answer.good.push((number, version, head)),
                 Err(Problem::Bad(why)) => {
@@ -98,17 +99,7 @@ impl Query {
         Ok(answer)
     }
 
-    /// The first bytes of a share, and its version if they are in order.
-    async fn read(&self, cx: &Cx, server: &Arc<Server>, number: ShareNumber) -> (Bytes, Result<Arc<Version>, Problem>) {
-        let range = ReadRange { offset: 0, length: self.head };
-        let head = match server.read_share(cx, ShareKind::Mutable, self.slot.si, number, &[range]).await {
-            Ok(mut answer) => answer.pop().unwrap_or_default(),
-            Err(error) => return (Bytes::new(), Err(error.into())),
-        };
-        let checked = self.check(cx, server, number, &head).await;
-        (head, checked)
-    }
-
+    /// The version of a share, if its first bytes are in order.
     async fn check(
         &self,
         cx: &Cx,

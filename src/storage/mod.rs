@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::{self, StreamExt};
 
 use crate::cap::StorageIndex;
 use crate::crypto::WriteEnabler;
@@ -184,6 +185,22 @@ pub trait StorageServer: Send + Sync {
         ranges: &[ReadRange],
     ) -> Result<Vec<Bytes>, StorageError>;
 
+    /// Reads the same range of every mutable share of `si`, cut at each share's end. Shares above `last` are left out.
+    async fn read_slots(
+        &self,
+        cx: &Cx,
+        si: StorageIndex,
+        last: ShareNumber,
+        range: ReadRange,
+    ) -> Result<BTreeMap<ShareNumber, Result<Bytes, StorageError>>, StorageError> {
+        let numbers = self.list_shares(cx, ShareKind::Mutable, si).await?;
+        let reads = numbers.into_iter().filter(|number| *number <= last).map(|number| async move {
+            let read = self.read_share(cx, ShareKind::Mutable, si, number, &[range]).await;
+            (number, read.map(|mut answer| answer.pop().unwrap_or_default()))
+        });
+        Ok(stream::iter(reads).buffer_unordered(READS_AT_ONCE).collect().await)
+    }
+
     /// Tests, reads and writes mutable shares in one step.
     async fn read_test_write(
         &self,
@@ -222,6 +239,8 @@ pub trait StorageServer: Send + Sync {
     async fn sync(&self, cx: &Cx) -> Result<(), StorageError>;
 }
 
+/// Shares of one server that are read at a time.
+const READS_AT_ONCE: usize = 8;
 /// What every server says that it takes as a mutable share (PROTOCOL 8.4); the true limit is its space.
 const MAXIMUM_MUTABLE_SHARE_SIZE: u64 = 69_105_000_000_000_000;
 /// An upload to which nothing was written for longer than this is given up.

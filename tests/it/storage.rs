@@ -226,6 +226,14 @@ pub async fn a_slot_is_written_read_and_tested(s: &dyn StorageServer) {
     assert_eq!(get(s, ShareKind::Mutable, si, 3).await, "share three");
 }
 
+pub async fn all_slots_are_read_at_once(s: &dyn StorageServer) {
+    let si = si(24);
+    assert!(s.read_slots(&cx(), si, 254, range(0, 4)).await.unwrap().is_empty());
+    rtw(s, si, &[(0, write(0, b"none")), (7, write(0, b"seven")), (200, write(0, b"x"))]).await.unwrap();
+    let read = s.read_slots(&cx(), si, 199, range(1, 4)).await.unwrap();
+    assert_eq!(read, BTreeMap::from([(0, Ok("one".into())), (7, Ok("even".into()))]));
+}
+
 pub async fn one_failed_test_stops_all_writes(s: &dyn StorageServer) {
     let si = si(11);
     rtw(s, si, &[(0, write(0, b"aaaa")), (1, write(0, b"bbbb"))]).await.unwrap();
@@ -387,7 +395,7 @@ macro_rules! conformance {
             writes_beyond_the_allocated_size_are_refused allocation_tells_all_that_is_there
             uploads_answer_to_their_own_secret two_uploads_of_one_number_end_in_one_share
             a_large_share_arrives_in_parallel_and_backwards reads_are_cut_at_the_end_and_keep_their_order
-            what_is_unknown_is_said_to_be a_slot_is_written_read_and_tested one_failed_test_stops_all_writes
+            what_is_unknown_is_said_to_be a_slot_is_written_read_and_tested all_slots_are_read_at_once one_failed_test_stops_all_writes
             an_absent_share_reads_as_empty a_wrong_write_enabler_changes_nothing holes_are_zeros_and_lengths_obey
             a_share_that_is_replaced_leaves_no_rest an_impossible_write_is_refused a_deleted_slot_is_free_again
             test_and_set_lets_one_writer_win leases_and_advice_are_taken kinds_are_not_mixed

@@ -307,6 +307,22 @@ impl StorageServer for LocalServer {
         Ok(answer)
     }
 
+    async fn read_slots(
+        &self,
+        cx: &Cx,
+        si: StorageIndex,
+        last: ShareNumber,
+        range: ReadRange,
+    ) -> Result<BTreeMap<ShareNumber, Result<Bytes, StorageError>>, StorageError> {
+        // In one go: for what lies in memory, to go to another thread and back costs more than to read it.
+        let read = move |store: &Store| {
+            let numbers = store.list_shares(si)?.into_iter().filter(|number| *number <= last);
+            let read = |number| store.read_share(ShareKind::Mutable, si, number, &[range]);
+            Ok(numbers.map(|number| (number, read(number).map(|mut a| a.pop().unwrap_or_default()))).collect())
+        };
+        self.run(cx, read).await
+    }
+
     async fn read_test_write(
         &self,
         cx: &Cx,
