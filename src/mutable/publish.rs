@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::Slot;
-use super::encode::{Code, NewVersion, Writes};
+use super::encode::{Code, NewVersion};
 use super::servermap::{ServerMap, happiness};
 use super::update::Again;
 use crate::grid::Server;
@@ -285,7 +285,11 @@ async fn write_all(
             continue;
         };
         open.insert((server, number));
-        waiting.push(async move { (server, number, write_one(cx, slot, handle, number, test, writes, read).await) });
+        // What is left of an older version behind a whole share goes.
+        let end = || writes.iter().map(|(offset, data)| offset + data.len() as u64).max();
+        let new_length = if patched { None } else { end() };
+        let write = TestWrite { test: vec![test], write: writes, new_length };
+        waiting.push(async move { (server, number, write_one(cx, slot, handle, number, write, read).await) });
     }
     while !open.is_empty() {
         let answer = tokio::select! {
@@ -348,8 +352,7 @@ async fn write_one(
     slot: &Slot,
     server: &Arc<Server>,
     number: ShareNumber,
-    test: TestVector,
-    writes: Writes,
+    write: TestWrite,
     read: ReadRange,
 ) -> Result<ReadTestWriteAnswer, StorageError> {
     let Some(write_key) = slot.write_key() else {
@@ -357,6 +360,5 @@ async fn write_one(
     };
     let enabler = slot.grid.write_enabler(write_key, server);
     let lease = slot.grid.lease(slot.si, server);
-    let write = TestWrite { test: vec![test], write: writes, new_length: None };
     server.read_test_write(cx, slot.si, &enabler, &lease, &BTreeMap::from([(number, write)]), &[read]).await
 }

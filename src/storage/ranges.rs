@@ -43,6 +43,14 @@ impl Ranges {
         found
     }
 
+    /// The parts of `0..size` that are not in the set, in ascending order.
+    pub(super) fn gaps(&self, size: u64) -> Vec<(u64, u64)> {
+        let within = self.within(0, size);
+        let starts = std::iter::once(0).chain(within.iter().map(|(_, end)| *end));
+        let ends = within.iter().map(|(start, _)| *start).chain(std::iter::once(size));
+        starts.zip(ends).filter(|(start, end)| start < end).collect()
+    }
+
     /// Whether every byte of `0..size` is in the set; true of no bytes at all.
     pub(super) fn covers(&self, size: u64) -> bool {
         size == 0 || self.spans.get(&0).is_some_and(|&e| e >= size)

@@ -344,24 +344,38 @@ async fn the_old_version_is_whole_until_the_new_one_is() {
     let inode = || fs::metadata(&file).unwrap().ino();
     rtw(&server, slot, &[(0, write(0, pattern(5000, 1)))]).await.unwrap();
 
-    // Small shares, and replaced ones of any size: a new file takes the name.
-    for (step, whole) in [(write(100, pattern(50, 2)), false), (write(0, pattern(3 << 20, 3)), true)] {
+    // Parts and wholes, in one write and in several, of small shares and large ones: a new file takes the name.
+    let (large, cut) = (pattern(3 << 20, 3), pattern(2 << 20, 4));
+    let halves = vec![(1 << 20, cut.slice(1 << 20..)), (0, cut.slice(..1 << 20))];
+    let steps = [
+        write(100, pattern(50, 2)),
+        write(0, large.clone()),
+        write(1 << 20, pattern(1000, 9)),
+        TestWrite { write: vec![(3 << 20, pattern(10, 5)), (7, pattern(1, 6))], ..TestWrite::default() },
+        TestWrite { write: halves, new_length: Some(2 << 20), ..TestWrite::default() },
+        TestWrite { new_length: Some(1 << 20), ..TestWrite::default() },
+        TestWrite { write: vec![(2 << 20, pattern(9, 7))], new_length: Some(2 << 20), ..TestWrite::default() },
+    ];
+    let mut wanted = pattern(5000, 1).to_vec();
+    for (number, step) in steps.into_iter().enumerate() {
+        for (at, data) in &step.write {
+            let (at, end) = (*at as usize, *at as usize + data.len());
+            wanted.resize(wanted.len().max(end), 0);
+            wanted[at..end].copy_from_slice(data);
+        }
+        wanted.truncate(step.new_length.map_or(usize::MAX, |n| n as usize));
         let (old, before) = (File::open(&file).unwrap(), inode());
-        let mut content = vec![0; 468 + 5000];
-        old.read_exact_at(&mut content, 0).unwrap();
+        let whole = |file: &File| {
+            let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            bytes
+        };
+        let content = whole(&old);
         rtw(&server, slot, &[(0, step)]).await.unwrap();
-        assert_ne!(inode(), before, "{whole}");
-        let mut again = vec![0; 468 + 5000];
-        old.read_exact_at(&mut again, 0).unwrap();
-        assert_eq!(again, content);
+        assert_ne!(inode(), before, "step {number}");
+        assert!(whole(&old) == content, "step {number} changed the old version");
+        assert!(get(&server, ShareKind::Mutable, slot, 0).await == wanted, "step {number}");
     }
-    // A part of a large one: in place.
-    let before = inode();
-    rtw(&server, slot, &[(0, write(1 << 20, pattern(1000, 9)))]).await.unwrap();
-    assert_eq!(inode(), before);
-    let mut wanted = pattern(3 << 20, 3).to_vec();
-    wanted[1 << 20..(1 << 20) + 1000].copy_from_slice(&pattern(1000, 9));
-    assert_eq!(get(&server, ShareKind::Mutable, slot, 0).await, wanted);
     assert_eq!(tree(&shares(&top).join("incoming")), BTreeSet::new());
 }
 

@@ -519,3 +519,14 @@ async fn directories_live_in_mdmf_files_too() {
     assert_eq!(table.entries.len(), 1501);
     assert!(dir.file().unwrap().servermap(&cx(), Mode::Check).await.unwrap().versions().len() == 1);
 }
+
+#[tokio::test]
+async fn a_shorter_version_leaves_nothing_behind() {
+    let servers = Servers::new(5);
+    let file = create(&servers, bytes(4 * SEGMENT, 1)).await;
+    file.overwrite(&cx(), bytes(SEGMENT + 5, 2).into()).await.unwrap();
+    for (_, number, share) in servers.shares(file.cap().storage_index()) {
+        assert_eq!(share.len() as u64, Version::parse(&share).unwrap().end(), "share {number}");
+    }
+    assert!(content(&servers, &file).await.unwrap() == bytes(SEGMENT + 5, 2));
+}

@@ -205,12 +205,12 @@ async fn what_the_servers_hold_verifies() {
 }
 
 #[tokio::test]
-async fn a_shorter_version_leaves_the_rest_behind() {
+async fn a_shorter_version_leaves_nothing_behind() {
     let servers = Servers::new(5);
     let file = create(&servers, &[b'x'; 5000]).await;
     file.overwrite(&cx(), Bytes::from_static(b"short")).await.unwrap();
     let shares = servers.shares(file.cap().storage_index());
-    assert!(shares.iter().all(|(_, _, bytes)| bytes.len() as u64 > Version::parse(bytes).unwrap().end()));
+    assert!(shares.iter().all(|(_, _, bytes)| bytes.len() as u64 == Version::parse(bytes).unwrap().end()));
     assert_eq!(content(&reopen(&servers, &file)).await, b"short");
 }
 

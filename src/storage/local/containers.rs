@@ -1,7 +1,7 @@
 //! Share containers as files: reading, writing in place, and their leases (PROTOCOL 9).
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 use super::disk::read_up_to;
@@ -29,6 +29,14 @@ pub(super) struct NewLease<'a> {
     pub(super) expiration: u32,
     /// The store's tub id.
     pub(super) node_id: [u8; 20],
+}
+
+/// What is kept of a mutable share's data in its next version.
+pub(super) struct Kept {
+    /// As long the data is to begin with.
+    pub(super) length: u64,
+    /// These bytes of it stay; ascending.
+    pub(super) ranges: Vec<(u64, u64)>,
 }
 
 /// A share's file, opened.
@@ -154,17 +162,20 @@ impl MutableFile {
         Ok(MutableFile { file, header })
     }
 
-    /// Copies the container into an empty file, without its data if it is going to be replaced.
-    pub(super) fn copy_to(&self, file: File, with_data: bool) -> io::Result<MutableFile> {
-        let extra = self.extra()?;
-        if with_data {
-            let data = self.read(0, self.header.data_len)?;
-            file.write_all_at(&data, MutableContainer::DATA_OFFSET)?;
-            return MutableFile::write_whole(file, self.header.clone(), &extra);
+    /// Copies the container into an empty file, with what is kept of its data; the rest is to be written.
+    pub(super) fn copy_to(&self, file: File, kept: &Kept) -> io::Result<MutableFile> {
+        let extra_offset = MutableContainer::DATA_OFFSET + kept.length;
+        let header = MutableContainer { data_len: kept.length, extra_offset, ..self.header.clone() };
+        let there = self.file.metadata()?.len();
+        for (from, to) in &kept.ranges {
+            let from = MutableContainer::DATA_OFFSET + from;
+            let to = (MutableContainer::DATA_OFFSET + to).min(there);
+            // The kernel copies, or shares the blocks where the file system can.
+            (&self.file).seek(SeekFrom::Start(from))?;
+            (&file).seek(SeekFrom::Start(from))?;
+            io::copy(&mut (&self.file).take(to.saturating_sub(from)), &mut &file)?;
         }
-        let header =
-            MutableContainer { data_len: 0, extra_offset: MutableContainer::DATA_OFFSET, ..self.header.clone() };
-        MutableFile::write_whole(file, header, &extra)
+        MutableFile::write_whole(file, header, &self.extra()?)
     }
 
     fn write_whole(file: File, header: MutableContainer, extra: &[Lease]) -> io::Result<MutableFile> {
@@ -415,7 +426,9 @@ mod tests {
                 assert!(read.unwrap().len() <= bytes.len());
                 let _ = (share.lacks_lease(lease), share.lease(lease));
                 if let ShareFile::Mutable(f) = &mut share {
-                    let _ = (f.copy_to(file_with(b""), true), f.copy_to(file_with(b""), false), f.write(3, b"abc"));
+                    let all = Kept { length: f.data_len(), ranges: vec![(0, f.data_len())] };
+                    let none = Kept { length: 0, ranges: Vec::new() };
+                    let _ = (f.copy_to(file_with(b""), &all), f.copy_to(file_with(b""), &none), f.write(3, b"abc"));
                 }
             }
         }

@@ -167,7 +167,7 @@ impl Store {
         share: ShareNumber,
         ranges: &[ReadRange],
     ) -> Result<Vec<Bytes>, StorageError> {
-        // Slots are written in place; an immutable share never changes.
+        // Leases of slots are written in place, their data by other programs too; an immutable share never changes.
         let _lock = match kind {
             ShareKind::Mutable => self.paths.lock(si, Hold::Shared, false)?,
             ShareKind::Immutable => None,

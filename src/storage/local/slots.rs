@@ -1,21 +1,19 @@
-//! Mutable slots: read-test-write under the bucket's lock (PROTOCOL 8.7).
+//! Mutable slots: read-test-write under the bucket's lock (PROTOCOL 8.7). A share that changes is written anew and renamed
+//! over the old one: a crash leaves the one or the other.
 
 use std::collections::BTreeMap;
 use std::fs;
 
 use bytes::Bytes;
 
+use super::super::ranges::Ranges;
 use super::super::{ReadRange, ReadTestWriteAnswer, ShareNumber, StorageError, TestWrite, other_kind};
 use super::Store;
-use super::containers::{MutableFile, NewLease, ShareFile};
+use super::containers::{Kept, MutableFile, NewLease, ShareFile};
 use super::disk::{Hold, Published, at, is_blank};
 use crate::cap::StorageIndex;
 use crate::crypto::WriteEnabler;
 use crate::crypto::secrets::LeaseSecrets;
-
-/// A share up to this size is always written anew and renamed over the old one; a larger one only if all of it is
-/// replaced. Otherwise it is written in place, where a crash can leave a mixture that its hashes then tell.
-const REWRITE_LIMIT: u64 = 1 << 20;
 
 impl Store {
     /// [`super::super::StorageServer::read_test_write`].
@@ -102,26 +100,25 @@ impl Store {
                 }
             };
         };
-        let whole = replaces(write, old.data_len());
         if write.write.is_empty() && write.new_length.is_none_or(|n| n >= old.data_len()) {
             return old.lease(lease).map_err(failed);
         }
-        if !whole && old.data_len().max(write.end()?) > REWRITE_LIMIT {
-            return change(old, write, lease).map_err(failed);
-        }
+        // The old version stays whole until the new one is.
         let mut temporary = self.paths.temporary(si, share, &self.rng)?;
-        let copy = temporary.file.try_clone().and_then(|f| old.copy_to(f, !whole));
+        let copy = temporary.file.try_clone().and_then(|f| old.copy_to(f, &kept(write, old.data_len())));
         copy.and_then(|copy| change(copy, write, lease)).map_err(failed)?;
         self.paths.replace(&mut temporary, si, share)
     }
 }
 
-/// Whether nothing of the old data is left: one write from the beginning, up to where the data will end.
-fn replaces(write: &TestWrite, old_len: u64) -> bool {
-    match write.write.as_slice() {
-        [(0, data)] => data.len() as u64 >= write.new_length.unwrap_or(old_len).min(old_len),
-        _ => false,
+/// What stays of the old data.
+fn kept(write: &TestWrite, old_len: u64) -> Kept {
+    let mut written = Ranges::default();
+    for (offset, data) in &write.write {
+        written.insert(*offset, offset.saturating_add(data.len() as u64));
     }
+    let length = write.new_length.map_or(old_len, |n| n.min(old_len));
+    Kept { length, ranges: written.gaps(length) }
 }
 
 fn change(mut file: MutableFile, write: &TestWrite, lease: NewLease<'_>) -> std::io::Result<()> {
