@@ -524,6 +524,27 @@ async fn what_power_loss_blanked_is_written_again() {
 }
 
 #[tokio::test]
+async fn another_disk_in_its_place_has_not_synced_what_the_first_was_sent() {
+    for mutable in [false, true] {
+        let (top, server) = fresh().await;
+        match mutable {
+            true => drop(rtw(&server, si(1), &[(0, write(0, b"sent"))]).await.unwrap()),
+            false => put(&server, si(1), 0, &pattern(100, 0)).await,
+        }
+        server.sync(&cx()).await.unwrap();
+        let (here, away) = (top.path().join("store"), top.path().join("elsewhere"));
+        fs::rename(&here, &away).unwrap();
+        unreachable(server.sync(&cx()).await);
+        LocalServer::create(&here, &Rng::os()).unwrap();
+        assert!(matches!(server.sync(&cx()).await, Err(StorageError::Io(_))));
+        fs::remove_dir_all(&here).unwrap();
+        fs::rename(&away, &here).unwrap();
+        assert!(matches!(server.sync(&cx()).await, Err(StorageError::Io(_))), "until it is opened again");
+        open(&top, Clock::system()).await.sync(&cx()).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn advice_is_filed_as_the_reference_files_it() {
     let (top, server, _) = fresh_at_now().await;
     put(&server, si(1), 7, &pattern(100, 0)).await;

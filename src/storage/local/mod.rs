@@ -12,11 +12,12 @@ mod watermark;
 mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -63,6 +64,8 @@ impl Default for LocalOptions {
 pub struct LocalServer {
     store: Arc<Store>,
     io: Cpu,
+    /// Barriers take turns: one that was given up goes on, and others like it must not take all file calls.
+    barriers: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What the blocking side works with.
@@ -77,6 +80,8 @@ struct Store {
     rng: Rng,
     uploads: Uploads,
     watermark: Watermark,
+    /// See [`Store::hold_disk`].
+    disk: Mutex<Option<Arc<File>>>,
 }
 
 impl LocalServer {
@@ -104,7 +109,7 @@ impl LocalServer {
         let LocalOptions { reserved_space, clock, rng, io } = options;
         let dir = dir.to_owned();
         let store = io.run(move || Store::open(dir, reserved_space, clock, rng)).await?;
-        Ok(LocalServer { store: Arc::new(store), io })
+        Ok(LocalServer { store: Arc::new(store), io, barriers: Arc::default() })
     }
 
     /// Who the store is.
@@ -143,7 +148,8 @@ impl Store {
         paths.sweep(clock.now_secs() - UPLOAD_IDLE_SECONDS);
         let tub_id = identity.tub_id();
         let (uploads, watermark) = (Uploads::default(), Watermark::open(&paths.storage));
-        Ok(Store { dir, paths, identity, tub_id, device, reserved_space, clock, rng, uploads, watermark })
+        let disk = Mutex::default();
+        Ok(Store { dir, paths, identity, tub_id, device, reserved_space, clock, rng, uploads, watermark, disk })
     }
 
     /// Bytes that may be stored: nothing on a disk that is read-only.
@@ -217,9 +223,26 @@ impl Store {
         self.watermark.barrier(|| self.sync_disk())
     }
 
+    /// Opens what the barrier goes through, before this process first writes: the kernel tells each descriptor once what
+    /// it could not write since that was opened.
+    fn hold_disk(&self) -> Result<(), StorageError> {
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        if disk.is_none() {
+            *disk = Some(Arc::new(File::open(&self.paths.shares).map_err(at(&self.paths.shares))?));
+        }
+        Ok(())
+    }
+
+    /// Fails as [`StorageError::Unreachable`] where the store is away, and otherwise only where something is lost.
     fn sync_disk(&self) -> Result<(), StorageError> {
-        let shares = File::open(&self.paths.shares).map_err(at(&self.paths.shares))?;
-        nix::unistd::syncfs(&shares).map_err(|e| at(&self.paths.shares)(e.into()))
+        let here = File::open(&self.paths.shares).map_err(at(&self.paths.shares))?;
+        let held = self.disk.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lost = |why: &dyn fmt::Display| StorageError::Io(format!("{}: {why}", self.paths.shares.display()));
+        let place = |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).map_err(|e| lost(&e));
+        match held {
+            Some(held) if place(&held)? != place(&here)? => Err(lost(&"not the store that was written to")),
+            held => nix::unistd::syncfs(held.as_deref().unwrap_or(&here)).map_err(|e| lost(&e)),
+        }
     }
 }
 
@@ -356,7 +379,12 @@ impl StorageServer for LocalServer {
     }
 
     async fn sync(&self, cx: &Cx) -> Result<(), StorageError> {
-        self.run(cx, Store::sync).await
+        let turn = cx.run(Arc::clone(&self.barriers).lock_owned()).await?;
+        self.run(cx, move |store| {
+            let _turn = turn;
+            store.sync()
+        })
+        .await
     }
 }
 

@@ -26,6 +26,9 @@ impl Store {
         read: &[ReadRange],
     ) -> Result<ReadTestWriteAnswer, StorageError> {
         shares.values().try_for_each(|w| w.end().map(|_| ()))?;
+        if !shares.is_empty() {
+            self.hold_disk()?;
+        }
         let creates = shares.values().any(|w| w.new_length != Some(0));
         let bucket = self.paths.bucket(si);
         let failed = |e| at(&bucket)(e);

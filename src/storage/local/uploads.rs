@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
 use super::super::ranges::Ranges;
 use super::super::{Allocation, ShareNumber, StorageError, UPLOAD_IDLE_SECONDS, UploadSecret, past_the_end};
 use super::Store;
@@ -104,6 +106,7 @@ impl Store {
         lease: &LeaseSecrets,
     ) -> Result<Allocation, StorageError> {
         self.sweep_now_and_then();
+        self.hold_disk()?;
         self.watermark.begin_writing()?;
         let lease = self.new_lease(lease, 0);
         let already_have = self.lease_all(si, lease)?;
@@ -167,13 +170,15 @@ impl Store {
         Ok(numbers)
     }
 
-    /// Whether a share is immutable and has lost bytes. The bucket's lock is held.
+    /// Whether a share is immutable and has lost bytes, on the disk: what memory has of it need not be there. The bucket's lock is held.
     fn is_torn(&self, si: StorageIndex, share: ShareNumber, file: File) -> Result<bool, StorageError> {
         let path = self.paths.bucket(si).join(share.to_string());
         let failed = |e| at(&path)(e);
         if !self.watermark.has_suspects() || !self.watermark.is_suspect(si, share, &file).map_err(failed)? {
             return Ok(false);
         }
+        from_disk(&file).map_err(failed)?;
+        let seen = file.try_clone().map_err(failed)?;
         let torn = match ShareFile::open(file) {
             Ok(ShareFile::Immutable(file)) => !is_whole(&file, share).map_err(failed)?,
             Ok(ShareFile::Mutable(_)) => false,
@@ -182,7 +187,7 @@ impl Store {
         };
         match torn {
             true => tracing::warn!(share = %path.display(), "removed a share that has lost bytes"),
-            false => self.watermark.note_sound(si, share),
+            false => self.watermark.note_sound(si, share, &seen),
         }
         Ok(torn)
     }
@@ -248,7 +253,7 @@ impl Store {
         }
         let published = self.paths.publish(temporary, si, share)?;
         if published == Published::Placed {
-            self.watermark.note_sound(si, share);
+            self.watermark.note_sound(si, share, &temporary.file);
         }
         *file = None;
         drop(progress);
@@ -271,4 +276,10 @@ impl Store {
         upload.progress().file = None;
         Ok(())
     }
+}
+
+/// Lets go of what memory has of a file, so that it is read from the disk.
+fn from_disk(file: &File) -> io::Result<()> {
+    file.sync_data()?;
+    Ok(posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
 }

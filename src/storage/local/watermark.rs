@@ -8,6 +8,9 @@
 //!
 //! The file says `dirty`, synced, before the first share of a process comes into place. Its time of the last barrier
 //! may be older than the truth, never newer. All times are the file system's own (`ctime`).
+//!
+//! A barrier that fails has lost something, and the next sync would not say so: no barrier of this process passes any
+//! more, and the time since the last one becomes a stretch.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -90,8 +93,17 @@ struct State {
     record: Record,
     /// The file, locked, once this process has begun to write shares.
     held: Option<Flock<File>>,
-    /// Shares of the stretches that were looked through and lack nothing.
+    /// Shares that lack nothing though their time is in a stretch: it has just ended, or the clock was set back.
     sound: HashSet<(StorageIndex, ShareNumber)>,
+    /// What the barrier failed with.
+    failed: Option<String>,
+}
+
+impl State {
+    fn is_within(&self, changed: i64) -> bool {
+        let within = |(from, to): &(i64, i64)| (*from..=to.saturating_add(SLACK)).contains(&changed);
+        self.record.stretches.iter().any(within)
+    }
 }
 
 impl Watermark {
@@ -101,13 +113,12 @@ impl Watermark {
         let record = match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => take_over(&file),
-                // Who holds it writes still, so nothing was lost.
-                Err((file, _)) => read(&file),
+                Err((file, _)) => beside_others(file),
             },
             Err(e) if e.kind() == io::ErrorKind::NotFound => Record::default(),
             Err(_) => File::open(&path).map_or(Record { dirty: true, ..Record::default() }, |file| read(&file)),
         };
-        Watermark { path, state: Mutex::new(State { record, held: None, sound: HashSet::new() }) }
+        Watermark { path, state: Mutex::new(State { record, held: None, sound: HashSet::new(), failed: None }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -146,18 +157,44 @@ impl Watermark {
         Ok(())
     }
 
-    /// Runs a barrier: all that stands in the store when this is called is synced once `sync` has succeeded.
+    /// Runs a barrier: all that stands in the store when this is called is synced once `sync` has succeeded. Once it has
+    /// failed, other than because the store is away, all barriers fail.
     pub(super) fn barrier(&self, sync: impl FnOnce() -> Result<(), StorageError>) -> Result<(), StorageError> {
-        let begun = match &self.state().held {
-            Some(file) => Some(touch(file, &read(file)).map_err(|e| at(&self.path)(e))?),
-            None => None,
+        let failed = |e| at(&self.path)(e);
+        let begun = {
+            let state = self.state();
+            if let Some(why) = &state.failed {
+                return Err(StorageError::Io(why.clone()));
+            }
+            state.held.as_ref().map(|file| touch(file, &read(file))).transpose().map_err(failed)?
         };
-        sync()?;
+        match sync() {
+            Ok(()) => {}
+            Err(StorageError::Unreachable(why)) => return Err(StorageError::Unreachable(why)),
+            Err(error) => return Err(self.fail(&error)),
+        }
         if let (Some(begun), Some(file)) = (begun, &self.state().held) {
             let record = Record { synced: begun, ..read(file) };
-            file.write_all_at(&record.to_bytes(), 0).map_err(|e| at(&self.path)(e))?;
+            file.write_all_at(&record.to_bytes(), 0).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// Notes that anything since the last barrier may be lost.
+    fn fail(&self, error: &StorageError) -> StorageError {
+        let mut state = self.state();
+        if let Some(file) = &state.held {
+            let mut record = read(file);
+            let now = touch(file, &record).unwrap_or(i64::MAX);
+            record.add(record.synced.saturating_sub(SLACK), now);
+            // Where that fails it is still dirty, so that who opens it next adds the stretch.
+            drop(file.write_all_at(&record.to_bytes(), 0).and_then(|()| file.sync_all()));
+            state.record.stretches = record.stretches;
+        }
+        state.sound.clear();
+        let why = format!("{error}; what was stored of late may be lost there, and is stored again by the next mount");
+        state.failed = Some(why.clone());
+        StorageError::Io(why)
     }
 
     /// Whether any share may have lost bytes.
@@ -169,26 +206,47 @@ impl Watermark {
     pub(super) fn is_suspect(&self, si: StorageIndex, share: ShareNumber, file: &File) -> io::Result<bool> {
         let changed = changed_at(file)?;
         let state = self.state();
-        let within = |(from, to): &(i64, i64)| (*from..=to.saturating_add(SLACK)).contains(&changed);
-        Ok(state.record.stretches.iter().any(within) && !state.sound.contains(&(si, share)))
+        Ok(state.is_within(changed) && !state.sound.contains(&(si, share)))
     }
 
-    /// This share was looked through, or put into place by this process.
-    pub(super) fn note_sound(&self, si: StorageIndex, share: ShareNumber) {
+    /// This share, whose file is `file`, was looked through, or put into place by this process.
+    pub(super) fn note_sound(&self, si: StorageIndex, share: ShareNumber, file: &File) {
         let mut state = self.state();
-        if !state.record.stretches.is_empty() {
+        if state.record.stretches.is_empty() {
+            return;
+        }
+        // One that was looked through gets a time of its own, so that it need not be remembered. Without it, it is.
+        let renewed = file.metadata().and_then(|meta| meta.modified()).and_then(|time| file.set_modified(time));
+        if renewed.and_then(|()| changed_at(file)).map_or(true, |changed| state.is_within(changed)) {
             state.sound.insert((si, share));
         }
     }
 
     /// The store is closed: where nobody else writes to it, and `sync` succeeds, nothing may be lost any more.
     pub(super) fn close(&self, sync: impl FnOnce() -> Result<(), StorageError>) {
-        let Some(file) = self.state().held.take() else { return };
+        let mut state = self.state();
+        let Some(file) = state.held.take().filter(|_| state.failed.is_none()) else { return };
+        drop(state);
         if file.relock(FlockArg::LockExclusiveNonblock).is_ok() && sync().is_ok() {
             // What cannot be written stays dirty: then shares are looked through that need not be.
             drop(file.write_all_at(&Record { dirty: false, ..read(&file) }.to_bytes(), 0));
         }
     }
+}
+
+/// Reads the file while others have it locked: they write still, so that nothing was lost, or they have just opened it,
+/// and add the stretch that a dead writer has left.
+fn beside_others(mut file: File) -> Record {
+    let file = loop {
+        match Flock::lock(file, FlockArg::LockShared) {
+            Ok(file) => break file,
+            Err((again, Errno::EINTR)) => file = again,
+            Err((file, _)) => return Record { dirty: true, ..read(&file) },
+        }
+    };
+    let record = read(&file);
+    // They may have died over it.
+    if record.dirty && file.relock(FlockArg::LockExclusiveNonblock).is_ok() { take_over(&file) } else { record }
 }
 
 /// Adds the stretch that was left when a writer died. Nobody else has the file locked.
@@ -268,7 +326,65 @@ mod tests {
         let again = Watermark::open(folder.path());
         assert!(is_suspect(&again), "until it is looked through");
         assert_eq!(again.state().record.stretches.len(), 1);
-        again.note_sound(StorageIndex([1; 16]), 0);
+        again.note_sound(StorageIndex([1; 16]), 0, &share);
         assert!(!is_suspect(&again));
+    }
+
+    #[test]
+    fn an_opener_waits_for_one_that_takes_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let share = File::create(folder.path().join("share")).unwrap();
+        Watermark::open(folder.path()).begin_writing().unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(folder.path().join(NAME)).unwrap();
+        let first = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
+        let storage = folder.path().to_owned();
+        let second = std::thread::spawn(move || Watermark::open(&storage));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        take_over(&first);
+        drop(first);
+        assert!(second.join().unwrap().is_suspect(StorageIndex([1; 16]), 0, &share).unwrap());
+    }
+
+    #[test]
+    fn a_barrier_that_failed_passes_no_more_and_leaves_a_stretch() {
+        let folder = tempfile::tempdir().unwrap();
+        let share = File::create(folder.path().join("share")).unwrap();
+        let is_suspect = |mark: &Watermark| mark.is_suspect(StorageIndex([1; 16]), 0, &share).unwrap();
+        let mark = Watermark::open(folder.path());
+        mark.begin_writing().unwrap();
+        let away = || Err(StorageError::Unreachable("away".into()));
+        assert_eq!(mark.barrier(away), away());
+        mark.barrier(|| Ok(())).unwrap();
+        assert!(!is_suspect(&mark));
+        mark.barrier(|| Err(StorageError::Io("lost".into()))).unwrap_err();
+        let Err(StorageError::Io(why)) = mark.barrier(|| Ok(())) else { panic!("it is told once by the kernel") };
+        assert!(why.contains("lost"), "{why}");
+        assert!(is_suspect(&mark));
+        let beside = Watermark::open(folder.path());
+        assert!(is_suspect(&beside));
+        drop(beside);
+        mark.close(|| Ok(()));
+        drop(mark);
+        let next = Watermark::open(folder.path());
+        assert!(is_suspect(&next));
+        assert_eq!(next.state().record.stretches.len(), 2, "what came after the failure too");
+        next.barrier(|| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn what_no_stretch_holds_is_not_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let share = File::create(folder.path().join("share")).unwrap();
+        let old = Record { dirty: false, synced: 5000, stretches: vec![(0, 5000)] };
+        std::fs::write(folder.path().join(NAME), old.to_bytes()).unwrap();
+        let mark = Watermark::open(folder.path());
+        let before = share.metadata().unwrap();
+        mark.note_sound(StorageIndex([1; 16]), 0, &share);
+        assert!(mark.state().sound.is_empty());
+        assert_eq!(share.metadata().unwrap().modified().unwrap(), before.modified().unwrap());
+        mark.state().record.stretches.push((0, changed_at(&share).unwrap()));
+        assert!(mark.is_suspect(StorageIndex([1; 16]), 0, &share).unwrap());
+        mark.note_sound(StorageIndex([1; 16]), 0, &share);
+        assert!(!mark.is_suspect(StorageIndex([1; 16]), 0, &share).unwrap());
     }
 }
