@@ -209,6 +209,16 @@ class Grid:
         """A mount of the grid's own root, not yet made."""
         return TahoefsMount(self)
 
+    def versions(self):
+        """The sequence number of each mutable file, directories among them, by storage index."""
+        found = {}
+        for path in (self.home / ".tahoefs/tahoefs/stores").glob("*/storage/shares/??/*/*"):
+            with open(path, "rb") as share:
+                head = share.read(477)
+            if head.startswith(b"Tahoe mutable container"):
+                found[path.parent.name] = max(found.get(path.parent.name, 0), int.from_bytes(head[469:477], "big"))
+        return found
+
     def store_bytes(self):
         """What all stores take on the disk."""
         stores = self.home / ".tahoefs/tahoefs/stores"
