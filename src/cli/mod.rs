@@ -16,6 +16,7 @@ mod mountpoint;
 mod neighbours;
 mod notify;
 mod output;
+mod pace;
 mod place;
 mod put;
 mod serving;

@@ -89,6 +89,15 @@ pub fn size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
 
+/// Seconds for people: `42 s`, `3 min`, `2 h 5 min`.
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..90 => format!("{seconds} s"),
+        90..5400 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
 /// `YYYY-MM-DDTHH:MM:SSZ`.
 pub fn time(secs: i64) -> String {
     let Utc { year, month, day, hour, minute, second } = Utc::at(secs);
@@ -98,6 +107,11 @@ pub fn time(secs: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_are_short() {
+        assert_eq!([1, 89, 90, 5399, 7530].map(span), ["1 s", "89 s", "2 min", "90 min", "2 h 5 min"]);
+    }
 
     #[test]
     fn dates_are_civil() {

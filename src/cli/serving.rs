@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::exit::{Exit, Failure};
 use super::notify::{self, Manager};
 use super::output;
+use super::pace::Pace;
 use super::status::left_text;
 use crate::client::{self, Client};
 use crate::control::{
@@ -87,6 +88,7 @@ struct Target {
     drains: AtomicBool,
     /// A new mount wants the journal.
     make_way: Notify,
+    pace: Pace,
 }
 
 /// A server as status shows it.
@@ -127,7 +129,12 @@ impl Target {
 
     fn left(&self) -> Left {
         let status = self.writeback().status();
-        Left { changes: status.changes as u64, files: status.files as u64, bytes: status.bytes }
+        let sent = self.client.grid().servers().iter().map(|server| server.sent()).sum();
+        let rate = self.pace.rate(sent);
+        let encoding = self.client.grid().encoding();
+        let shares = status.bytes as f64 * f64::from(encoding.total) / f64::from(encoding.needed);
+        let eta = rate.filter(|_| status.bytes > 0).map(|rate| (shares / rate as f64).ceil() as u64);
+        Left { changes: status.changes as u64, files: status.files as u64, bytes: status.bytes, rate, eta }
     }
 
     /// Waits until everything is on the grid.
@@ -158,7 +165,7 @@ impl Target {
         loop {
             let Err(failed) = self.settle(None).await else { return Ok(()) };
             let now = self.left();
-            if now != left {
+            if now.amount() != left.amount() {
                 (left, moved) = (now, Instant::now());
             }
             if moved.elapsed() >= patience {
@@ -287,9 +294,9 @@ impl Serving {
             }
         };
         let (forced, drains) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (leave, make_way) = (Notify::new(), Notify::new());
+        let (leave, make_way, pace) = (Notify::new(), Notify::new(), Pace::default());
         let target =
-            Arc::new(Target { client, fs, mounted, source, read_only, since, forced, leave, drains, make_way });
+            Arc::new(Target { client, fs, mounted, source, read_only, since, forced, leave, drains, make_way, pace });
         let tracker = TaskTracker::new();
         let writeback = Arc::clone(target.fs.writeback());
         let tasks = vec![

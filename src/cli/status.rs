@@ -149,7 +149,13 @@ pub fn left_text(left: &Left) -> String {
         return "everything is on the grid".to_owned();
     }
     let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    format!("{}, {} of {}", count(left.changes, "change"), count(left.files, "file"), output::size(left.bytes))
+    let amount =
+        format!("{}, {} of {}", count(left.changes, "change"), count(left.files, "file"), output::size(left.bytes));
+    match (left.rate, left.eta) {
+        (Some(rate), Some(eta)) => format!("{amount}, {}/s, about {}", output::size(rate), output::span(eta)),
+        (Some(rate), None) => format!("{amount}, {}/s", output::size(rate)),
+        (None, _) => amount,
+    }
 }
 
 pub fn flush(session: &Session, path: Option<&Path>) -> Result<(), Failure> {

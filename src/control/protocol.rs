@@ -53,12 +53,23 @@ pub struct Left {
     pub files: u64,
     /// Bytes of these files.
     pub bytes: u64,
+    /// Bytes of shares that left for the servers in the last seconds, per second; absent when nothing moves.
+    #[serde(default)]
+    pub rate: Option<u64>,
+    /// Seconds until the content is stored, at this rate.
+    #[serde(default)]
+    pub eta: Option<u64>,
 }
 
 impl Left {
     /// Whether everything is on the grid.
     pub fn is_nothing(&self) -> bool {
-        *self == Left::default()
+        self.amount() == (0, 0, 0)
+    }
+
+    /// Changes, files and bytes.
+    pub fn amount(&self) -> (u64, u64, u64) {
+        (self.changes, self.files, self.bytes)
     }
 }
 

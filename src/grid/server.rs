@@ -52,6 +52,8 @@ pub struct Server {
     permission: Mutex<Permission>,
     writes: Semaphore,
     uploads: OnceLock<Arc<Rate>>,
+    /// Bytes that it was sent and took.
+    sent: AtomicU64,
     /// Writes that the server took, or may have taken.
     taken: AtomicU64,
     /// How many of them were there before the last barrier that it passed.
@@ -88,7 +90,17 @@ impl Server {
         let permission = Mutex::new(Permission::Always);
         let (writes, uploads) = (Semaphore::new(WRITES), OnceLock::new());
         let (taken, synced) = (AtomicU64::new(0), AtomicU64::new(0));
-        Server { info, link, address: Mutex::new(address), permission, writes, uploads, taken, synced }
+        Server {
+            info,
+            link,
+            address: Mutex::new(address),
+            permission,
+            writes,
+            uploads,
+            sent: AtomicU64::new(0),
+            taken,
+            synced,
+        }
     }
 
     /// Makes a write, and notes before its answer is seen that the server has something to sync.
@@ -117,6 +129,11 @@ impl Server {
             Some(rate) => Ok(rate.wait(cx, bytes).await?),
             None => Ok(()),
         }
+    }
+
+    /// Bytes of shares that it was sent and took.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Who it is.
@@ -241,11 +258,13 @@ impl StorageServer for Server {
         data: Bytes,
     ) -> Result<bool, StorageError> {
         let _turn = cx.run(self.writes.acquire()).await?;
-        self.may_send(cx, data.len() as u64).await?;
+        let bytes = data.len() as u64;
+        self.may_send(cx, bytes).await?;
         let done = self
             .link
             .request(cx, self.taking(self.link.backend().write_share(cx, si, share, secret, offset, data)))
             .await?;
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
         cx.acknowledge();
         Ok(done)
     }
@@ -307,6 +326,7 @@ impl StorageServer for Server {
             .link
             .request(cx, self.taking(self.link.backend().read_test_write(cx, si, enabler, lease, shares, read)))
             .await?;
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
         cx.acknowledge();
         Ok(answer)
     }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use super::publish::{Force, PARALLEL_UPLOADS};
 use super::queue::Subject;
 use super::{Dir, DirId, FileObject, Pending, State, Target, Writeback};
+use crate::journal::Room;
 use crate::node::NodeError;
 use crate::util::{Cx, Priority};
 
@@ -66,10 +67,11 @@ impl Writeback {
                 let waits = |subject: &Subject| {
                     busy.contains(subject) || retries.get(subject).is_some_and(|retry| retry.at > Instant::now())
                 };
+                let idle = self.idle();
                 let state = self.state();
-                files = state.due_files(self.options.idle).into();
+                files = state.due_files(idle).into();
                 files.retain(|file| !waits(&Subject::file(file)));
-                dirs = state.due_dirs(self.options.idle).into();
+                dirs = state.due_dirs(idle).into();
                 dirs.retain(|dir| !waits(&Subject::Directory(*dir)));
             }
             let mut of_files = busy.iter().filter(|subject| matches!(subject, Subject::File(_))).count();
@@ -89,6 +91,11 @@ impl Writeback {
                 under_way.push(Box::pin(self.publish_one(cx.child(), dir)));
             }
         }
+    }
+
+    /// How long things are left alone first: not at all while writers are slowed down because the journal fills.
+    fn idle(&self) -> Duration {
+        if self.journal.room(0) == Room::Plenty { self.options.idle } else { Duration::ZERO }
     }
 
     async fn store_one(&self, cx: Cx, file: Arc<FileObject>) -> (Subject, Result<(), NodeError>) {
@@ -163,12 +170,12 @@ impl State {
     fn due_dirs(&self, idle: Duration) -> Vec<DirId> {
         let mut known = HashMap::new();
         let mut due = |(id, d): &(&DirId, &Dir)| {
-            let mut ready = d.pending.values().filter(|p| !p.rides_along && self.can_go(p)).peekable();
-            let some = ready.peek().is_some();
-            let is_old = ready.any(|p| p.since.elapsed() >= idle * OLDEST);
+            let ready: Vec<_> = d.pending.values().filter(|p| !p.rides_along && self.can_go(p)).collect();
+            let is_old = ready.iter().any(|p| p.since.elapsed() >= idle * OLDEST);
             let entries = d.table.as_ref().map_or(0, |table| table.entries.len());
-            let is_large = d.pending.len() > MANY.max(entries);
-            d.node.is_some() && some && (is_large || is_old || self.is_ripe(**id, idle, &mut known))
+            // What is published so grows by half at least: all publishes together cost a few times the last.
+            let is_large = ready.len() > MANY.max(entries);
+            d.node.is_some() && !ready.is_empty() && (is_large || is_old || self.is_ripe(**id, idle, &mut known))
         };
         let mut on_grid: Vec<_> = self.dirs.iter().filter(|(_, d)| !d.pending.is_empty()).collect();
         on_grid.sort_by_key(|(id, _)| **id);

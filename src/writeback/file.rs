@@ -261,8 +261,11 @@ impl FileObject {
     }
 
     /// How long its content must have been left alone before it is stored without anybody waiting: the longer, the more
-    /// often and the more slowly it was stored before.
+    /// often and the more slowly it was stored before. Without an `idle` time it is stored at once.
     pub(super) fn patience(&self, idle: Duration) -> Duration {
+        if idle.is_zero() {
+            return idle;
+        }
         let effort = self.effort();
         (idle * 2u32.saturating_pow(effort.times.min(6)) + effort.took * 10).min(LONGEST_WAIT.max(idle))
     }

@@ -68,6 +68,24 @@ async fn a_full_journal_refuses_and_keeps() {
     fs.write(attr.ino, again, 0, Bytes::from(vec![8; 100_000])).await.expect("what is stored takes no room");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_fills_is_emptied_at_once() {
+    let ground = Ground::new();
+    let folder = tempfile::tempdir_in(ground.local.path()).unwrap();
+    let limits = JournalOptions { limit: 1 << 20, floor: 0 };
+    let journal = Journal::open(folder.path(), &JournalKey::new([1; 32]), limits).unwrap();
+    let fs = ground.mount_over(journal, Durability::Local).await;
+    let writeback = Arc::clone(fs.writeback());
+    let running = tokio::spawn(async move { writeback.run().await });
+    write(&fs, ROOT, "small", &[1; 100_000]).await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert_eq!(ground.published().await, [""; 0], "it may change again");
+    write(&fs, ROOT, "large", &[2; 800_000]).await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert_eq!(ground.published().await, ["large", "small"]);
+    running.abort();
+}
+
 #[tokio::test]
 async fn what_was_written_into_a_mutable_file_goes_there_after_a_crash() {
     let (ground, cap) = with_file(&["f"], &[1; 100]);
