@@ -1,6 +1,6 @@
 //! A mount that is up: it answers its control socket, and ends by unmount, by signal or from outside.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::control::{
     CacheStatus, Claim, ControlTarget, Failed, FailureStatus, Left, ProgressSink, QueueStatus, ServerState, Status,
     UnusedServer, serve,
 };
-use crate::fs::Filesystem;
+use crate::fs::{Filesystem, FsError};
 use crate::fuse::{MountError, Mounted, find_mount};
 use crate::grid::{Grid, LinkState, Server};
 use crate::writeback::{Scope, Writeback};
@@ -122,13 +122,21 @@ pub fn unused_servers(client: &Client) -> Vec<UnusedServer> {
     client.unused_servers().into_iter().map(shown).collect()
 }
 
+fn failed(failure: Failure) -> Failed {
+    Failed { message: failure.message, exit: failure.code }
+}
+
 impl Target {
     fn writeback(&self) -> &Writeback {
         self.fs.writeback()
     }
 
     fn left(&self) -> Left {
-        let status = self.writeback().status();
+        self.left_of(&Scope::All)
+    }
+
+    fn left_of(&self, scope: &Scope) -> Left {
+        let status = self.writeback().status_of(scope);
         let sent = self.client.grid().servers().iter().map(|server| server.sent()).sum();
         let rate = self.pace.rate(sent);
         let encoding = self.client.grid().encoding();
@@ -137,13 +145,12 @@ impl Target {
         Left { changes: status.changes as u64, files: status.files as u64, bytes: status.bytes, rate, eta }
     }
 
-    /// Waits until everything is on the grid.
-    async fn settle(&self, progress: Option<&ProgressSink>) -> Result<(), Failed> {
+    /// Waits until all of `scope` is on the grid. Messages speak of `place`.
+    async fn settle(&self, scope: &Scope, place: &Path, progress: Option<&ProgressSink>) -> Result<(), Failed> {
         let work = async {
-            let place = self.mounted.mountpoint().display();
-            let failed = |f: Failure| Failed { message: f.message, exit: f.code };
-            self.writeback().settle(Scope::All).await.map_err(|e| failed(Failure::node(&place, &e)))?;
-            let rest = self.fs.settle().await;
+            let place = place.display();
+            self.writeback().settle(scope.clone()).await.map_err(|e| failed(Failure::node(&place, &e)))?;
+            let rest = self.fs.settle_scope(scope.clone()).await;
             rest.map_err(|e| failed(Failure::new(Exit::Failed, format!("{place}: {e}"))))
         };
         tokio::pin!(work);
@@ -151,10 +158,14 @@ impl Target {
             tokio::select! {
                 done = &mut work => return done,
                 () = tokio::time::sleep(NEWS) => if let Some(progress) = progress {
-                    progress.note(self.left());
+                    progress.note(self.left_of(scope));
                 },
             }
         }
+    }
+
+    async fn settle_all(&self, progress: Option<&ProgressSink>) -> Result<(), Failed> {
+        self.settle(&Scope::All, self.mounted.mountpoint(), progress).await
     }
 
     /// Stores what is left, again after failures, for as long as the client's patience lasts without anything moving:
@@ -163,7 +174,7 @@ impl Target {
         let patience = self.client.cx().patience().unwrap_or_default();
         let (mut left, mut moved) = (self.left(), Instant::now());
         loop {
-            let Err(failed) = self.settle(None).await else { return Ok(()) };
+            let Err(failed) = self.settle_all(None).await else { return Ok(()) };
             let now = self.left();
             if now.amount() != left.amount() {
                 (left, moved) = (now, Instant::now());
@@ -181,10 +192,10 @@ impl Target {
         Failed { message: format!("{place}: {error}; it stays mounted"), exit: Exit::Mount as u8 }
     }
 
-    /// `failed` with what is left, and `advice`.
-    fn not_settled(&self, failed: Failed, advice: &str) -> Failed {
-        let status = self.writeback().status();
-        let left = self.left();
+    /// `failed` with what is left of `scope`, and `advice`.
+    fn not_settled(&self, scope: &Scope, failed: Failed, advice: &str) -> Failed {
+        let status = self.writeback().status_of(scope);
+        let left = self.left_of(scope);
         if left.is_nothing() {
             return failed;
         }
@@ -218,13 +229,22 @@ impl ControlTarget for Target {
         }
     }
 
-    async fn flush(&self, _path: Option<PathBuf>, progress: ProgressSink) -> Result<Left, Failed> {
-        // All of it: what is below one path may hang on what is above.
-        let settled = self.settle(Some(&progress)).await;
-        settled.map_err(|failed| {
-            self.not_settled(failed, "it is kept and tried again; `tahoefs status` shows how far it is")
+    async fn flush(&self, path: Option<PathBuf>, progress: ProgressSink) -> Result<Left, Failed> {
+        let path = path.unwrap_or_default();
+        let place = self.mounted.mountpoint().join(&path);
+        let scope = self.fs.scope(&path).await.map_err(|error| {
+            let exit = match error {
+                FsError::NotFound | FsError::NotDirectory => Exit::NotFound,
+                _ => Exit::Failed,
+            };
+            failed(Failure::at(exit, place.display(), error))
         })?;
-        Ok(self.left())
+        let settled = self.settle(&scope, &place, Some(&progress)).await;
+        settled.map_err(|failed| {
+            let advice = "it is kept and tried again; `tahoefs status` shows how far it is";
+            self.not_settled(&scope, failed, advice)
+        })?;
+        Ok(self.left_of(&scope))
     }
 
     async fn refresh(&self) -> Left {
@@ -243,9 +263,10 @@ impl ControlTarget for Target {
             self.leave.notify_one();
             return Ok(left);
         }
-        let settled = self.settle(Some(&progress)).await;
+        let settled = self.settle_all(Some(&progress)).await;
         settled.map_err(|failed| {
             self.not_settled(
+                &Scope::All,
                 failed,
                 "it stays mounted and this is tried again: unmount once `tahoefs status` shows that all is on the grid, \
                  or with --force, which leaves it in the journal for the next mount",
@@ -254,7 +275,7 @@ impl ControlTarget for Target {
         self.mounted.unmount(false).map_err(|e| self.unmount_failed(&e))?;
         self.mounted.ended().await;
         // What was written while it was being unmounted.
-        let settled = self.settle(Some(&progress)).await;
+        let settled = self.settle_all(Some(&progress)).await;
         if let Err(failed) = &settled {
             tracing::error!("{}", failed.message);
         }

@@ -12,13 +12,15 @@ mod mutable;
 mod names;
 mod ops;
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::cap::StorageIndex;
 use crate::journal::{Index, Journal};
 use crate::node::{Attributes, Child, FileType, Freshness, Metadata, Name, NodeFactory, Timestamp};
 use crate::util::{Clock, Cx, Priority, Rng};
-use crate::writeback::{Change, DirId, Kept, Scope, Weight, Writeback};
+use crate::writeback::{Change, DirId, Kept, Scope, Target, Weight, Writeback};
 
 pub use attr::{Attr, Caller, Durability, FsOptions, Ino, Owner, ROOT, SetAttr, SetTime};
 pub use error::FsError;
@@ -119,9 +121,34 @@ impl Filesystem {
 
     /// Waits until everything is on the grid and the barrier has passed.
     pub async fn settle(&self) -> Result<(), FsError> {
-        self.writeback.settle(Scope::All).await?;
+        self.settle_scope(Scope::All).await
+    }
+
+    /// Waits until `scope` is on the grid and the barrier has passed.
+    pub async fn settle_scope(&self, scope: Scope) -> Result<(), FsError> {
+        self.writeback.settle(scope).await?;
         self.keep_root()?;
         Ok(self.writeback.barrier().await?)
+    }
+
+    /// What stands at `path`, below the root, and all below it.
+    pub async fn scope(&self, path: &Path) -> Result<Scope, FsError> {
+        let (mut dir, mut place) = (self.root.dir, None);
+        let mut names = path.components().peekable();
+        while let Some(name) = names.next() {
+            let Component::Normal(name) = name else { return Err(FsError::Invalid) };
+            self.writeback.load(&self.cx(), dir, Freshness::Cached).await?;
+            let (edge, entry) = self.find(dir, name.as_bytes())?.ok_or(FsError::NotFound)?;
+            place = Some((dir, edge));
+            dir = match entry.target {
+                Target::Directory(child) => child,
+                Target::Stored(cap) if cap.is_directory() => self.writeback.directory(&cap)?,
+                _ if names.peek().is_none() => break,
+                _ => return Err(FsError::NotDirectory),
+            };
+        }
+        let Some((dir, name)) = place else { return Ok(Scope::All) };
+        Ok(Scope::Part(Arc::new(self.writeback.part(dir, &name, self.root.dir))))
     }
 
     /// Writes the root's attributes to the index, where they belong there and have changed.

@@ -175,8 +175,9 @@ impl Writeback {
             state.replay(DirId(dir), name.into(), record, &files)?;
         }
         for file in files.into_values().filter(|file| file.is_mutable()) {
-            let named = state.pending_names().find(|(_, p)| p.file().is_some_and(|other| Arc::ptr_eq(other, &file)));
-            let name = named.map_or_else(|| Name::from(""), |(name, _)| Arc::clone(name));
+            let named =
+                state.pending_places().find(|(_, _, p)| p.file().is_some_and(|other| Arc::ptr_eq(other, &file)));
+            let name = named.map_or_else(|| Name::from(""), |(_, name, _)| Arc::clone(name));
             state.next_seq += 1;
             let (first, changed) = (state.next_seq, Instant::now());
             state.contents.push(Content { file, name, first, changed });
@@ -213,11 +214,11 @@ fn parse(cap: &str) -> Result<Cap, NodeError> {
 impl State {
     /// All that is pending.
     pub(super) fn pending(&self) -> impl Iterator<Item = &Pending> {
-        self.pending_names().map(|(_, pending)| pending)
+        self.pending_places().map(|(_, _, pending)| pending)
     }
 
-    pub(super) fn pending_names(&self) -> impl Iterator<Item = (&Name, &Pending)> {
-        self.dirs.values().flat_map(|d| &d.pending)
+    pub(super) fn pending_places(&self) -> impl Iterator<Item = (DirId, &Name, &Pending)> {
+        self.dirs.iter().flat_map(|(id, d)| d.pending.iter().map(|(name, p)| (*id, name, p)))
     }
 
     /// Puts the record of a directory, where there is none or it is `changed`.

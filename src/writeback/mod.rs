@@ -13,6 +13,7 @@ mod due;
 mod file;
 mod kept;
 mod load;
+mod part;
 mod publish;
 mod queue;
 
@@ -32,6 +33,7 @@ use crate::util::{Clock, Cx, Priority};
 
 pub use file::{FileObject, Times};
 pub use kept::{CRASH_POINTS, Kept};
+pub use part::Part;
 pub use queue::{Failure, QueueStatus, Scope, Standing};
 
 use kept::{Key, Unkept};

@@ -11,6 +11,7 @@ use crate::node::{Directory, Edit, EditOutcome, Freshness, Metadata, Name, NodeE
 use crate::util::{Cx, crash_point};
 
 use super::file::FileObject;
+use super::part::Needs;
 use super::queue::Subject;
 
 /// Files that are uploaded at the same time for one directory.
@@ -32,12 +33,18 @@ pub(super) enum Force {
     File(Arc<FileObject>),
     /// All.
     Everything,
+    /// What somebody needs; no others are uploaded, and no other directories made.
+    Needed(Arc<Needs>),
+    /// As before, and no file at all is uploaded here.
+    NeededStored(Arc<Needs>),
 }
 
 impl Force {
-    fn takes(&self, file: &Arc<FileObject>) -> bool {
+    fn takes(&self, dir: DirId, name: &Name, file: &Arc<FileObject>) -> bool {
+        let is_ready = || file.stored().is_some() && !file.is_held();
         match self {
-            Force::Stored => file.stored().is_some() && !file.is_held(),
+            Force::Stored | Force::NeededStored(_) => is_ready(),
+            Force::Needed(needs) => needs.has(dir, name) || is_ready(),
             Force::Nothing => !file.is_held(),
             Force::File(forced) => Arc::ptr_eq(forced, file) || !file.is_held(),
             Force::Everything => true,
@@ -48,7 +55,15 @@ impl Force {
     fn concerns(&self, file: &Arc<FileObject>) -> bool {
         match self {
             Force::File(forced) => Arc::ptr_eq(forced, file),
-            Force::Stored | Force::Nothing | Force::Everything => true,
+            _ => true,
+        }
+    }
+
+    /// Whether what is pending under a name is to be published, at the price of other publishes.
+    fn needs(&self, dir: DirId, name: &Name) -> bool {
+        match self {
+            Force::Needed(needs) | Force::NeededStored(needs) => needs.has(dir, name),
+            Force::Stored | Force::Nothing | Force::File(_) | Force::Everything => true,
         }
     }
 }
@@ -81,7 +96,7 @@ impl Writeback {
         Box::pin(async move {
             let (uploaded, resolved) = self.resolve(cx, dir, force).await;
             if !links_only {
-                for place in self.places_to_link_first(dir) {
+                for place in self.places_to_link_first(dir, force) {
                     self.publish_links(cx, place, force).await?;
                     crash_point("writeback.rename.linked");
                 }
@@ -149,10 +164,12 @@ impl Writeback {
             let Some(d) = state.dirs.get(&dir) else { return (Vec::new(), Ok(())) };
             for (name, pending) in &d.pending {
                 match pending.wanted.as_ref().map(|e| &e.target) {
-                    Some(Target::File(file)) if file.stored().is_none() && force.takes(file) => {
+                    Some(Target::File(file)) if file.stored().is_none() && force.takes(dir, name, file) => {
                         files.push((Arc::clone(name), Arc::clone(file), pending.seq));
                     }
-                    Some(Target::Directory(child)) if state.dirs.get(child).is_some_and(|c| c.cap.is_none()) => {
+                    Some(Target::Directory(child))
+                        if force.needs(dir, name) && state.dirs.get(child).is_some_and(|c| c.cap.is_none()) =>
+                    {
                         dirs.push(*child);
                     }
                     _ => {}
@@ -232,15 +249,16 @@ impl Writeback {
     }
 
     /// Directories in which renamed entries must be linked before they may go from `dir`.
-    fn places_to_link_first(&self, dir: DirId) -> Vec<DirId> {
+    fn places_to_link_first(&self, dir: DirId, force: &Force) -> Vec<DirId> {
         let state = self.state();
         let Some(d) = state.dirs.get(&dir) else {
             return Vec::new();
         };
         let mut places: Vec<DirId> = d
             .pending
-            .values()
-            .filter_map(|p| p.after.as_ref())
+            .iter()
+            .filter(|(name, _)| force.needs(dir, name))
+            .filter_map(|(_, p)| p.after.as_ref())
             .filter(|(to, name)| !state.is_linked(*to, name))
             .map(|(to, _)| *to)
             .collect();
@@ -309,7 +327,7 @@ impl State {
     }
 
     /// Whether a renamed entry stands under its new name on the grid, or is wanted nowhere any more.
-    fn is_linked(&self, dir: DirId, name: &str) -> bool {
+    pub(super) fn is_linked(&self, dir: DirId, name: &str) -> bool {
         self.dirs.get(&dir).is_none_or(|d| d.pending.get(name).is_none_or(|p| p.wanted.is_none()))
     }
 
@@ -345,7 +363,7 @@ impl State {
                         seq = upload.seq;
                         Some(upload.cap.clone())
                     }
-                    _ => file.stored().filter(|_| force.takes(file)),
+                    _ => file.stored().filter(|_| force.takes(dir, &name, file)),
                 },
             };
             let Some(cap) = cap else { continue };

@@ -9,6 +9,7 @@ use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use tokio::time::sleep;
 
+use super::part::Part;
 use super::publish::{Force, PARALLEL_UPLOADS};
 use super::{Content, DirId, FileObject, Pending, State, Target, Writeback};
 use crate::cap::{Cap, StorageIndex};
@@ -29,6 +30,8 @@ pub enum Scope {
     File(Arc<FileObject>),
     /// The entries of a directory, and the edges that lead to it.
     Directory(DirId),
+    /// A name and all below, with what leads there.
+    Part(Arc<Part>),
     /// Everything.
     All,
 }
@@ -120,15 +123,26 @@ impl Writeback {
             while let Some(dirs) = self.outstanding(&scope, until) {
                 let before = self.state().next_seq;
                 let all = matches!(scope, Scope::All);
-                let uploaded = if all { self.store_all(&cx, until).await } else { Ok(()) };
-                let force = match &scope {
-                    Scope::File(file) => Force::File(Arc::clone(file)),
-                    Scope::Directory(_) => Force::Nothing,
-                    Scope::All if uploaded.is_err() => Force::Stored,
-                    Scope::All => Force::Everything,
+                let part = match &scope {
+                    Scope::Part(part) => Some(Arc::new(self.state().needs(part, until).0)),
+                    Scope::File(_) | Scope::Directory(_) | Scope::All => None,
+                };
+                let has = |dir: DirId, name: &Name| part.as_ref().is_none_or(|needs| needs.has(dir, name));
+                let many = all || part.is_some();
+                let uploaded = if many { self.store_all(&cx, until, has).await } else { Ok(()) };
+                let force = match (&scope, part.clone()) {
+                    (_, Some(needs)) if uploaded.is_err() => Force::NeededStored(needs),
+                    (_, Some(needs)) => Force::Needed(needs),
+                    (Scope::File(file), None) => Force::File(Arc::clone(file)),
+                    (Scope::Directory(_) | Scope::Part(_), None) => Force::Nothing,
+                    (Scope::All, None) if uploaded.is_err() => Force::Stored,
+                    (Scope::All, None) => Force::Everything,
                 };
                 let work = dirs.iter().map(|dir| self.publish(&cx, *dir, &force, false));
-                let contents = self.store_orphans(&cx, |content| all && content.first <= until);
+                let contents = self.store_orphans(&cx, |content| {
+                    let wanted = part.as_ref().map_or(all, |needs| needs.has_content(content));
+                    wanted && content.first <= until
+                });
                 let (stored, published) = tokio::join!(contents, join_all(work));
                 published.into_iter().chain([stored, uploaded]).collect::<Result<(), _>>()?;
                 if self.state().next_seq == before && self.outstanding(&scope, until).is_some() {
@@ -156,6 +170,13 @@ impl Writeback {
                 let orphans = state.orphans().any(|content| older(&content));
                 return (orphans || !dirs.is_empty()).then_some(dirs);
             }
+            Scope::Part(part) => {
+                let state = self.state();
+                let (needs, dirs) = state.needs(part, until);
+                let older = |c: &&Content| c.first <= until && c.file.is_dirty() && needs.has_content(c);
+                let orphans = state.orphans().any(|content| older(&content));
+                return (orphans || !dirs.is_empty()).then_some(dirs);
+            }
             Scope::File(file) => (self.home_of(file, until)?, Some(file)),
             Scope::Directory(dir) => (*dir, None),
         };
@@ -173,17 +194,17 @@ impl Writeback {
         own.or(above).map(|next| vec![next])
     }
 
-    /// Stores the contents under names that were pending at `until`, many at once. Goes on after a failure, which is
-    /// handed back.
-    async fn store_all(&self, cx: &Cx, until: u64) -> Result<(), NodeError> {
+    /// Stores the contents under those names that were pending at `until` and are `wanted`, many at once. Goes on after
+    /// a failure, which is handed back.
+    async fn store_all(&self, cx: &Cx, until: u64, wanted: impl Fn(DirId, &Name) -> bool) -> Result<(), NodeError> {
         let mut files: Vec<(Name, Arc<FileObject>)> = Vec::new();
         {
             let state = self.state();
-            let unstored = |(name, p): (&Name, &Pending)| {
-                let file = p.file().filter(|file| p.first <= until && file.stored().is_none())?;
+            let unstored = |(dir, name, p): (DirId, &Name, &Pending)| {
+                let file = p.file().filter(|file| p.first <= until && file.stored().is_none() && wanted(dir, name))?;
                 Some((Arc::clone(name), Arc::clone(file)))
             };
-            files.extend(state.pending_names().filter_map(unstored));
+            files.extend(state.pending_places().filter_map(unstored));
         }
         let stored = stream::iter(files).map(|(name, file)| async move {
             let stored = cx.run(self.store(cx, &file)).await.unwrap_or_else(|e| Err(e.into()));
@@ -228,18 +249,29 @@ impl Writeback {
 
     /// What is not on the grid yet.
     pub fn status(&self) -> QueueStatus {
+        self.status_of(&Scope::All)
+    }
+
+    /// What of a part, or of everything, is not on the grid yet. Failures are those of everything.
+    pub fn status_of(&self, scope: &Scope) -> QueueStatus {
         let state = self.state();
+        let part = match scope {
+            Scope::Part(part) => Some(state.needs(part, u64::MAX).0),
+            Scope::File(_) | Scope::Directory(_) | Scope::All => None,
+        };
         let mut status = QueueStatus {
             failures: state.failures.iter().map(|(_, failure)| failure.clone()).collect(),
             ..QueueStatus::default()
         };
-        for content in state.orphans().filter(|content| content.file.is_dirty()) {
+        let has_content = |content: &Content| part.as_ref().is_none_or(|needs| needs.has_content(content));
+        for content in state.orphans().filter(|content| content.file.is_dirty() && has_content(content)) {
             status.changes += 1;
             status.files += 1;
             status.bytes += content.file.size();
             status.note(&content.name);
         }
-        for (name, pending) in state.pending_names() {
+        let has = |dir: DirId, name: &Name| part.as_ref().is_none_or(|needs| needs.has(dir, name));
+        for (_, name, pending) in state.pending_places().filter(|(dir, name, _)| has(*dir, name)) {
             status.changes += 1;
             status.note(name);
             if let Some(file) = pending.file()

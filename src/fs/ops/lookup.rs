@@ -87,7 +87,7 @@ impl Filesystem {
     }
 
     /// The edge's name and entry for a name as the kernel writes it. The directory must be loaded.
-    pub(super) fn find(&self, dir: DirId, name: &[u8]) -> Result<Option<(Name, Entry)>, FsError> {
+    pub(in crate::fs) fn find(&self, dir: DirId, name: &[u8]) -> Result<Option<(Name, Entry)>, FsError> {
         let (edge, _) = edge_name(name)?;
         if let Some(entry) = self.writeback.find(dir, &edge) {
             return Ok(Some((edge, entry)));

@@ -37,6 +37,10 @@ pub struct NodeGrid {
     publish_millis: AtomicU64,
     pub publishes: AtomicUsize,
     pub uploads: AtomicUsize,
+    /// Files of exactly this many bytes are refused.
+    pub unwanted: Mutex<Option<usize>>,
+    /// See [`NodeGrid::hang_from`].
+    heavy: Mutex<Option<usize>>,
     /// The barrier fails.
     pub unsynced: AtomicBool,
     /// Bytes that were written into mutable files.
@@ -56,6 +60,11 @@ impl NodeGrid {
     /// Every publish takes this long from now on.
     pub fn publishes_take(&self, time: std::time::Duration) {
         self.publish_millis.store(time.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Uploads of `size` bytes and more never end, until this is called with `None`.
+    pub fn hang_from(&self, size: Option<usize>) {
+        *self.heavy.lock().unwrap() = size;
     }
 
     fn fault(&self) -> Option<Fault> {
@@ -325,7 +334,10 @@ impl NodeFactory for Factory {
         self.0.uploads.fetch_add(1, Ordering::Relaxed);
         let size = source.size();
         let bytes = source.read_at(0, size as usize).await.map_err(|e| NodeError::Source(e.to_string()))?;
-        if self.0.refuses() {
+        while self.0.heavy.lock().unwrap().is_some_and(|heavy| bytes.len() >= heavy) {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        if self.0.refuses() || self.0.unwanted.lock().unwrap().is_some_and(|length| length == bytes.len()) {
             return Err(NodeError::NoSpace);
         }
         if bytes.len() <= LitCap::LONGEST {

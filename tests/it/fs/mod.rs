@@ -4,6 +4,7 @@ mod grid;
 mod kept;
 mod model;
 mod mutable;
+mod parts;
 mod queue;
 mod races;
 
