@@ -161,9 +161,6 @@ async fn start(
     let limits = JournalOptions { limit: options.journal_size.unwrap_or(limits.limit), ..limits };
     let folder = dir.make_own("journal")?.join(root_name(&found.cap));
     let (journal, replay) = open_journal(&folder, &dir.journal_key(&rng)?, limits).await?;
-    if replay.damaged > 0 {
-        tracing::error!(folder = %folder.display(), "{} records of the journal cannot be read; they stay there", replay.damaged);
-    }
     let index = Index::open(&dir.make_own("index")?).map_err(own)?;
 
     let factory: Arc<dyn NodeFactory> = Arc::clone(&client) as _;
@@ -184,7 +181,10 @@ async fn start(
         writeback.grid_is_away();
     }
     let named = |e| Failure::node(place.shown(), &e);
-    writeback.restore(replay).map_err(named)?;
+    let unusable = writeback.restore(replay);
+    if unusable > 0 {
+        tracing::error!(folder = %folder.display(), "{unusable} records of the journal cannot be used; they stay there");
+    }
     let root_dir = writeback.directory(&found.cap).map_err(named)?;
     let edge = match &found.edge {
         Some((parent, name)) => {

@@ -63,7 +63,7 @@ impl Inode {
             Kind::Directory(dir) => Target::Directory(*dir),
             Kind::Stored(cap) => Target::Stored(cap.clone()),
             Kind::Staged(file) => Target::File(Arc::clone(file)),
-            Kind::Mutable(cap, _) if cap.is_readonly() => Target::Stored(cap.clone()),
+            Kind::Mutable(cap, file) if cap.is_readonly() || file.write_cap().is_none() => Target::Stored(cap.clone()),
             Kind::Mutable(_, file) => Target::File(Arc::clone(file)),
         };
         Entry { target, attributes: self.attributes.clone(), metadata: self.metadata.clone(), seen: self.seen.clone() }

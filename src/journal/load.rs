@@ -25,6 +25,8 @@ pub struct Replay {
     /// Records, tables and staging files that could not be read. What stands in them is not in the lists; it was left
     /// on the disk.
     pub damaged: usize,
+    /// The directories, by id, of names whose records could not be read.
+    pub damaged_in: Vec<u64>,
 }
 
 /// A file of the journal, to be opened with [`super::Journal::reopen_file`].
@@ -35,7 +37,9 @@ pub struct FileRecord {
     pub size: u64,
     /// The cap of the stored file that it began as, while bytes of that show.
     pub base: Option<String>,
-    /// The cap under which exactly this content is stored.
+    /// A file of the journal that has the content of the base, which counts as long as it is there.
+    pub over: Option<u64>,
+    /// What [`super::Staged::note_stored`] was told of exactly this content.
     pub stored: Option<String>,
     /// The content belongs into the file it began as, which is mutable.
     pub in_place: bool,
@@ -65,7 +69,12 @@ pub(super) fn load(conn: &Connection, keys: &Keys, staging: &Path) -> (Replay, H
         let (dir, hash) = (row.get::<_, i64>(0)? as u64, row.get::<_, NameHash>(1)?);
         let body: Vec<u8> = row.get(2)?;
         let record = keys.open(Place::Edge(dir, hash), &body).and_then(|json| EdgeRecord::read(&json));
-        Ok(record.map(|(name, record)| replay.edges.push((dir, name, record))).is_some())
+        let Some((name, record)) = record else {
+            replay.damaged_in.push(dir);
+            return Ok(false);
+        };
+        replay.edges.push((dir, name, record));
+        Ok(true)
     });
     damaged += each(conn, "SELECT name, value FROM counters", |row| {
         let (name, value) = (row.get::<_, String>(0)?, row.get::<_, i64>(1)? as u64);
@@ -109,9 +118,10 @@ pub(super) fn load(conn: &Connection, keys: &Keys, staging: &Path) -> (Replay, H
         if written.end() > body.size || !has_content {
             return Ok(false);
         }
-        let base = body.base.as_ref().filter(|base| body.in_place || base.shows > 0).map(|base| base.cap.clone());
+        let base = body.base.as_ref().filter(|base| body.in_place || base.shows > 0);
+        let (base, over) = (base.map(|base| base.cap.clone()), base.and_then(|base| base.over));
         let (size, stored, in_place) = (body.size, body.stored.clone(), body.in_place);
-        replay.files.push(FileRecord { id, size, base, stored, in_place, body, written });
+        replay.files.push(FileRecord { id, size, base, over, stored, in_place, body, written });
         Ok(true)
     });
     replay.damaged = damaged;

@@ -18,6 +18,7 @@ mod queue;
 mod records;
 mod room;
 mod schema;
+mod spare;
 mod staged;
 mod store;
 mod units;
@@ -29,6 +30,7 @@ pub use load::{FileRecord, Replay};
 pub use open::{Commit, Journal};
 pub use records::{DirRecord, EdgeRecord, Wanted, WantedTarget};
 pub use room::{JournalOptions, Room, Usage};
+pub use spare::Spare;
 pub use staged::Staged;
 
 /// The crash points of this room: each stands between two durable steps.

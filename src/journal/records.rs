@@ -27,6 +27,8 @@ pub struct EdgeRecord {
     pub base: Option<String>,
     /// Every cap that was tried since: a publish may be applied though its answer is lost.
     pub tried: Vec<String>,
+    /// What may stand there again after power loss: publishes since then had not passed the barrier of the grid.
+    pub older: Vec<Option<String>>,
     /// The new place of a renamed entry, which must be published first.
     pub after: Option<(u64, String)>,
     /// The oldest change that is not published.
@@ -59,6 +61,9 @@ pub enum WantedTarget {
     Cap(String),
     /// A file of the journal.
     File(u64),
+    /// Something on the grid, which had not passed its barrier, and a file of the journal with the same content: what
+    /// counts, as long as it is there.
+    Copied(String, u64),
     /// A directory of the journal.
     Directory(u64),
 }
@@ -68,6 +73,7 @@ impl fmt::Debug for WantedTarget {
         match self {
             WantedTarget::Cap(_) => f.write_str("Cap(…)"),
             WantedTarget::File(id) => write!(f, "File({id})"),
+            WantedTarget::Copied(_, id) => write!(f, "Copied(…, {id})"),
             WantedTarget::Directory(id) => write!(f, "Directory({id})"),
         }
     }
@@ -101,6 +107,8 @@ struct EdgeBody {
     wanted: Option<WantedBody>,
     base: Option<String>,
     tried: Vec<String>,
+    #[serde(default)]
+    older: Vec<Option<String>>,
     after: Option<(u64, String)>,
     first: u64,
     seq: u64,
@@ -202,6 +210,7 @@ impl EdgeRecord {
             wanted,
             base: self.base.clone(),
             tried: self.tried.clone(),
+            older: self.older.clone(),
             after: self.after.clone(),
             first: self.first,
             seq: self.seq,
@@ -222,8 +231,8 @@ impl EdgeRecord {
             }),
             None => None,
         };
-        let EdgeBody { name, base, tried, after, first, seq, rides_along, .. } = body;
-        Some((name, EdgeRecord { wanted, base, tried, after, first, seq, rides_along }))
+        let EdgeBody { name, base, tried, older, after, first, seq, rides_along, .. } = body;
+        Some((name, EdgeRecord { wanted, base, tried, older, after, first, seq, rides_along }))
     }
 }
 
@@ -233,6 +242,9 @@ pub(super) struct BaseBody {
     pub cap: String,
     /// Bytes that still show.
     pub shows: u64,
+    /// A file of the journal with the same content: what counts, as long as it is there.
+    #[serde(default)]
+    pub over: Option<u64>,
 }
 
 /// The record of a staged file, but for its content and the extents of a staging file.
@@ -244,7 +256,7 @@ pub(super) struct FileBody {
     pub staging: Option<u64>,
     /// What is written, while the content stands in a row: pairs of start and end.
     pub written: Vec<(u64, u64)>,
-    /// The cap under which exactly this content is stored.
+    /// What [`super::Staged::note_stored`] was told of exactly this content.
     pub stored: Option<String>,
     /// The content belongs into the file it began as, which is mutable.
     pub in_place: bool,
@@ -292,6 +304,7 @@ pub(super) mod tests {
             wanted: Some(wanted),
             base: Some("URI:secret".into()),
             tried: vec!["URI:secret2".into()],
+            older: vec![None, Some("URI:secret3".into())],
             after: Some((3, "other".into())),
             first: 1,
             seq,

@@ -21,6 +21,7 @@ use super::keys::Place;
 use super::open::Shared;
 use super::queue::lock;
 use super::records::{BaseBody, FileBody};
+use super::spare::Spare;
 use super::units::UnitFile;
 use super::{FileRecord, Journal};
 use crate::crypto::Xts;
@@ -53,9 +54,22 @@ struct Inner {
 struct Base {
     cap: String,
     node: Arc<dyn Readable>,
+    /// What `node` is, where the journal has the content too.
+    spare: Option<Arc<Spare>>,
+}
+
+impl Base {
+    fn of(cap: String, node: Arc<dyn Readable>) -> Base {
+        Base { cap, node, spare: None }
+    }
+
+    fn over(spare: Arc<Spare>) -> Base {
+        Base { cap: spare.cap().to_owned(), node: Arc::clone(&spare) as Arc<dyn Readable>, spare: Some(spare) }
+    }
 }
 
 /// Changes only while `order` is held for writing, but for the base.
+#[derive(Clone)]
 struct State {
     base: Option<Base>,
     size: u64,
@@ -67,7 +81,7 @@ struct State {
     generation: u64,
     /// `None` while the content stands in a row.
     staging: Option<Arc<UnitFile>>,
-    /// The cap under which exactly this content is stored.
+    /// What [`Staged::note_stored`] was told of exactly this content.
     stored: Option<String>,
 }
 
@@ -80,17 +94,22 @@ impl Journal {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         let is_new = base.is_none();
-        let staged = self.file_over(base.map(|(cap, node, _)| Base { cap, node }), size, false);
+        let staged = self.file_over(base.map(|(cap, node, _)| Base::of(cap, node)), size, false);
         if is_new {
             staged.0.begin();
         }
         Ok(staged)
     }
 
+    /// A file that begins as a stored one which the journal has too. It has no record before its first change.
+    pub fn over_spare(&self, spare: &Arc<Spare>) -> Staged {
+        self.file_over(Some(Base::over(Arc::clone(spare))), spare.bytes(), false)
+    }
+
     /// A file whose content belongs into a mutable one, whose size [`Staged::resize`] will tell. It has no record before
     /// its first change.
     pub fn over_mutable(&self, cap: String, node: Arc<dyn Readable>) -> Staged {
-        self.file_over(Some(Base { cap, node }), 0, true)
+        self.file_over(Some(Base::of(cap, node)), 0, true)
     }
 
     fn file_over(&self, base: Option<Base>, size: u64, in_place: bool) -> Staged {
@@ -120,12 +139,21 @@ impl Journal {
 
     /// A file that the journal held when it was opened. `base` is the file behind [`FileRecord::base`].
     pub fn reopen_file(&self, record: &FileRecord, base: Option<Arc<dyn Readable>>) -> io::Result<Staged> {
-        let shared = &self.0;
         let base = match (&record.base, base) {
-            (Some(cap), Some(node)) => Some(Base { cap: cap.clone(), node }),
+            (Some(cap), Some(node)) => Some(Base::of(cap.clone(), node)),
             (Some(_), None) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file has a base")),
             (None, _) => None,
         };
+        self.reopen(record, base)
+    }
+
+    /// As [`Journal::reopen_file`], of a file whose base is `spare`, what [`FileRecord::over`] names.
+    pub fn reopen_over(&self, record: &FileRecord, spare: &Arc<Spare>) -> io::Result<Staged> {
+        self.reopen(record, Some(Base::over(Arc::clone(spare))))
+    }
+
+    fn reopen(&self, record: &FileRecord, base: Option<Base>) -> io::Result<Staged> {
+        let shared = &self.0;
         let staging = match record.body.staging {
             Some(number) => Some(Arc::new(UnitFile::open(&shared.staging, number, shared.keys.staging(number))?)),
             None => None,
@@ -151,6 +179,17 @@ impl Staged {
         Some(self.0.id()).filter(|id| *id != 0)
     }
 
+    /// The id of the record of another file that has all of the content, while it has none itself.
+    pub fn over(&self) -> Option<u64> {
+        let state = self.0.state();
+        state.base.as_ref()?.spare.as_ref()?.id().filter(|_| self.0.id() == 0)
+    }
+
+    /// What it began as, where the journal has that.
+    pub(super) fn base(&self) -> Option<Arc<Spare>> {
+        self.0.state().base.as_ref()?.spare.clone()
+    }
+
     /// Bytes of the file.
     pub fn size(&self) -> u64 {
         self.0.state().size
@@ -161,14 +200,14 @@ impl Staged {
         self.0.state().generation
     }
 
-    /// The cap under which the content is stored as it is now, as [`Staged::note_stored`] was told.
+    /// As what the content is stored as it is now, as [`Staged::note_stored`] was told.
     pub fn stored(&self) -> Option<String> {
         self.0.state().stored.clone()
     }
 
     /// Reads from another node of the same file from now on, which `cap` opens.
     pub fn set_base(&self, cap: String, node: Arc<dyn Readable>) {
-        self.0.state().base = Some(Base { cap, node });
+        self.0.state().base = Some(Base::of(cap, node));
     }
 
     /// Takes over that the stored file has `size` bytes now, if the content is still that of `generation` and nothing
@@ -193,12 +232,43 @@ impl Staged {
             return false;
         }
         if let Some((cap, node)) = base {
-            state.base = Some(Base { cap, node });
+            state.base = Some(Base::of(cap, node));
         }
         (state.size, state.shows, state.cut) = (size, size, None);
         (state.written, state.staging, state.stored) = (Extents::default(), None, None);
         self.0.drop_record();
         true
+    }
+
+    /// The content, if it is that of `generation` still, is stored under `cap`, which opens as `node`: what was written
+    /// goes with its record into the spare, which nobody changes, and this file begins anew over that. `None` where the
+    /// journal has nothing of it.
+    pub async fn spare(&self, generation: u64, cap: String, node: Arc<dyn Readable>) -> Option<Arc<Spare>> {
+        let _order = self.0.order.write().await;
+        let mut state = self.0.state();
+        if state.generation != generation {
+            return None;
+        }
+        let kept = match self.0.id() {
+            0 => state.base.as_ref()?.spare.as_ref()?.staged()?,
+            id => {
+                let made_at = AtomicU64::new(self.0.made_at.load(Ordering::Acquire));
+                let kept = Inner {
+                    shared: Arc::clone(&self.0.shared),
+                    in_place: false,
+                    record: AtomicU64::new(id),
+                    made_at,
+                    state: Mutex::new(state.clone()),
+                    order: Arc::default(),
+                };
+                self.0.record.store(0, Ordering::Release);
+                Arc::new(Staged(Arc::new(kept)))
+            }
+        };
+        let spare = Spare::new(kept, cap, node);
+        (state.base, state.shows, state.cut) = (Some(Base::over(Arc::clone(&spare))), state.size, None);
+        (state.written, state.staging, state.stored) = (Extents::default(), None, None);
+        Some(spare)
     }
 
     /// What must be done to the base, in whatever version, to get what is staged, and the generation that this makes of
@@ -212,10 +282,10 @@ impl Staged {
         (state.generation, Changes::new(source, dirty, state.cut.map(|_| state.size)))
     }
 
-    /// Notes that the content of `generation` is stored under `cap`, which survives until the next change. Returns
+    /// Notes that the content of `generation` is stored, and as what, which survives until the next change. Returns
     /// whether that is still the content.
-    pub async fn note_stored(&self, generation: u64, cap: &str) -> io::Result<bool> {
-        let cap = cap.to_owned();
+    pub async fn note_stored(&self, generation: u64, stored: &str) -> io::Result<bool> {
+        let stored = stored.to_owned();
         self.change(move |file| {
             if file.state().generation != generation {
                 return Ok(false);
@@ -223,9 +293,9 @@ impl Staged {
             if file.id() == 0 {
                 return Ok(true);
             }
-            let body = FileBody { stored: Some(cap.clone()), ..file.body(&file.state()) };
+            let body = FileBody { stored: Some(stored.clone()), ..file.body(&file.state()) };
             file.shared.commit(vec![file.record(&body)])?;
-            file.state().stored = Some(cap);
+            file.state().stored = Some(stored);
             Ok(true)
         })
         .await
@@ -382,7 +452,11 @@ impl Inner {
             in_place: self.in_place,
             cut: state.cut.filter(|_| self.in_place),
             size: state.size,
-            base: base.map(|base| BaseBody { cap: base.cap.clone(), shows: state.shows }),
+            base: base.map(|base| BaseBody {
+                cap: base.cap.clone(),
+                shows: state.shows,
+                over: base.spare.as_ref().and_then(|spare| spare.id()),
+            }),
             staging: state.staging.as_ref().map(|file| file.number),
             written: if state.staging.is_some() { Vec::new() } else { pairs(&state.written) },
             stored: state.stored.clone(),

@@ -1,17 +1,18 @@
 //! A file whose content is staged here.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::DirId;
+use super::spares::Spares;
 use crate::cap::Cap;
-use crate::journal::{Journal, Staged};
+use crate::journal::{Journal, Spare, Staged};
 use crate::node::{FileVersion, Name, NodeError, NodeFactory, Readable, Source, Timestamp, Writeable};
 use crate::util::{Cx, Priority, crash_point};
 
@@ -59,6 +60,16 @@ struct Mutable {
     /// The mark of the version that `times` belong to: one that was stored here, or whose times were set here.
     own: Option<String>,
     times: Option<Times>,
+    /// The version that the content was stored as by a process before, whose shares may have been lost since.
+    noted: Option<Noted>,
+    /// Changes of a process before, of the same kind and older than these: they are stored first.
+    earlier: Option<Arc<FileObject>>,
+}
+
+/// A version by its mark, and the generation of the content that it has.
+struct Noted {
+    mark: String,
+    generation: u64,
 }
 
 /// When the content of a mutable file was changed here: true of all its names.
@@ -81,9 +92,37 @@ impl FileObject {
         FileObject::mutable_with(journal.over_mutable(cap.to_uri(), Arc::clone(&node)), node)
     }
 
-    pub(super) fn mutable_with(staged: Staged, node: Arc<dyn Readable>) -> Arc<FileObject> {
-        let mutable = Mutable { node, writeable: None, version: None, own: None, times: None };
+    /// A file that begins as `spare`. `stored` is its cap, where that is sure to be on the grid.
+    pub(super) fn over_spare(journal: &Journal, spare: &Arc<Spare>, stored: Option<Cap>) -> Arc<FileObject> {
+        FileObject::make(journal.over_spare(spare), stored, None)
+    }
+
+    fn mutable_with(staged: Staged, node: Arc<dyn Readable>) -> Arc<FileObject> {
+        let mutable =
+            Mutable { node, writeable: None, version: None, own: None, times: None, noted: None, earlier: None };
         FileObject::make(staged, None, Some(Mutex::new(mutable)))
+    }
+
+    /// The mutable file behind `cap`, with changes that a process before made, after those in `earlier`. `noted` is the
+    /// mark of the version as which they were stored, if they were.
+    pub(super) fn replayed(
+        staged: Staged,
+        cap: Cap,
+        node: Arc<dyn Writeable>,
+        noted: Option<String>,
+        earlier: Option<Arc<FileObject>>,
+    ) -> Arc<FileObject> {
+        let generation = staged.generation();
+        let file = FileObject::mutable_with(staged, Arc::clone(&node) as Arc<dyn Readable>);
+        file.empower(cap.clone(), node);
+        if let Some(earlier) = &earlier {
+            file.staged.set_base(cap.to_uri(), Arc::new(Layer(Arc::clone(&earlier.staged))));
+        }
+        if let Some(mut mutable) = file.behind() {
+            mutable.noted = noted.map(|mark| Noted { mark, generation });
+            mutable.earlier = earlier;
+        }
+        file
     }
 
     fn make(staged: Staged, stored: Option<Cap>, mutable: Option<Mutex<Mutable>>) -> Arc<FileObject> {
@@ -137,7 +176,8 @@ impl FileObject {
         let Some(node) = self.behind().map(|mutable| Arc::clone(&mutable.node)) else { return Ok(()) };
         let generation = self.staged.generation();
         if self.is_dirty() {
-            return Ok(());
+            // What cannot be told now is told when it is stored.
+            return if self.was_stored(cx).await == Ok(true) { Box::pin(self.refresh(cx)).await } else { Ok(()) };
         }
         let version = cx.run(node.file_version(cx)).await??.ok_or(NodeError::WrongKind("a mutable file's"))?;
         if let Some(mut mutable) = self.behind()
@@ -182,7 +222,7 @@ impl FileObject {
     }
 
     /// Reads a range, cut at the end of the file.
-    pub async fn read(&self, cx: &Cx, range: std::ops::Range<u64>) -> Result<Bytes, NodeError> {
+    pub async fn read(&self, cx: &Cx, range: Range<u64>) -> Result<Bytes, NodeError> {
         self.staged.read(cx, range).await
     }
 
@@ -255,9 +295,9 @@ impl FileObject {
         *self.home.lock().unwrap_or_else(|e| e.into_inner()) = Some(dir);
     }
 
-    /// The id of the record of its content, while it has one.
+    /// The id of the record that has all of its content but what is sure to stay on the grid, while there is one.
     pub(super) fn record(&self) -> Option<u64> {
-        self.staged.id()
+        self.staged.id().or_else(|| self.staged.over())
     }
 
     /// How long its content must have been left alone before it is stored without anybody waiting: the longer, the more
@@ -292,8 +332,8 @@ impl FileObject {
         self.effort.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Stores the content, unless it is stored already, and returns its cap.
-    pub(super) async fn store(&self, cx: &Cx, factory: &dyn NodeFactory) -> Result<Cap, NodeError> {
+    /// Stores the content, unless it is stored already, and returns its cap. The journal's copy stays as one of `spares`.
+    pub(super) async fn store(&self, cx: &Cx, factory: &dyn NodeFactory, spares: &Spares) -> Result<Cap, NodeError> {
         let _one = self.uploading.lock().await;
         if let Some(cap) = self.stored() {
             return Ok(cap);
@@ -304,7 +344,7 @@ impl FileObject {
         let (began, generation) = (Instant::now(), self.staged.generation());
         crash_point("writeback.upload.begun");
         let stored = match &self.mutable {
-            Some(_) => self.store_in_place(cx).await,
+            Some(_) => self.store_in_place(cx, factory, spares).await,
             None => {
                 let source = Counted { source: self.staged.freeze(cx), sent: Arc::clone(&self.sent) };
                 source.sent.store(0, Ordering::Relaxed);
@@ -313,50 +353,129 @@ impl FileObject {
         };
         crash_point("writeback.upload.done");
         self.sent.store(IDLE, Ordering::Relaxed);
-        let mut effort = self.effort();
-        let (generation, cap) = match stored {
-            Ok(stored) => stored,
-            Err(error) if self.staged.generation() != generation => return Err(error),
-            Err(error) => {
-                effort.failures += 1;
-                effort.error = Some(error.clone());
-                return Err(error);
+        let (generation, cap) = self.note_effort(stored, began, generation)?;
+        if !self.is_mutable() {
+            let node = factory.readable(&cap).unwrap_or_else(|error| Arc::new(Unreadable(error)));
+            // Before anybody takes the cap for all there is.
+            if let Some(spare) = self.staged.spare(generation, cap.to_uri(), node).await {
+                spares.put(&cap, spare);
             }
-        };
-        (effort.times, effort.took, effort.error) = (effort.times.saturating_add(1), began.elapsed(), None);
+        }
         *self.stored.lock().unwrap_or_else(|e| e.into_inner()) = Some((generation, cap.clone()));
         Ok(cap)
     }
 
-    /// Reads a stored content from the grid from now on, unless it is in use right now. Whether nothing of it is left to
-    /// be forgotten.
-    pub(super) fn release(&self, factory: &dyn NodeFactory) -> bool {
-        let Some(cap) = self.stored() else { return false };
-        if self.staged.id().is_none() {
-            return true;
+    /// Notes how storing the content of `generation` went, unless a change has ended it.
+    fn note_effort<T>(&self, stored: Result<T, NodeError>, began: Instant, generation: u64) -> Result<T, NodeError> {
+        let mut effort = self.effort();
+        match &stored {
+            Ok(_) => {
+                (effort.times, effort.took, effort.error) = (effort.times.saturating_add(1), began.elapsed(), None)
+            }
+            Err(_) if self.staged.generation() != generation => {}
+            Err(error) => {
+                effort.failures += 1;
+                effort.error = Some(error.clone());
+            }
         }
-        let (generation, Ok(node)) = (self.staged.generation(), factory.readable(&cap)) else { return false };
-        let base = Some((cap.to_uri(), node));
-        self.staged.forget(generation, base, self.staged.size()).now_or_never().unwrap_or(false)
+        stored
     }
 
     /// Writes what was changed, and no more, into the mutable file; from then on it is read from the grid.
-    async fn store_in_place(&self, cx: &Cx) -> Result<(u64, Cap), NodeError> {
+    async fn store_in_place(
+        &self,
+        cx: &Cx,
+        factory: &dyn NodeFactory,
+        spares: &Spares,
+    ) -> Result<(u64, Cap), NodeError> {
+        let earlier = self.behind().and_then(|mutable| mutable.earlier.clone());
+        if let Some(earlier) = earlier {
+            Box::pin(earlier.store(cx, factory, spares)).await?;
+            if let Some(mut mutable) = self.behind() {
+                mutable.earlier = None;
+            }
+        }
         let writeable = self.behind().and_then(|mutable| mutable.writeable.clone());
         let (cap, node) = writeable.ok_or(NodeError::NotWriteable)?;
+        if self.was_stored(cx).await? {
+            return Ok((self.staged.generation(), cap));
+        }
         let (generation, changes) = self.staged.changes(cx);
         let version = node.write(cx, None, &changes).await?;
         crash_point("writeback.in_place.written");
-        // What is noted is not done again after a crash: others may have written since.
-        if let Err(error) = self.staged.note_stored(generation, &cap.to_uri()).await {
+        // What is noted is not done again after a crash where the grid has this version or a newer one: others may have
+        // written since. Power loss may have taken it.
+        if let Err(error) = self.staged.note_stored(generation, &version.to_string()).await {
             tracing::warn!(%error, "the journal could not note that a file is stored");
         }
-        self.staged.forget(generation, None, version.size).await;
+        let base = Some((cap.to_uri(), Arc::clone(&node) as Arc<dyn Readable>));
+        self.staged.forget(generation, base, version.size).await;
         if let Some(mut mutable) = self.behind() {
             mutable.own = Some(version.to_string());
             mutable.version = Some(version);
         }
         Ok((generation, cap))
+    }
+}
+
+impl FileObject {
+    /// Whether changes of a process before are on the grid still, as which they were stored then: they are forgotten.
+    async fn was_stored(&self, cx: &Cx) -> Result<bool, NodeError> {
+        let (noted, node, writeable) = {
+            let Some(mutable) = self.behind() else { return Ok(false) };
+            let Some(noted) = &mutable.noted else { return Ok(false) };
+            if noted.generation != self.staged.generation() || mutable.earlier.is_some() {
+                return Ok(false);
+            }
+            (noted.mark.clone(), Arc::clone(&mutable.node), mutable.writeable.clone())
+        };
+        let generation = self.staged.generation();
+        let version = cx.run(node.file_version(cx)).await??.ok_or(NodeError::WrongKind("a mutable file's"))?;
+        let number = noted.split_once('-').and_then(|(number, _)| number.parse::<u64>().ok());
+        if version.to_string() != noted && number.is_none_or(|number| version.seqnum <= number) {
+            return Ok(false);
+        }
+        let Some((cap, node)) = writeable else { return Ok(false) };
+        if !self.staged.forget(generation, Some((cap.to_uri(), node as Arc<dyn Readable>)), version.size).await {
+            return Ok(false);
+        }
+        if let Some(mut mutable) = self.behind() {
+            (mutable.noted, mutable.own) = (None, Some(noted));
+        }
+        *self.stored.lock().unwrap_or_else(|e| e.into_inner()) = Some((generation, cap));
+        Ok(true)
+    }
+}
+
+/// A stored content whose cap cannot be opened here.
+pub(super) struct Unreadable(pub NodeError);
+
+#[async_trait]
+impl Readable for Unreadable {
+    async fn size(&self, _cx: &Cx) -> Result<u64, NodeError> {
+        Err(self.0.clone())
+    }
+
+    async fn read(&self, _cx: &Cx, _ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
+        Err(self.0.clone())
+    }
+}
+
+/// What a mutable file will be once these changes are stored.
+struct Layer(Arc<Staged>);
+
+#[async_trait]
+impl Readable for Layer {
+    async fn size(&self, _cx: &Cx) -> Result<u64, NodeError> {
+        Ok(self.0.size())
+    }
+
+    async fn read(&self, cx: &Cx, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
+        let mut read = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            read.push(self.0.read(cx, range.clone()).await?);
+        }
+        Ok(read)
     }
 }
 

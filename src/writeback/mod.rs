@@ -16,6 +16,8 @@ mod load;
 mod part;
 mod publish;
 mod queue;
+mod restore;
+mod spares;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -27,7 +29,7 @@ use tokio::time::Instant;
 use crate::cap::{Cap, StorageIndex};
 use crate::crypto::Hash;
 use crate::crypto::hash::sha256d;
-use crate::journal::Journal;
+use crate::journal::{Journal, Spare};
 use crate::node::{Attributes, Child, Directory, Expect, Metadata, Name, NodeError, NodeFactory, Table};
 use crate::util::{Clock, Cx, Priority};
 
@@ -36,7 +38,11 @@ pub use kept::{CRASH_POINTS, Kept};
 pub use part::Part;
 pub use queue::{Failure, QueueStatus, Scope, Standing};
 
-use kept::{Key, Unkept};
+use kept::{Key, Retired, Unkept};
+use spares::Spares;
+
+/// Renames that wait for each other are looked at so far.
+const LONGEST_CHAIN: usize = 10_000;
 
 /// A directory, on the grid or not yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -172,6 +178,7 @@ pub struct Writeback {
     base: Cx,
     state: Mutex<State>,
     unkept: Arc<Unkept>,
+    spares: Spares,
     /// One at a time removes records.
     retiring: tokio::sync::Mutex<()>,
     changed: Notify,
@@ -193,10 +200,12 @@ struct State {
     /// Directories made on the grid, whose caps are recorded after the next barrier: before it they are made anew by a
     /// replay.
     born: HashSet<DirId>,
+    /// Some of what the journal held could not be used, and stays there.
+    is_damaged: bool,
+    /// What of that must not be forgotten.
+    rescued: Vec<Arc<Spare>>,
     /// Published names, whose records go after the next barrier.
-    retired: Vec<(DirId, Name)>,
-    /// Files that a published name stands for, whose staged content goes after the next barrier.
-    settled: Vec<Arc<FileObject>>,
+    retired: HashMap<(DirId, Name), Retired>,
     /// For a place that a rename made: the old places, whose removal waits for its publish.
     waiting_for: HashMap<(DirId, Name), Vec<(DirId, Name)>>,
     failures: Vec<(queue::Subject, Failure)>,
@@ -249,9 +258,11 @@ struct Pending {
     base: Option<Cap>,
     /// Every cap that was tried since: a publish may be applied though its answer is lost.
     tried: Vec<Cap>,
+    /// What may stand there again after power loss: publishes since then had not passed the barrier.
+    older: Vec<Option<Cap>>,
     /// The new place of a renamed entry, which must be published first.
     after: Option<(DirId, Name)>,
-    /// The record of the content that the record of this change names.
+    /// The record of the content that the record of this change names, and cannot do without.
     kept_file: Option<u64>,
 }
 
@@ -306,15 +317,14 @@ impl Pending {
         let same_file = matches!(&entry.target, Target::File(other) if Arc::ptr_eq(file, other));
         let (mtime, ctime) = (wanted.attributes.mtime, wanted.attributes.ctime);
         same_file
-            && self.kept_file.is_some()
-            && self.kept_file == file.record()
+            && (file.is_mutable() || self.kept_file.is_some() && self.kept_file == file.record())
             && wanted.attributes == Attributes { mtime, ctime, ..entry.attributes.clone() }
     }
 
     /// What the name may hold when the change is published.
     fn expect(&self) -> Expect {
         let tried = self.tried.iter().cloned().map(Some);
-        Expect::OneOf(std::iter::once(self.base.clone()).chain(tried).collect())
+        Expect::OneOf(std::iter::once(self.base.clone()).chain(tried).chain(self.older.iter().cloned()).collect())
     }
 }
 
@@ -329,9 +339,20 @@ impl Writeback {
         options: WritebackOptions,
     ) -> Arc<Writeback> {
         let base = Cx::new(Priority::Background, options.memory).with_patience(options.patience);
-        let (state, unkept, changed) = (Mutex::default(), Arc::default(), Notify::new());
-        let (retiring, away) = (tokio::sync::Mutex::default(), Mutex::default());
-        Arc::new(Writeback { factory, journal, clock, host, options, base, state, unkept, retiring, changed, away })
+        Arc::new(Writeback {
+            factory,
+            journal,
+            clock,
+            host,
+            options,
+            base,
+            state: Mutex::default(),
+            unkept: Arc::default(),
+            spares: Spares::default(),
+            retiring: tokio::sync::Mutex::default(),
+            changed: Notify::new(),
+            away: Mutex::default(),
+        })
     }
 
     /// The journal, for contents that are about to be staged.
@@ -565,18 +586,19 @@ impl State {
         let (first, since) = old.as_ref().map_or_else(|| (seq, changed), |p| (p.first, p.since));
         let rides_along = rides_along && old.as_ref().is_none_or(|p| p.rides_along);
         let kept_file = old.as_ref().and_then(|p| p.kept_file);
-        let (base, tried, waited_for) = match old {
-            Some(p) => (p.base, p.tried, p.after),
+        let place = (dir_id, Arc::clone(&name));
+        let (base, tried, older, waited_for) = match old {
+            Some(p) => (p.base, p.tried, p.older, p.after),
             None => {
                 let ours = dir.published_here.get(&name).filter(|ours| ours.at > base.at);
-                (ours.cloned().unwrap_or(base).cap, Vec::new(), None)
+                let older = self.retired.get(&place).map_or_else(Vec::new, |retired| retired.older.clone());
+                (ours.cloned().unwrap_or(base).cap, Vec::new(), older, None)
             }
         };
-        let never_published = base.is_none() && tried.is_empty();
+        let never_published = base.is_none() && tried.is_empty() && older.iter().all(Option::is_none);
         if wanted.is_none() && never_published {
             return;
         }
-        let place = (dir_id, Arc::clone(&name));
         let after = after.or(waited_for).filter(|to| !never_published && !self.waits_for(to, &place));
         if let Some(to) = &after {
             let waiting = self.waiting_for.entry(to.clone()).or_default();
@@ -584,7 +606,7 @@ impl State {
                 waiting.push(place);
             }
         }
-        let pending = Pending { wanted, first, seq, since, changed, rides_along, base, tried, after, kept_file };
+        let pending = Pending { wanted, first, seq, since, changed, rides_along, base, tried, older, after, kept_file };
         self.dirs.get_mut(&dir_id).expect("the directory was just there").put(name, pending);
     }
 
@@ -592,7 +614,7 @@ impl State {
     /// would wait for each other; the one that closes the circle does not wait.
     fn waits_for(&self, from: &(DirId, Name), place: &(DirId, Name)) -> bool {
         let next = |at: &(DirId, Name)| self.dirs.get(&at.0)?.pending.get(&at.1)?.after.clone();
-        std::iter::successors(Some(from.clone()), next).any(|at| at == *place)
+        std::iter::successors(Some(from.clone()), next).take(LONGEST_CHAIN).any(|at| at == *place)
     }
 
     /// What is published under a name, as far as is known.

@@ -1,5 +1,6 @@
 //! Publishing: uploads first, then one edit list for each directory.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -27,8 +28,8 @@ type PublishLock = Arc<tokio::sync::Mutex<()>>;
 pub(super) enum Force {
     /// None; and no file at all is uploaded here.
     Stored,
-    /// None.
-    Nothing,
+    /// These alone.
+    Files(Vec<Arc<FileObject>>),
     /// This one.
     File(Arc<FileObject>),
     /// All.
@@ -45,7 +46,7 @@ impl Force {
         match self {
             Force::Stored | Force::NeededStored(_) => is_ready(),
             Force::Needed(needs) => needs.has(dir, name) || is_ready(),
-            Force::Nothing => !file.is_held(),
+            Force::Files(forced) => !file.is_held() || forced.iter().any(|forced| Arc::ptr_eq(forced, file)),
             Force::File(forced) => Arc::ptr_eq(forced, file) || !file.is_held(),
             Force::Everything => true,
         }
@@ -63,7 +64,7 @@ impl Force {
     fn needs(&self, dir: DirId, name: &Name) -> bool {
         match self {
             Force::Needed(needs) | Force::NeededStored(needs) => needs.has(dir, name),
-            Force::Stored | Force::Nothing | Force::File(_) | Force::Everything => true,
+            Force::Stored | Force::Files(_) | Force::File(_) | Force::Everything => true,
         }
     }
 }
@@ -342,6 +343,7 @@ impl State {
     /// is lost.
     fn attempts(&mut self, dir: DirId, force: &Force, links_only: bool, uploaded: &[Upload]) -> Vec<Attempt> {
         let Some(d) = self.dirs.get(&dir) else { return Vec::new() };
+        let uploaded: HashMap<_, _> = uploaded.iter().map(|upload| (Arc::as_ptr(&upload.file), upload)).collect();
         let (mut attempts, mut satisfied) = (Vec::new(), Vec::new());
         for (name, pending) in &d.pending {
             let waits = pending.after.as_ref().is_some_and(|(to, at)| !self.is_linked(*to, at));
@@ -357,7 +359,7 @@ impl State {
             let cap = match &entry.target {
                 Target::Stored(cap) => Some(cap.clone()),
                 Target::Directory(child) => self.dirs.get(child).and_then(|c| c.cap.clone()),
-                Target::File(file) => match uploaded.iter().find(|u| Arc::ptr_eq(&u.file, file)) {
+                Target::File(file) => match uploaded.get(&Arc::as_ptr(file)) {
                     // What somebody waited for is linked, although the file has changed since.
                     Some(upload) if file.stored().is_none() => {
                         seq = upload.seq;
@@ -411,6 +413,7 @@ impl State {
         let Some(d) = self.dirs.get_mut(&dir) else { return };
         d.published_here.insert(Arc::clone(&attempt.name), Seen { cap: attempt.tried.clone(), at });
         if let Some(pending) = d.pending.get_mut(&attempt.name) {
+            pending.note_older();
             pending.base = attempt.tried;
             pending.tried.clear();
         }
@@ -433,11 +436,10 @@ impl State {
     pub(super) fn done(&mut self, dir: DirId, name: &Name) {
         let place = (dir, Arc::clone(name));
         if let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.take(name)) {
-            self.settled.extend(pending.file().map(Arc::clone));
             let key = Key::Edge(dir, Arc::clone(name));
             self.touched.remove(&key);
             self.lagging.remove(&key);
-            self.retired.push(place.clone());
+            self.retire(place.clone(), pending);
         }
         for (dir, name) in self.waiting_for.remove(&place).unwrap_or_default() {
             if let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get_mut(&name))

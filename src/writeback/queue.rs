@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::part::Part;
 use super::publish::{Force, PARALLEL_UPLOADS};
-use super::{Content, DirId, FileObject, Pending, State, Target, Writeback};
+use super::{Content, DirId, FileObject, LONGEST_CHAIN, Pending, State, Target, Writeback};
 use crate::cap::{Cap, StorageIndex};
 use crate::node::{Name, NodeError};
 use crate::util::{Cx, Priority};
@@ -134,7 +134,8 @@ impl Writeback {
                     (_, Some(needs)) if uploaded.is_err() => Force::NeededStored(needs),
                     (_, Some(needs)) => Force::Needed(needs),
                     (Scope::File(file), None) => Force::File(Arc::clone(file)),
-                    (Scope::Directory(_) | Scope::Part(_), None) => Force::Nothing,
+                    (Scope::Directory(dir), None) => Force::Files(self.state().files_before(*dir, until)),
+                    (Scope::Part(_), None) => Force::Files(Vec::new()),
                     (Scope::All, None) if uploaded.is_err() => Force::Stored,
                     (Scope::All, None) => Force::Everything,
                 };
@@ -287,7 +288,7 @@ impl Writeback {
     /// Stores the content of a file.
     pub(super) async fn store(&self, cx: &Cx, file: &Arc<FileObject>) -> Result<Cap, NodeError> {
         let before = self.state().next_seq;
-        let cap = file.store(cx, &*self.factory).await?;
+        let cap = file.store(cx, &*self.factory, &self.spares).await?;
         self.solved(Subject::file(file));
         let mut state = self.state();
         if let Some(at) = state.contents.iter().position(|content| Arc::ptr_eq(&content.file, file)) {
@@ -345,6 +346,17 @@ impl Writeback {
 }
 
 impl State {
+    /// The files without whose publish elsewhere what was removed from `dir` up to `until` cannot go.
+    fn files_before(&self, dir: DirId, until: u64) -> Vec<Arc<FileObject>> {
+        let pending = |place: &(DirId, Name)| self.dirs.get(&place.0)?.pending.get(&place.1);
+        let own = self.dirs.get(&dir).into_iter().flat_map(|d| d.pending.values()).filter(|p| p.first <= until);
+        let chains = own.flat_map(|p| {
+            let next = move |at: &(DirId, Name)| pending(at)?.after.clone();
+            std::iter::successors(p.after.clone(), next).take(LONGEST_CHAIN)
+        });
+        chains.filter_map(|place| pending(&place)?.file().map(Arc::clone)).collect()
+    }
+
     /// Changed contents of mutable files under no pending name: no publish of a directory will store them.
     pub(super) fn orphans(&self) -> impl Iterator<Item = &Content> {
         let pending = self.dirs.values().filter(|d| d.node.is_some()).flat_map(|d| d.pending.values());

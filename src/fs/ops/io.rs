@@ -204,8 +204,7 @@ impl Filesystem {
             Kind::Stored(cap) => cap.clone(),
         };
         let size = cap.size().filter(|_| inode.attributes.kind == FileType::File).ok_or(FsError::Unsupported)?;
-        let staged = self.journal().create_file(Some((cap.to_uri(), self.factory.readable(&cap)?, size)))?;
-        let file = FileObject::new(staged, Some(cap));
+        let file = self.writeback.begin_as(&cap, size)?;
         inode.kind = Kind::Staged(Arc::clone(&file));
         Ok(file)
     }

@@ -67,6 +67,7 @@ impl Filesystem {
     /// edges that lead to it, are on the grid.
     pub async fn fsyncdir(&self, ino: Ino) -> Result<(), FsError> {
         let dir = self.lock().inodes.directory(ino)?;
+        self.writeback.catch_up().done().await?;
         self.journal().barrier().await?;
         if self.options.durability == Durability::Local {
             return Ok(());

@@ -20,7 +20,7 @@ pub enum Fault {
     ApplyThenFail,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     files: HashMap<StorageIndex, Bytes>,
     dirs: HashMap<StorageIndex, Table>,
@@ -32,6 +32,8 @@ struct State {
 #[derive(Default)]
 pub struct NodeGrid {
     state: Mutex<State>,
+    /// What stands when the power goes.
+    synced: Mutex<State>,
     next: AtomicU64,
     faults: Mutex<Vec<Fault>>,
     publish_millis: AtomicU64,
@@ -43,6 +45,8 @@ pub struct NodeGrid {
     heavy: Mutex<Option<usize>>,
     /// The barrier fails.
     pub unsynced: AtomicBool,
+    /// What is on the blacklist.
+    pub refused: Mutex<Vec<Cap>>,
     /// Bytes that were written into mutable files.
     pub written: AtomicUsize,
 }
@@ -65,6 +69,30 @@ impl NodeGrid {
     /// Uploads of `size` bytes and more never end, until this is called with `None`.
     pub fn hang_from(&self, size: Option<usize>) {
         *self.heavy.lock().unwrap() = size;
+    }
+
+    /// All that is there passes the barrier.
+    pub fn sync(&self) {
+        let now = self.state.lock().unwrap().clone();
+        *self.synced.lock().unwrap() = now;
+    }
+
+    /// Takes away some of what was stored since the barrier last passed: each object is as it was then, or stays.
+    pub fn lose_power(&self, seed: u64) {
+        let (mut state, synced) = (self.state.lock().unwrap(), self.synced.lock().unwrap());
+        let mut rng = seed;
+        let mut goes = || {
+            rng = rng.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            rng >> 62 != 0
+        };
+        let State { files, dirs, mutables } = &mut *state;
+        lose(files, &synced.files, &mut goes);
+        lose(dirs, &synced.dirs, &mut goes);
+        lose(mutables, &synced.mutables, &mut goes);
+    }
+
+    fn check(&self, cap: &Cap) -> Result<(), NodeError> {
+        if self.refused.lock().unwrap().contains(cap) { Err(NodeError::NotWriteable) } else { Ok(()) }
     }
 
     fn fault(&self) -> Option<Fault> {
@@ -124,6 +152,21 @@ impl NodeGrid {
     /// What stands under a name.
     pub fn child(&self, dir: &Cap, name: &str) -> Option<Child> {
         self.state.lock().unwrap().dirs[&dir.storage_index().unwrap()].entries.get(name).cloned()
+    }
+}
+
+fn lose<T: Clone>(
+    now: &mut HashMap<StorageIndex, T>,
+    synced: &HashMap<StorageIndex, T>,
+    goes: &mut impl FnMut() -> bool,
+) {
+    let mut all: Vec<_> = now.keys().copied().collect();
+    all.sort();
+    for si in all.into_iter().filter(|_| goes()) {
+        match synced.get(&si) {
+            Some(before) => drop(now.insert(si, before.clone())),
+            None => drop(now.remove(&si)),
+        }
     }
 }
 
@@ -308,11 +351,13 @@ fn apply(table: &mut Table, edit: &Edit) -> EditOutcome {
 #[async_trait]
 impl NodeFactory for Factory {
     fn directory(&self, cap: &Cap) -> Result<Arc<dyn Directory>, NodeError> {
+        self.0.check(cap)?;
         let si = cap.storage_index().filter(|_| cap.is_directory()).ok_or(NodeError::WrongKind("a directory"))?;
         Ok(Arc::new(Dir { grid: Arc::clone(&self.0), si, writeable: !cap.is_readonly(), cached: Mutex::default() }))
     }
 
     fn readable(&self, cap: &Cap) -> Result<Arc<dyn Readable>, NodeError> {
+        self.0.check(cap)?;
         if let Cap::File(FileCap::Lit(lit)) = cap {
             return Ok(Arc::new(File { bytes: lit.data.clone().into() }));
         }
@@ -364,7 +409,15 @@ impl NodeFactory for Factory {
     }
 
     async fn sync(&self, _cx: &Cx) -> Result<(), NodeError> {
-        if self.0.unsynced.load(Ordering::Relaxed) { Err(NodeError::NoSpace) } else { Ok(()) }
+        let now = self.0.state.lock().unwrap().clone();
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        if self.0.unsynced.load(Ordering::Relaxed) {
+            return Err(NodeError::NoSpace);
+        }
+        *self.0.synced.lock().unwrap() = now;
+        Ok(())
     }
 
     fn space(&self) -> Space {

@@ -2,6 +2,7 @@
 
 mod grid;
 mod kept;
+mod lost;
 mod model;
 mod mutable;
 mod parts;
@@ -57,7 +58,7 @@ impl Ground {
         let factory: Arc<dyn NodeFactory> = Arc::new(Factory(Arc::clone(&self.grid)));
         let options = WritebackOptions { patience: Duration::from_secs(5), ..WritebackOptions::default() };
         let writeback = Writeback::new(Arc::clone(&factory), journal, Clock::system(), "box".into(), options);
-        writeback.restore(replay).unwrap();
+        writeback.restore(replay);
         let dir = writeback.directory(&self.root).unwrap();
         let owner = Owner::Stored { uid: 1000, gid: 1000 };
         let options =

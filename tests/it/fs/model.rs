@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use tahoefs::writeback::Scope;
+
 use super::grid::Fault;
 use super::*;
 
@@ -21,7 +23,12 @@ enum Op {
     Rename(Path, Path),
     Chmod(Path, u16),
     Settle,
+    /// Stores and publishes, without the barrier.
+    Publish,
+    /// The barrier, while something else is done.
+    Beside(Box<Op>),
     Remount,
+    PowerLoss(u64),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +56,17 @@ fn paths() -> impl Strategy<Value = Path> {
 }
 
 fn ops() -> impl Strategy<Value = Op> {
+    let beside = changes().prop_map(|op| Op::Beside(Box::new(op)));
+    prop_oneof![
+        30 => changes(),
+        3 => beside,
+        2 => Just(Op::Settle),
+        1 => Just(Op::Remount),
+        1 => any::<u64>().prop_map(Op::PowerLoss),
+    ]
+}
+
+fn changes() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (paths(), any::<u8>(), 0u16..200, 0u16..200).prop_map(|(p, b, o, n)| Op::Write(p, b, o, n)),
         2 => (paths(), 0u16..200).prop_map(|(p, n)| Op::Truncate(p, n)),
@@ -57,8 +75,7 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => paths().prop_map(Op::Rmdir),
         5 => (paths(), paths()).prop_map(|(a, b)| Op::Rename(a, b)),
         2 => (paths(), 0u16..0o1000).prop_map(|(p, m)| Op::Chmod(p, m)),
-        2 => Just(Op::Settle),
-        1 => Just(Op::Remount),
+        4 => Just(Op::Publish),
     ]
 }
 
@@ -110,7 +127,9 @@ async fn real(fs: &Filesystem, op: &Op) -> Result<(), FsError> {
             fs.setattr(ino, SetAttr { mode: Some((*mode).into()), ..SetAttr::default() }).await.map(drop)
         }
         Op::Settle => fs.settle().await,
-        Op::Remount => Ok(()),
+        Op::Publish => Ok(fs.writeback().settle(Scope::All).await?),
+        Op::Beside(op) => tokio::join!(fs.writeback().barrier(), Box::pin(real(fs, op))).1,
+        Op::Remount | Op::PowerLoss(_) => Ok(()),
     }
 }
 
@@ -182,7 +201,8 @@ fn modelled(root: &mut Node, op: &Op) -> Result<(), FsError> {
         Op::Chmod(p, mode) => match root.at(&p.0)? {
             Node::File(_, m) | Node::Dir(_, m) => *m = (*mode).into(),
         },
-        Op::Settle | Op::Remount => {}
+        Op::Beside(op) => return modelled(root, op),
+        Op::Settle | Op::Publish | Op::Remount | Op::PowerLoss(_) => {}
     }
     Ok(())
 }
@@ -215,6 +235,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let ground = Ground::new();
+            ground.grid.sync();
             let journal = tempfile::tempdir_in(ground.local.path()).unwrap();
             let mut fs = ground.mount_with(journal.path(), Durability::Local).await;
             let mut model = Node::Dir(BTreeMap::new(), 0o755);
@@ -224,6 +245,12 @@ proptest! {
                     Op::Remount => {
                         drop(fs);
                         fs = ground.mount_with(journal.path(), Durability::Local).await;
+                    }
+                    Op::PowerLoss(seed) => {
+                        drop(fs);
+                        ground.grid.lose_power(*seed);
+                        fs = ground.mount_with(journal.path(), Durability::Local).await;
+                        assert_eq!(Node::Dir(shown(&fs, ROOT).await, 0o755), model, "after power loss");
                     }
                     Op::Settle => {
                         let lost = if faults & 1 == 0 { Fault::Refuse } else { Fault::ApplyThenFail };

@@ -63,6 +63,7 @@ fn edge(target: WantedTarget, seq: u64) -> EdgeRecord {
         wanted: Some(wanted),
         base: Some("URI:CHK:base".into()),
         tried: vec!["URI:CHK:tried".into()],
+        older: vec![None, Some("URI:CHK:older".into())],
         after: Some((2, "elsewhere".into())),
         first: seq,
         seq,
