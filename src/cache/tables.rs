@@ -1,8 +1,8 @@
 //! Directory tables on disk, sealed, for the time when the grid cannot be asked: one file for each directory.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::hash::{Hash, Tag, tagged};
 use crate::crypto::{ReadKey, Sealer};
-use crate::util::{Clock, Rng, base32};
+use crate::util::{Clock, Rng, Survives, base32, replace_file};
 
 /// What a file begins with.
 const MAGIC: &[u8; 8] = b"tfTable1";
@@ -112,22 +112,7 @@ impl Tables {
             // What is there is outdated by now, but better than nothing.
             return Ok(());
         }
-        let unfinished = self.folder.join(format!(".{}.{}", id.name, std::process::id()));
-        let write = || {
-            match fs::remove_file(&unfinished) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-            file.write_all(&header)?;
-            file.write_all(&sealed)?;
-            fs::rename(&unfinished, &path)
-        };
-        if let Err(error) = write() {
-            // The failure to write is what counts.
-            let _ = fs::remove_file(&unfinished);
-            return Err(error);
-        }
+        replace_file(&path, &[&header, &sealed], 0o600, Survives::Exit)?;
         *total = total.saturating_sub(length).saturating_add(new_length);
         if *total > self.limit {
             self.evict(&mut total);

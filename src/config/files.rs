@@ -1,6 +1,5 @@
 //! Files that hold secrets or settings: modes, atomic replacement, locks.
 
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -10,7 +9,7 @@ use nix::fcntl::{Flock, FlockArg};
 use zeroize::Zeroizing;
 
 use super::ConfigError;
-use crate::util::base32;
+use crate::util::{Survives, base32, replace_file};
 
 /// More than any settings file holds, in bytes; a longer one is refused before it fills the memory.
 const FILE_LIMIT: u64 = 16 << 20;
@@ -28,7 +27,7 @@ pub fn make_private_dir(path: &Path) -> Result<(), ConfigError> {
 /// # Errors
 /// The file could not be written; what was there before stays.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), ConfigError> {
-    write_mode(path, content, 0o600).map_err(|e| ConfigError::io(path, &e))
+    replace_file(path, &[content], 0o600, Survives::PowerLoss).map_err(|e| ConfigError::io(path, &e))
 }
 
 /// Replaces `path` by `bytes` in base32 and a newline, as [`write_private`] does.
@@ -49,32 +48,6 @@ pub(super) fn read_base32(path: &Path) -> Result<Option<[u8; 32]>, ConfigError> 
     let Some(text) = read_optional(path)? else { return Ok(None) };
     let bytes = base32::decode_array::<32>(text.trim());
     bytes.map(Some).map_err(|_| ConfigError::malformed(path, None, "is not base32 of 32 bytes"))
-}
-
-fn write_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".new{}", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let write = || {
-        match fs::remove_file(&temporary) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    if let Err(e) = write() {
-        // The failure to write is what counts; a temporary file that cannot be removed either is only litter.
-        let _ = fs::remove_file(&temporary);
-        return Err(e);
-    }
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
 }
 
 /// The text of `path`; `None` when there is no such file.

@@ -9,9 +9,9 @@
 //! | `private/node.privkey`, `node.pubkey` | `priv-v0-`, `pub-v0-` and an Ed25519 key in base32; the server id is `v0-…` |
 //! | `permutation-seed` | base32 of the seed; a new node's is the 52 characters of its public key (PROTOCOL 1.6) |
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
@@ -21,7 +21,7 @@ use sha1::{Digest, Sha1};
 use zeroize::Zeroizing;
 
 use crate::crypto::SigningKey;
-use crate::util::{Rng, base32};
+use crate::util::{Rng, Survives, base32, replace_file};
 
 /// More than any file of an identity holds, in bytes.
 const FILE_LIMIT: u64 = 64 * 1024;
@@ -252,23 +252,8 @@ fn read_optional(path: &Path) -> Result<Option<Zeroizing<String>>, IdentityError
     }
 }
 
-/// Writes a whole file under another name, syncs it and puts it into place.
 fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), IdentityError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let temporary = PathBuf::from(name);
-    let write = || -> io::Result<()> {
-        match fs::remove_file(&temporary) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|e| io_error(path, e))?;
-    path.parent().map_or(Ok(()), sync_dir)
+    replace_file(path, &[content], mode, Survives::PowerLoss).map_err(|e| io_error(path, e))
 }
 
 fn sync_dir(dir: &Path) -> Result<(), IdentityError> {

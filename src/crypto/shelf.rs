@@ -1,13 +1,13 @@
 //! Fresh signing keys on disk, so that they outlive the process: one sealed file for each.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use super::hash::{Tag, tagged};
 use super::{JournalKey, Sealer, SigningKey};
-use crate::util::{Rng, base32};
+use crate::util::{Rng, Survives, base32, replace_file};
 
 /// No sealed key is nearly as long as this, in bytes.
 const FILE_LIMIT: u64 = 16 * 1024;
@@ -45,15 +45,8 @@ impl KeyShelf {
     /// The file cannot be written.
     pub fn put(&self, key: &SigningKey) -> io::Result<()> {
         let name = base32::encode(&self.rng.bytes::<16>()) + COMPLETE;
-        let (path, unfinished) = (self.folder.join(&name), self.folder.join(format!(".{name}")));
         let sealed = self.sealer.seal(&self.rng, name.as_bytes(), key.pkcs8_der());
-        let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished);
-        let written = written.and_then(|mut file| file.write_all(&sealed)).and_then(|()| fs::rename(&unfinished, path));
-        if written.is_err() {
-            // The failure to write is what counts.
-            let _ = fs::remove_file(&unfinished);
-        }
-        written
+        replace_file(&self.folder.join(&name), &[&sealed], 0o600, Survives::Exit)
     }
 
     /// Takes up to `most` keys. What cannot be read is removed.

@@ -3,13 +3,14 @@
 //! It is no cache: what stands here stands nowhere else.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::cap::StorageIndex;
 use crate::node::Metadata;
+use crate::util::{Survives, replace_file};
 
 /// The index folder, one small file for each mounted root.
 #[derive(Debug)]
@@ -38,13 +39,7 @@ impl Index {
     /// Keeps the metadata for the root at `si`; it survives power loss once this returns.
     pub fn set_root(&self, si: StorageIndex, metadata: &Metadata) -> io::Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(|e| e.into_inner());
-        let path = self.path(si);
-        let temporary = path.with_extension("new");
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&metadata.to_json())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        fs::File::open(&self.folder)?.sync_all()
+        replace_file(&self.path(si), &[&metadata.to_json()], 0o600, Survives::PowerLoss)
     }
 
     fn path(&self, si: StorageIndex) -> PathBuf {
