@@ -19,8 +19,8 @@ use super::pace::Pace;
 use super::status::left_text;
 use crate::client::{self, Client};
 use crate::control::{
-    CacheStatus, Claim, ControlTarget, Failed, FailureStatus, Left, ProgressSink, QueueStatus, ServerState, Status,
-    UnusedServer, serve,
+    CacheStatus, Claim, ControlTarget, Failed, FailureStatus, JournalStatus, Left, ProgressSink, QueueStatus,
+    ServerState, Status, UnusedServer, serve,
 };
 use crate::fs::{Filesystem, FsError};
 use crate::fuse::{MountError, Mounted, find_mount};
@@ -213,6 +213,7 @@ impl ControlTarget for Target {
         let queue = self.writeback().status();
         let failures =
             queue.failures.iter().map(|f| FailureStatus { at: f.at, name: f.name.clone(), error: f.error.to_string() });
+        let usage = self.writeback().journal().usage();
         Status {
             pid: std::process::id(),
             mountpoint: self.mounted.mountpoint().to_owned(),
@@ -226,6 +227,7 @@ impl ControlTarget for Target {
                 grid.servers().iter().map(|s| server_state(grid, s)).collect()
             },
             cache: CacheStatus { bytes: self.client.cache().weight(), limit: self.client.cache().capacity() },
+            journal: JournalStatus { bytes: usage.bytes, limit: usage.limit },
         }
     }
 

@@ -71,7 +71,7 @@ pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Resul
 }
 
 fn text(status: &Status) -> String {
-    let Status { pid, mountpoint, source, read_only, since, queue, servers, cache, unused: _ } = status;
+    let Status { pid, mountpoint, source, read_only, since, queue, servers, cache, journal, unused: _ } = status;
     let change = if *read_only { ", read-only" } else { "" };
     let mut out = format!(
         "{} on {} (process {pid}{change}, since {})\n",
@@ -84,6 +84,7 @@ fn text(status: &Status) -> String {
         let name = output::shown(&failure.name);
         out.push_str(&format!("  failed {} {name}: {}\n", output::time(failure.at), failure.error));
     }
+    out.push_str(&format!("  journal: {} of {}\n", output::size(journal.bytes), output::size(journal.limit)));
     out.push_str(&format!("  cache: {} of {}\n", output::size(cache.bytes), output::size(cache.limit)));
     let away = servers.iter().filter(|s| !s.reachable).count();
     out.push_str(&format!("  servers: {} of {} answer\n", servers.len() - away, servers.len()));

@@ -104,6 +104,9 @@ pub struct Status {
     pub unused: Vec<UnusedServer>,
     /// The cache of segments in memory.
     pub cache: CacheStatus,
+    /// Contents that are not on the grid yet, or in use.
+    #[serde(default)]
+    pub journal: JournalStatus,
 }
 
 /// The queue of changes.
@@ -178,6 +181,15 @@ pub struct CacheStatus {
     /// Bytes in use.
     pub bytes: u64,
     /// The most it uses.
+    pub limit: u64,
+}
+
+/// The contents in the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Bytes that they take.
+    pub bytes: u64,
+    /// The most that they may take.
     pub limit: u64,
 }
 

@@ -13,7 +13,6 @@ enum Change {
     Dir(u64, Option<DirRecord>),
     Edge(u64, String, Option<Box<EdgeRecord>>),
     RemoveFile(u64),
-    Counter(&'static str, u64),
 }
 
 impl Batch {
@@ -52,11 +51,6 @@ impl Batch {
         self.changes.push(Change::RemoveFile(id));
     }
 
-    /// Sets a counter, which [`super::Replay::counters`] hands back. Neither its name nor its value is hidden.
-    pub fn set_counter(&mut self, name: &'static str, value: u64) {
-        self.changes.push(Change::Counter(name, value));
-    }
-
     /// The batch as the database is given it.
     pub(super) fn seal(self, keys: &Keys) -> Vec<Op> {
         let sealed = |change| match change {
@@ -66,7 +60,6 @@ impl Batch {
                 Op::Edge(dir, hash, record.map(|r| keys.seal(Place::Edge(dir, hash), &r.write(&name))))
             }
             Change::RemoveFile(id) => Op::RemoveFile(id),
-            Change::Counter(name, value) => Op::Counter(name, value),
         };
         self.changes.into_iter().map(sealed).collect()
     }
@@ -77,7 +70,6 @@ impl Batch {
 pub(super) enum Op {
     Dir(u64, Option<Vec<u8>>),
     Edge(u64, NameHash, Option<Vec<u8>>),
-    Counter(&'static str, u64),
     CreateFile(u64, Vec<u8>),
     /// The record of a file, and the number of its staging file.
     File(u64, Option<u64>, Vec<u8>),

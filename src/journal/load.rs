@@ -1,6 +1,6 @@
 //! Replay: what the journal holds when it is opened.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -20,8 +20,6 @@ pub struct Replay {
     pub edges: Vec<(u64, String, EdgeRecord)>,
     /// Files by ascending id.
     pub files: Vec<FileRecord>,
-    /// What [`super::Batch::set_counter`] set.
-    pub counters: BTreeMap<String, u64>,
     /// Records, tables and staging files that could not be read. What stands in them is not in the lists; it was left
     /// on the disk.
     pub damaged: usize,
@@ -76,14 +74,6 @@ pub(super) fn load(conn: &Connection, keys: &Keys, staging: &Path) -> (Replay, H
         replay.edges.push((dir, name, record));
         Ok(true)
     });
-    damaged += each(conn, "SELECT name, value FROM counters", |row| {
-        let (name, value) = (row.get::<_, String>(0)?, row.get::<_, i64>(1)? as u64);
-        if let Some(name) = name.strip_prefix("of ") {
-            replay.counters.insert(name.to_owned(), value);
-        }
-        Ok(true)
-    });
-
     let mut inline = HashMap::new();
     damaged += each(conn, "SELECT id, length(body) FROM contents", |row| {
         inline.insert(row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)?.max(0) as u64);

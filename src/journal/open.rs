@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rusqlite::Connection;
+use tokio::sync::Notify;
 
 use super::batch::Op;
 use super::contents::Contents;
@@ -26,6 +27,8 @@ use crate::util::{Cpu, Rng, crash_point};
 const COMMITS_AT_REST: u64 = 1000;
 /// A log that is longer is copied into the database at the next upkeep.
 const LOG_IN_USE: u64 = 64 << 20;
+/// A database that is empty and longer than this is made short.
+const LARGE: u64 = 4 << 20;
 /// How long nobody has committed when it is quiet.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -58,6 +61,7 @@ pub(super) struct Shared {
     next_id: AtomicU64,
     /// Records of files whose content is not needed any more.
     forgotten: Mutex<Vec<u64>>,
+    forgot: Notify,
     options: JournalOptions,
     gauge: Mutex<Gauge>,
     staged_bytes: AtomicI64,
@@ -124,6 +128,7 @@ impl Journal {
             served: AtomicU64::new(0),
             next_id: AtomicU64::new(next_id),
             forgotten: Mutex::default(),
+            forgot: Notify::new(),
             options,
             gauge: Mutex::default(),
             staged_bytes: AtomicI64::new(taken.values().sum::<u64>() as i64),
@@ -183,18 +188,28 @@ impl Journal {
     /// Whether `bytes` more of content fit into the limits. Cheap: the disk is measured now and then.
     pub fn room(&self, bytes: u64) -> Room {
         let shared = &self.0;
-        let used = shared.queue.inline_bytes() + shared.staged_bytes.load(Ordering::Relaxed).max(0) as u64;
-        lock(&shared.gauge).room(&shared.folder, &shared.options, used, bytes)
+        lock(&shared.gauge).room(&shared.folder, &shared.options, shared.used(), bytes)
     }
 
-    /// What the journal holds. Counts records, which takes a while when there are many.
-    pub async fn usage(&self) -> Result<Usage, JournalError> {
-        let shared = Arc::clone(&self.0);
-        blocking(move || shared.usage()).await
+    /// What the journal holds, staging files as they were last measured.
+    pub fn usage(&self) -> Usage {
+        Usage { bytes: self.0.used(), limit: self.0.options.limit }
+    }
+
+    /// Whether upkeep has nothing to do, now or a little later, as long as nothing is committed or forgotten.
+    pub fn is_at_rest(&self) -> bool {
+        let shared = &self.0;
+        let is_copied = shared.queue.store().uncopied() < COMMITS_AT_REST;
+        is_copied && lock(&shared.forgotten).is_empty() && shared.database_length() <= LARGE
+    }
+
+    /// Waits until a file is forgotten; one that already was may count.
+    pub async fn forgets(&self) {
+        self.0.forgot.notified().await;
     }
 
     /// Upkeep, to be called every second or so: copies the log into the database when it has become long or nobody
-    /// commits, and measures the staging files.
+    /// commits, measures the staging files, and gives back the space of a database that is empty.
     pub async fn maintain(&self) -> Result<(), JournalError> {
         let shared = Arc::clone(&self.0);
         if blocking(move || shared.measure()).await? {
@@ -203,7 +218,8 @@ impl Journal {
             let shared = Arc::clone(&self.0);
             blocking(move || shared.checkpoint()).await?;
         }
-        Ok(())
+        let shared = Arc::clone(&self.0);
+        blocking(move || shared.shrink()).await
     }
 }
 
@@ -233,6 +249,7 @@ impl Shared {
     /// Nobody needs the content of this file any more.
     pub fn forget(&self, file: u64) {
         lock(&self.forgotten).push(file);
+        self.forgot.notify_one();
     }
 
     /// Commits changes. Blocks.
@@ -316,17 +333,23 @@ impl Shared {
         Ok(())
     }
 
-    fn usage(&self) -> Result<Usage, JournalError> {
-        let err = JournalError::store(&self.database);
-        let count = "SELECT (SELECT count(*) FROM dirs) + (SELECT count(*) FROM edges) + (SELECT count(*) FROM files)";
-        let records = lock(&self.reader).query_row(count, [], |row| row.get::<_, i64>(0)).map_err(err)?;
-        let size = |path: &Path| fs::metadata(path).map_or(0, |m| m.len());
-        Ok(Usage {
-            inline: self.queue.inline_bytes(),
-            staging: self.measure_staging()?,
-            database: size(&self.database) + size(&log_of(&self.database)),
-            records: records as u64,
-        })
+    /// Bytes that contents take.
+    fn used(&self) -> u64 {
+        self.queue.inline_bytes() + self.staged_bytes.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    fn database_length(&self) -> u64 {
+        fs::metadata(&self.database).map_or(0, |m| m.len())
+    }
+
+    /// Gives the disk back what the database takes, once it is empty and nobody commits.
+    fn shrink(&self) -> Result<(), JournalError> {
+        if self.database_length() <= LARGE {
+            return Ok(());
+        }
+        let _reader = lock(&self.reader);
+        let mut store = self.queue.store();
+        if store.last_commit().elapsed() >= QUIET && store.is_empty()? { store.shrink() } else { Ok(()) }
     }
 
     fn measure_staging(&self) -> Result<u64, JournalError> {

@@ -40,14 +40,10 @@ pub enum Room {
 /// What the journal holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of contents that stand in the database.
-    pub inline: u64,
-    /// Bytes of the disk that staging files take.
-    pub staging: u64,
-    /// Bytes of the database and its log.
-    pub database: u64,
-    /// Directories, names and files.
-    pub records: u64,
+    /// Bytes that contents take.
+    pub bytes: u64,
+    /// The most that they may take.
+    pub limit: u64,
 }
 
 /// The free space of the disk, measured now and then.

@@ -162,11 +162,6 @@ impl Store {
                 let sql = "DELETE FROM edges WHERE dir = ?1 AND name = ?2";
                 prepare(sql)?.execute(params![*dir as i64, name]).map_err(&err)?;
             }
-            Op::Counter(name, value) => {
-                let sql =
-                    "INSERT INTO counters VALUES ('of ' || ?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value";
-                prepare(sql)?.execute(params![name, *value as i64]).map_err(&err)?;
-            }
             Op::CreateFile(id, body) => {
                 let sql = "INSERT INTO files VALUES (?1, NULL, ?2)";
                 prepare(sql)?.execute(params![*id as i64, body]).map_err(&err)?;
@@ -223,6 +218,21 @@ impl Store {
             Op::Doom(number) => effects.doomed.push(*number),
         }
         Ok(())
+    }
+
+    /// Whether there are no records.
+    pub fn is_empty(&self) -> Result<bool, JournalError> {
+        let any = "SELECT EXISTS (SELECT 1 FROM files) OR EXISTS (SELECT 1 FROM edges) OR EXISTS (SELECT 1 FROM dirs)
+             OR EXISTS (SELECT 1 FROM contents) OR EXISTS (SELECT 1 FROM extents)";
+        let any = self.conn.query_row(any, [], |row| row.get::<_, bool>(0));
+        any.map(|any| !any).map_err(JournalError::store(&self.path))
+    }
+
+    /// Gives the disk back what an empty database takes. Nobody commits or reads meanwhile.
+    pub fn shrink(&mut self) -> Result<(), JournalError> {
+        self.conn.execute_batch("VACUUM").map_err(JournalError::store(&self.path))?;
+        self.commits += 1;
+        self.checkpoint()
     }
 
     /// Copies the log into the database and syncs it. What is committed next overwrites the log from its start: a log

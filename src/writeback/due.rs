@@ -20,6 +20,8 @@ use crate::util::{Cx, Priority};
 const TICK: Duration = Duration::from_millis(250);
 /// How often times that changed with contents are kept, and the journal is looked after.
 const UPKEEP: Duration = Duration::from_secs(1);
+/// The same while nothing waits for either.
+const AT_REST: Duration = Duration::from_secs(60);
 /// Directories that are published at the same time.
 const PARALLEL_PUBLISHES: usize = 4;
 /// Changes that are many in any directory.
@@ -129,21 +131,42 @@ impl Writeback {
         let mut tick = interval(UPKEEP.min(self.options.commit.max(Duration::from_millis(100))));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut committed = Instant::now();
+        let mut is_at_rest = false;
         loop {
+            if is_at_rest {
+                tokio::select! {
+                    () = self.upkeep.notified() => {}
+                    () = self.journal.forgets() => {}
+                    () = sleep(AT_REST) => {}
+                }
+                (committed, is_at_rest) = (Instant::now(), false);
+            }
             tick.tick().await;
             let mut kept = self.catch_up().done().await;
             // Seldom: the barrier of a grid on the same disk slows down whoever waits for that disk.
-            if committed.elapsed() >= self.options.commit {
+            let commits = committed.elapsed() >= self.options.commit;
+            if commits {
                 committed = Instant::now();
                 if let Err(error) = self.retire(&cx.child()).await {
                     tracing::warn!(%error, "records of what is published stay for now");
                 }
                 kept = kept.and(self.journal.barrier().await);
             }
-            if let Err(error) = kept.and(self.journal.maintain().await) {
-                tracing::error!(%error, "the journal is in trouble");
+            match kept.and(self.journal.maintain().await) {
+                Ok(()) => is_at_rest = commits && self.is_at_rest(),
+                Err(error) => tracing::error!(%error, "the journal is in trouble"),
             }
         }
+    }
+
+    /// Whether nothing is to be kept or removed until something changes.
+    fn is_at_rest(&self) -> bool {
+        let unkept = self.unkept.lock().unwrap_or_else(|e| e.into_inner()).is_empty();
+        unkept
+            && !self.has_pending()
+            && self.spares.all().is_empty()
+            && self.state().is_at_rest()
+            && self.journal.is_at_rest()
     }
 
     fn has_pending(&self) -> bool {
@@ -154,6 +177,11 @@ impl Writeback {
 }
 
 impl State {
+    fn is_at_rest(&self) -> bool {
+        let records = self.born.is_empty() && self.retired.is_empty() && !self.has_leftovers();
+        records && self.lagging.is_empty() && self.touched.is_empty()
+    }
+
     /// Files that have been left alone for long enough and nobody has open for writing.
     fn due_files(&self, idle: Duration) -> Vec<Arc<FileObject>> {
         let quiet = |file: &Arc<FileObject>, changed: Instant| {

@@ -210,7 +210,7 @@ impl State {
     }
 
     /// Whether there is nothing but records of directories left to go.
-    fn has_leftovers(&self) -> bool {
+    pub(super) fn has_leftovers(&self) -> bool {
         !self.recorded.is_empty() && !self.is_damaged && self.pending().next().is_none()
     }
 

@@ -182,6 +182,8 @@ pub struct Writeback {
     /// One at a time removes records.
     retiring: tokio::sync::Mutex<()>,
     changed: Notify,
+    /// Upkeep has something to do.
+    upkeep: Notify,
     /// When the grid could last not be asked, if nothing was had from it since.
     away: Mutex<Option<Instant>>,
 }
@@ -351,6 +353,7 @@ impl Writeback {
             spares: Spares::default(),
             retiring: tokio::sync::Mutex::default(),
             changed: Notify::new(),
+            upkeep: Notify::new(),
             away: Mutex::default(),
         })
     }
@@ -358,6 +361,12 @@ impl Writeback {
     /// The journal, for contents that are about to be staged.
     pub fn journal(&self) -> &Journal {
         &self.journal
+    }
+
+    /// Something is to be stored, published or kept.
+    fn wake(&self) {
+        self.changed.notify_one();
+        self.upkeep.notify_one();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -452,7 +461,7 @@ impl Writeback {
         }
         let kept = self.keep(&mut state);
         drop(state);
-        self.changed.notify_one();
+        self.wake();
         kept
     }
 
@@ -479,7 +488,7 @@ impl Writeback {
                 }
             }
         }
-        self.changed.notify_one();
+        self.wake();
     }
 }
 

@@ -113,7 +113,7 @@ impl Writeback {
             drop(self.keep(state));
         }
         drop(guard);
-        self.changed.notify_one();
+        self.wake();
         lost.records
     }
 

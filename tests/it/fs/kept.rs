@@ -141,3 +141,20 @@ async fn a_write_beside_a_look_at_a_mutable_file_is_kept() {
     }
     looks.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn upkeep_that_rested_goes_on_with_the_next_change() {
+    let (ground, journal) = (Ground::new(), tempfile::tempdir().unwrap());
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    let writeback = Arc::clone(fs.writeback());
+    let running = tokio::spawn(async move { writeback.run().await });
+    for name in ["first", "second", "third"] {
+        write(&fs, ROOT, name, &[1; 100]).await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert!(ground.published().await.contains(&name.to_owned()));
+        // What the grid has is not kept; a content in use would be.
+        assert_eq!(fs.writeback().journal().usage().bytes, 0, "after {name}");
+        tokio::time::sleep(Duration::from_secs(2000)).await;
+    }
+    running.abort();
+}
