@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -148,6 +149,9 @@ impl Target {
     /// Waits until all of `scope` is on the grid. Messages speak of `place`.
     async fn settle(&self, scope: &Scope, place: &Path, progress: Option<&ProgressSink>) -> Result<(), Failed> {
         let work = async {
+            // Somebody waits: what is back is to be used, before its time has come.
+            let (cx, servers) = (self.client.cx(), self.client.grid().servers());
+            join_all(servers.iter().filter(|server| server.is_down()).map(|server| server.wake(&cx))).await;
             let place = place.display();
             self.writeback().settle(scope.clone()).await.map_err(|e| failed(Failure::node(&place, &e)))?;
             let rest = self.fs.settle_scope(scope.clone()).await;
@@ -380,6 +384,11 @@ impl Serving {
         }
         self.tasks.iter().for_each(JoinHandle::abort);
         let left = target.left();
+        if left.is_nothing()
+            && let Err(error) = target.writeback().journal().finish().await
+        {
+            tracing::warn!(%error, "the journal is empty but not small");
+        }
         target.client.put_back();
         drop(self.claim);
         if left.is_nothing() {

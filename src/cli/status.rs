@@ -249,7 +249,8 @@ fn detach_stale(session: &Session, mountpoint: &Path) -> Result<u8, Failure> {
     };
     outcome.map_err(|e| Failure::new(Exit::Mount, format!("{}: cannot be unmounted: {e}", path.display())))?;
     session.speech.note(format!(
-        "{}: unmounted. Its process had ended before; what it had not stored by then is lost.",
+        "{}: unmounted. Its process had ended before; what it had not stored by then is in the journal, and goes out \
+         with the next mount.",
         path.display()
     ));
     Ok(Exit::LeftBehind as u8)

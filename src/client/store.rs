@@ -22,7 +22,7 @@ use crate::storage::{
 use crate::util::{Clock, Cx, Rng};
 
 /// How long a store that was away is left alone.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_millis(500);
 
 /// A store, opened as soon as it is there. Nothing is ever made in its place.
 pub(super) struct Store {

@@ -128,7 +128,9 @@ impl Filesystem {
     pub async fn settle_scope(&self, scope: Scope) -> Result<(), FsError> {
         self.writeback.settle(scope).await?;
         self.keep_root()?;
-        Ok(self.writeback.barrier().await?)
+        self.writeback.barrier().await?;
+        // What no record needs any more makes room.
+        Ok(self.journal().barrier().await?)
     }
 
     /// What stands at `path`, below the root, and all below it.

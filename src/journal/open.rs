@@ -191,6 +191,18 @@ impl Journal {
         lock(&shared.gauge).room(&shared.folder, &shared.options, shared.used(), bytes)
     }
 
+    /// Empties the log, and gives the disk back what the database takes if it is empty: at the end of a mount, whose
+    /// clones may live on until the process ends.
+    pub async fn finish(&self) -> Result<(), JournalError> {
+        self.barrier().await?;
+        let shared = Arc::clone(&self.0);
+        let work = move || {
+            let _reader = lock(&shared.reader);
+            shared.queue.store().finish()
+        };
+        blocking(work).await
+    }
+
     /// What the journal holds, staging files as they were last measured.
     pub fn usage(&self) -> Usage {
         Usage { bytes: self.0.used(), limit: self.0.options.limit }
@@ -372,7 +384,7 @@ impl Shared {
     fn checkpoint(&self) -> Result<(), JournalError> {
         // Most of it while others commit, the rest while they wait.
         checkpoint(&lock(&self.reader), "PASSIVE").map_err(JournalError::store(&self.database))?;
-        self.queue.store().checkpoint()
+        self.queue.store().copy_log()
     }
 }
 

@@ -96,7 +96,7 @@ impl Queue {
             let synced = match log.failed {
                 false => log.file.sync_data().map_err(JournalError::io(&log.path)),
                 // What is in the log still reads as it was written: it goes where it can be synced once more.
-                true => lock(&self.store).checkpoint(),
+                true => lock(&self.store).copy_log(),
             };
             log.failed = synced.is_err();
             if let Err(error) = synced {

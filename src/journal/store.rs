@@ -232,19 +232,31 @@ impl Store {
     pub fn shrink(&mut self) -> Result<(), JournalError> {
         self.conn.execute_batch("VACUUM").map_err(JournalError::store(&self.path))?;
         self.commits += 1;
-        self.checkpoint()
+        self.copy_log()
     }
 
     /// Copies the log into the database and syncs it. What is committed next overwrites the log from its start: a log
     /// that keeps its length is synced faster than one that grows. Nobody commits meanwhile.
-    pub fn checkpoint(&mut self) -> Result<(), JournalError> {
-        match checkpoint(&self.conn, "RESTART").map_err(JournalError::store(&self.path))? {
+    pub fn copy_log(&mut self) -> Result<(), JournalError> {
+        self.checkpoint("RESTART")
+    }
+
+    fn checkpoint(&mut self, kind: &str) -> Result<(), JournalError> {
+        match checkpoint(&self.conn, kind).map_err(JournalError::store(&self.path))? {
             true => {
                 self.copied = self.commits;
                 Ok(())
             }
             false => Err(JournalError::Store { path: self.path.clone(), why: "its log is in use".into() }),
         }
+    }
+
+    /// Empties the log, and gives the disk back what the database takes if it is empty: the last thing of a mount.
+    pub fn finish(&mut self) -> Result<(), JournalError> {
+        if self.is_empty()? {
+            self.conn.execute_batch("VACUUM").map_err(JournalError::store(&self.path))?;
+        }
+        self.checkpoint("TRUNCATE")
     }
 }
 

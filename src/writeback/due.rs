@@ -143,8 +143,9 @@ impl Writeback {
             }
             tick.tick().await;
             let mut kept = self.catch_up().done().await;
-            // Seldom: the barrier of a grid on the same disk slows down whoever waits for that disk.
-            let commits = committed.elapsed() >= self.options.commit;
+            // Seldom, unless writers wait for room: the barrier of a grid on the same disk slows down whoever waits for
+            // that disk.
+            let commits = self.journal.room(0) != Room::Plenty || committed.elapsed() >= self.options.commit;
             if commits {
                 committed = Instant::now();
                 if let Err(error) = self.retire(&cx.child()).await {

@@ -310,6 +310,11 @@ impl FileObject {
         (idle * 2u32.saturating_pow(effort.times.min(6)) + effort.took * 10).min(LONGEST_WAIT.max(idle))
     }
 
+    /// How much of the upload under way is read, in bytes.
+    pub(super) fn sent(&self) -> u64 {
+        Some(self.sent.load(Ordering::Relaxed)).filter(|sent| *sent != IDLE).unwrap_or_default()
+    }
+
     /// How much of the upload under way is read, in percent.
     pub(super) fn uploading(&self) -> Option<u8> {
         let sent = Some(self.sent.load(Ordering::Relaxed)).filter(|sent| *sent != IDLE)?;

@@ -100,6 +100,16 @@ impl fmt::Display for Standing {
     }
 }
 
+/// See [`Writeback::pulse`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pulse {
+    used: u64,
+    changes: usize,
+    files: usize,
+    retired: usize,
+    sent: u64,
+}
+
 impl QueueStatus {
     fn note(&mut self, name: &Name) {
         if self.names.len() < NAMES {
@@ -248,6 +258,25 @@ impl Writeback {
         }
     }
 
+    /// How far the journal is emptied: equal as long as nothing moves. `None` when it holds nothing that could go.
+    pub fn pulse(&self) -> Option<Pulse> {
+        let state = self.state();
+        let mut pulse = Pulse { used: self.journal.usage().bytes, retired: state.retired.len(), ..Pulse::default() };
+        let mut can_go = !state.retired.is_empty() || !self.spares.is_empty();
+        for pending in state.pending() {
+            pulse.changes += 1;
+            match pending.file() {
+                Some(file) if file.stored().is_none() => {
+                    pulse.files += 1;
+                    pulse.sent += file.sent();
+                    can_go |= !file.is_held();
+                }
+                _ => can_go = true,
+            }
+        }
+        can_go.then_some(pulse)
+    }
+
     /// What is not on the grid yet.
     pub fn status(&self) -> QueueStatus {
         self.status_of(&Scope::All)
@@ -300,9 +329,13 @@ impl Writeback {
 
     pub(super) async fn store_noted(&self, cx: &Cx, file: &Arc<FileObject>) -> Result<(), NodeError> {
         let Err(error) = self.store(cx, file).await else { return Ok(()) };
-        let content =
-            |state: &State| Some(Arc::clone(&state.contents.iter().find(|c| Arc::ptr_eq(&c.file, file))?.name));
-        let name = content(&self.state()).unwrap_or_default();
+        let name = {
+            let state = self.state();
+            let content = state.contents.iter().find(|c| Arc::ptr_eq(&c.file, file)).map(|c| Arc::clone(&c.name));
+            let is_it = |p: &Pending| p.file().is_some_and(|other| Arc::ptr_eq(file, other));
+            content.or_else(|| state.pending_places().find(|(_, _, p)| is_it(p)).map(|(_, name, _)| Arc::clone(name)))
+        };
+        let name = name.unwrap_or_default();
         self.note_failure(Subject::file(file), &name, &error);
         Err(error)
     }

@@ -28,6 +28,10 @@ impl Spares {
         self.lock().get(&cap_key(cap))?.last().map(Arc::clone)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     pub fn all(&self) -> Vec<Arc<Spare>> {
         self.lock().values().flatten().map(Arc::clone).collect()
     }

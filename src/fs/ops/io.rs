@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::fs::attr::Ino;
 use crate::fs::handles::{Handle, Open, OpenMode};
@@ -15,6 +16,10 @@ use crate::writeback::{FileObject, Scope};
 
 /// The pause of each write while the journal is nearly full.
 const SLOWED: Duration = Duration::from_millis(20);
+/// How often a write that does not fit looks again.
+const LOOK: Duration = Duration::from_millis(100);
+/// It gives up once nothing has left the journal for so long.
+const STANDSTILL: Duration = Duration::from_secs(5);
 
 impl Filesystem {
     /// Opens a file.
@@ -209,15 +214,28 @@ impl Filesystem {
         Ok(file)
     }
 
-    /// Slows who writes while the journal is nearly full, and refuses what does not fit.
+    /// Slows who writes while the journal is nearly full. What does not fit waits as long as the journal is being
+    /// emptied, and is refused when that stands still or there is nothing that could go.
     pub(super) async fn make_room(&self, bytes: u64) -> Result<(), FsError> {
-        match self.journal().room(bytes) {
-            Room::Plenty => Ok(()),
-            Room::Tight => {
-                tokio::time::sleep(SLOWED).await;
-                Ok(())
+        let mut last = None;
+        loop {
+            match self.journal().room(bytes) {
+                Room::Plenty => return Ok(()),
+                Room::Tight => {
+                    tokio::time::sleep(SLOWED).await;
+                    return Ok(());
+                }
+                Room::Full => {}
             }
-            Room::Full => Err(FsError::NoSpace),
+            let pulse = self.writeback.pulse().ok_or(FsError::NoSpace)?;
+            match last {
+                Some((before, at)) if before == pulse && Instant::now() >= at + STANDSTILL => {
+                    return Err(FsError::NoSpace);
+                }
+                Some((before, _)) if before == pulse => {}
+                _ => last = Some((pulse, Instant::now())),
+            }
+            tokio::time::sleep(LOOK).await;
         }
     }
 

@@ -81,7 +81,13 @@ fn clear(world: &World) {
 /// What the grid alone says: the mount of a client without a journal.
 fn mount_without_journal(world: &World) {
     let tahoefs = world.node_directory().join("tahoefs");
-    fs::remove_dir_all(tahoefs.join("journal")).expect("the journal");
+    let journal = tahoefs.join("journal");
+    for root in fs::read_dir(&journal).expect("the journal") {
+        // Who was unmounted lets go of it as the last thing, and closes the database by its path before.
+        let lock = fs::File::open(root.expect("an entry").path().join("lock")).expect("its lock");
+        lock.lock().expect("a lock");
+    }
+    fs::remove_dir_all(journal).expect("the journal");
     let _ = fs::remove_dir_all(tahoefs.join("index"));
     world.mount(&[]);
 }

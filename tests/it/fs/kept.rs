@@ -86,6 +86,33 @@ async fn a_journal_that_fills_is_emptied_at_once() {
     running.abort();
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_writes_waits_while_a_full_journal_is_emptied() {
+    let ground = Ground::new();
+    let folder = tempfile::tempdir_in(ground.local.path()).unwrap();
+    let limits = JournalOptions { limit: 1 << 20, floor: 0 };
+    let journal = Journal::open(folder.path(), &JournalKey::new([1; 32]), limits).unwrap();
+    let fs = ground.mount_over(journal, Durability::Local).await;
+    let writeback = Arc::clone(fs.writeback());
+    let running = tokio::spawn(async move { writeback.run().await });
+    for n in 0..20u8 {
+        write(&fs, ROOT, &format!("f{n:02}"), &vec![n; 300_000]).await;
+    }
+    // Nothing leaves without the grid: then who writes hears of it.
+    ground.grid.hang_from(Some(0));
+    let mut refused = None;
+    for n in 0..20 {
+        let (attr, handle) = fs.create(ROOT, format!("g{n}").as_bytes(), 0o644, ME, WRITE).await.unwrap();
+        refused = fs.write(attr.ino, handle, 0, Bytes::from(vec![7; 300_000])).await.err();
+        fs.release(handle);
+        if refused.is_some() {
+            break;
+        }
+    }
+    assert_eq!(refused, Some(FsError::NoSpace));
+    running.abort();
+}
+
 #[tokio::test]
 async fn what_was_written_into_a_mutable_file_goes_there_after_a_crash() {
     let (ground, cap) = with_file(&["f"], &[1; 100]);

@@ -70,3 +70,26 @@ fn edge(target: WantedTarget, seq: u64) -> EdgeRecord {
         rides_along: false,
     }
 }
+
+#[tokio::test]
+async fn an_empty_journal_is_small() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(folder.path());
+    for n in 0..100 {
+        let file = journal.create_file(None).unwrap();
+        file.write(0, bytes(n, 60_000).into()).await.unwrap();
+    }
+    let mut batch = Batch::new();
+    journal.take_forgotten().into_iter().for_each(|file| batch.remove_file(file));
+    journal.commit(batch).await.unwrap();
+    let size = |name: &str| std::fs::metadata(folder.path().join(name)).unwrap().len();
+    assert!(size("journal.db-wal") > 6_000_000);
+    journal.finish().await.unwrap();
+    assert_eq!(size("journal.db-wal"), 0);
+    assert!(size("journal.db") < 200_000, "{}", size("journal.db"));
+    let file = journal.create_file(None).unwrap();
+    file.write(0, bytes(1, 100).into()).await.unwrap();
+    journal.barrier().await.unwrap();
+    drop((file, journal));
+    assert_eq!(open(folder.path()).1.files.len(), 1);
+}
