@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::FsError;
 use crate::crypto::hash::sha256d;
-use crate::node::{Name, normalize};
+use crate::node::{Name, name_of};
 use crate::util::base32;
 
 /// The longest name a kernel takes, in bytes.
@@ -20,8 +20,7 @@ pub fn edge_name(given: &[u8]) -> Result<(Name, Option<Vec<u8>>), FsError> {
     if given.len() > NAME_MAX {
         return Err(FsError::NameTooLong);
     }
-    let text = String::from_utf8_lossy(given);
-    let name = normalize(&text);
+    let name = name_of(given);
     let differs = name.as_bytes() != given;
     Ok((name, differs.then(|| given.to_vec())))
 }
@@ -87,5 +86,16 @@ mod tests {
         assert_eq!(&*shown(&edge, given.as_deref()), "e\u{301}".as_bytes());
         assert_eq!(edge_name(b"plain").unwrap(), ("plain".into(), None));
         assert_eq!(edge_name(&[b'x'; 256]), Err(FsError::NameTooLong));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_stay_apart() {
+        let names = [&b"caf\xe8.txt"[..], b"caf\xe9.txt", b"caf\xe9", b"\xff", b".\xff"].map(|n| edge_name(n).unwrap());
+        for (i, (edge, given)) in names.iter().enumerate() {
+            assert!(edge.contains('\u{fffd}') && edge.contains('~'));
+            assert!(names[..i].iter().all(|(other, _)| other != edge));
+            assert_eq!(edge_name(given.as_ref().unwrap()).unwrap().0, *edge);
+        }
+        assert!(names[0].0.starts_with("caf\u{fffd}~") && names[0].0.ends_with(".txt"));
     }
 }

@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 use serde_json::{Map, Value};
 
 use super::metadata::float;
-use super::{Child, Metadata, normalize};
+use super::{Child, Metadata, name_of};
 use crate::cap::Cap;
 use crate::crypto::hash::{Tag, tagged};
 use crate::util::base32;
@@ -246,8 +246,7 @@ fn read_name(value: &Value) -> Option<Vec<u8>> {
     }
 }
 
-/// Whether a given name still belongs to the edge: its normalised form is the edge's name. A name that is not UTF-8
-/// belongs to the form in which its wrong bytes are replaced.
+/// Whether a given name still belongs to the edge.
 fn belongs(given: &[u8], edge: &str) -> bool {
-    *normalize(&String::from_utf8_lossy(given)) == *edge
+    *name_of(given) == *edge
 }

@@ -323,9 +323,10 @@ impl Pending {
             && wanted.attributes == Attributes { mtime, ctime, ..entry.attributes.clone() }
     }
 
-    /// What the name may hold when the change is published.
-    fn expect(&self) -> Expect {
-        let tried = self.tried.iter().cloned().map(Some);
+    /// What the name may hold when `new` is published under it. `new` itself is among that: a publish that is made again,
+    /// because another writer came between, may find what it has written, in a version that was built on it.
+    fn expect(&self, new: Option<&Cap>) -> Expect {
+        let tried = self.tried.iter().chain(new).cloned().map(Some);
         Expect::OneOf(std::iter::once(self.base.clone()).chain(tried).chain(self.older.iter().cloned()).collect())
     }
 }

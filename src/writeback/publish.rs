@@ -350,9 +350,9 @@ impl State {
             if waits || links_only && pending.wanted.is_none() {
                 continue;
             }
-            let (name, expect, mut seq) = (Arc::clone(name), pending.expect(), pending.seq);
+            let (name, mut seq) = (Arc::clone(name), pending.seq);
             let Some(entry) = &pending.wanted else {
-                let edit = Edit::Unlink { name: Arc::clone(&name), expect };
+                let edit = Edit::Unlink { name: Arc::clone(&name), expect: pending.expect(None) };
                 attempts.push(Attempt { name, seq, tried: None, edit });
                 continue;
             };
@@ -369,6 +369,7 @@ impl State {
                 },
             };
             let Some(cap) = cap else { continue };
+            let expect = pending.expect(Some(&cap));
             let mut attributes = entry.attributes.clone();
             if let Target::File(file) = &entry.target {
                 attributes.seen = file.own_mark().or(attributes.seen);

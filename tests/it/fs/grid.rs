@@ -18,6 +18,8 @@ pub enum Fault {
     Refuse,
     /// Does it, and says it failed.
     ApplyThenFail,
+    /// Does it, and once more: another writer had built on a publish of which nobody knew how it ended.
+    ApplyTwice,
 }
 
 #[derive(Clone, Default)]
@@ -308,7 +310,10 @@ impl Directory for Dir {
         let outcomes = {
             let mut state = self.grid.state.lock().unwrap();
             let table = state.dirs.get_mut(&self.si).unwrap();
-            let outcomes: Vec<EditOutcome> = edits.iter().map(|edit| apply(table, edit)).collect();
+            let mut outcomes: Vec<EditOutcome> = edits.iter().map(|edit| apply(table, edit)).collect();
+            if fault == Some(Fault::ApplyTwice) {
+                outcomes = edits.iter().map(|edit| apply(table, edit)).collect();
+            }
             *self.cached.lock().unwrap() = Some(Arc::new(table.clone()));
             outcomes
         };

@@ -226,3 +226,23 @@ async fn what_was_cut_off_does_not_come_back() {
     let ino = other.lookup(ROOT, b"f").await.unwrap().ino;
     assert_eq!(read(&other, ino).await, [&[1; 10][..], &[0; 40]].concat());
 }
+
+#[tokio::test]
+async fn a_publish_that_finds_itself_is_no_conflict() {
+    let ground = Ground::new();
+    let fs = ground.mount().await;
+    write(&fs, ROOT, "changed", b"old").await;
+    write(&fs, ROOT, "removed", b"r").await;
+    fs.settle().await.unwrap();
+    write(&fs, ROOT, "new", b"n").await;
+    write(&fs, ROOT, ".changed.tmp", b"newest").await;
+    fs.rename(ROOT, b".changed.tmp", ROOT, b"changed", RenameMode::Replace).await.unwrap();
+    fs.mkdir(ROOT, b"dir", 0o755, ME).await.unwrap();
+    fs.unlink(ROOT, b"removed").await.unwrap();
+    ground.grid.fail(&[Fault::ApplyTwice]);
+    fs.settle().await.unwrap();
+    assert_eq!(ground.published().await, ["changed", "dir", "new"]);
+    let other = ground.mount().await;
+    let changed = other.lookup(ROOT, b"changed").await.unwrap().ino;
+    assert_eq!(read(&other, changed).await, b"newest");
+}
