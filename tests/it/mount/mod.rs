@@ -7,4 +7,5 @@ mod offline;
 mod refusals;
 mod rsync;
 mod service;
+mod several;
 pub mod world;

@@ -32,6 +32,19 @@ impl World {
         world
     }
 
+    /// A home with a node directory of its own, another machine's as it were, on the stores and the `tahoe:` of `other`.
+    pub fn beside(other: &World) -> World {
+        let world = World::new();
+        world.ok(&["init"]);
+        let (ours, theirs) = (world.node_directory(), other.node_directory());
+        let stores = fs::read_to_string(theirs.join("tahoefs/config.toml")).expect("the stores");
+        let begin = format!("path = \"{}/", theirs.join("tahoefs").display());
+        let stores = stores.replace("path = \"", &begin);
+        fs::write(ours.join("tahoefs/config.toml"), stores).expect("the stores");
+        fs::copy(theirs.join("private/aliases"), ours.join("private/aliases")).expect("the aliases");
+        world
+    }
+
     /// A home whose `tahoe:` is mounted.
     pub fn mounted() -> World {
         let world = World::new();
