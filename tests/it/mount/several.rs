@@ -115,7 +115,7 @@ impl Worker<'_> {
             (7 | 8, Some(name)) => self.rename(&name),
             (9, Some(name)) => self.unlink(&name),
             (10, Some(name)) => self.chmod(&name),
-            (11, Some(name)) => drop(self.read_back(&name)),
+            (11, Some(name)) => self.read_back(&name),
             (12, _) => self.folder(),
             _ => {
                 let name = format!("d{}/s{}", self.dice.roll(FOLDERS), self.dice.roll(SHARED));
