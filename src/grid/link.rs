@@ -14,6 +14,11 @@ use crate::util::{Cx, Priority, Rng, Stopped};
 /// The longest one request may take, where the backend does not watch by itself that it moves.
 pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 
+/// What is said of a server that has taken longer.
+pub(super) fn no_answer() -> StorageError {
+    StorageError::Unreachable(format!("no answer in {} seconds", REQUEST_LIMIT.as_secs()))
+}
+
 /// For how long a server that could not be reached is left alone, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -192,7 +197,7 @@ impl Link {
             answer = limited.run(request) => match answer {
                 Ok(answer) => answer,
                 Err(Stopped::Deadline) if cx.remaining().is_none_or(|left| !left.is_zero()) => {
-                    Err(StorageError::Unreachable("no answer in 15 seconds".into()))
+                    Err(no_answer())
                 }
                 Err(stopped) => Err(stopped.into()),
             },

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-use super::link::{Link, LinkState, REQUEST_LIMIT, ServerHealth};
+use super::link::{Link, LinkState, REQUEST_LIMIT, ServerHealth, no_answer};
 use super::rate::Rate;
 use crate::cap::StorageIndex;
 use crate::config::Permission;
@@ -123,12 +123,20 @@ impl Server {
         self.uploads.get_or_init(|| Arc::clone(rate));
     }
 
-    /// Waits until so many bytes of shares may be sent.
-    async fn may_send(&self, cx: &Cx, bytes: u64) -> Result<(), StorageError> {
-        match self.uploads.get() {
-            Some(rate) => Ok(rate.wait(cx, bytes).await?),
-            None => Ok(()),
+    /// Makes a write that sends `bytes` of shares, once they may leave.
+    async fn send<T>(
+        &self,
+        cx: &Cx,
+        bytes: u64,
+        write: impl Future<Output = Result<T, StorageError>>,
+    ) -> Result<T, StorageError> {
+        if let Some(rate) = self.uploads.get() {
+            rate.wait(cx, bytes).await?;
         }
+        let answer = self.link.request(cx, self.taking(write)).await?;
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+        cx.acknowledge();
+        Ok(answer)
     }
 
     /// Bytes of shares that it was sent and took.
@@ -259,14 +267,8 @@ impl StorageServer for Server {
     ) -> Result<bool, StorageError> {
         let _turn = cx.run(self.writes.acquire()).await?;
         let bytes = data.len() as u64;
-        self.may_send(cx, bytes).await?;
-        let done = self
-            .link
-            .request(cx, self.taking(self.link.backend().write_share(cx, si, share, secret, offset, data)))
-            .await?;
-        self.sent.fetch_add(bytes, Ordering::Relaxed);
-        cx.acknowledge();
-        Ok(done)
+        let write = async { self.link.backend().write_share(cx, si, share, secret, offset, data).await };
+        self.send(cx, bytes, write).await
     }
 
     async fn abort_share(
@@ -321,14 +323,8 @@ impl StorageServer for Server {
         read: &[ReadRange],
     ) -> Result<ReadTestWriteAnswer, StorageError> {
         let bytes = shares.values().flat_map(|share| &share.write).map(|(_, data)| data.len() as u64).sum();
-        self.may_send(cx, bytes).await?;
-        let answer = self
-            .link
-            .request(cx, self.taking(self.link.backend().read_test_write(cx, si, enabler, lease, shares, read)))
-            .await?;
-        self.sent.fetch_add(bytes, Ordering::Relaxed);
-        cx.acknowledge();
-        Ok(answer)
+        let write = async { self.link.backend().read_test_write(cx, si, enabler, lease, shares, read).await };
+        self.send(cx, bytes, write).await
     }
 
     async fn add_lease(&self, cx: &Cx, si: StorageIndex, lease: &LeaseSecrets) -> Result<(), StorageError> {
@@ -355,7 +351,7 @@ impl StorageServer for Server {
         let answer = match owes || self.state() == LinkState::Connected {
             true => cx.run(unhurried(cx, backend.sync(cx))).await?,
             false => match cx.with_timeout(REQUEST_LIMIT).run(backend.sync(cx)).await {
-                Err(Stopped::Deadline) => Err(StorageError::Unreachable("no answer in 15 seconds".into())),
+                Err(Stopped::Deadline) => Err(no_answer()),
                 answer => answer?,
             },
         };

@@ -67,12 +67,10 @@ impl Readable for Spare {
     }
 
     async fn read(&self, cx: &Cx, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
-        let Some(staged) = self.staged() else { return self.node.read(cx, ranges).await };
-        let mut read = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            read.push(staged.read(cx, range.clone()).await?);
+        match self.staged() {
+            Some(staged) => staged.read_ranges(cx, ranges).await,
+            None => self.node.read(cx, ranges).await,
         }
-        Ok(read)
     }
 }
 

@@ -402,6 +402,15 @@ impl Staged {
         Ok(out.freeze())
     }
 
+    /// Reads ranges one after the other, each as [`Staged::read`] does.
+    pub async fn read_ranges(&self, cx: &Cx, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
+        let mut read = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            read.push(self.read(cx, range.clone()).await?);
+        }
+        Ok(read)
+    }
+
     /// What an upload reads: the content of this moment. Fails once the content has changed since.
     pub fn freeze(self: &Arc<Self>, cx: &Cx) -> Arc<dyn Source> {
         let state = self.0.state();

@@ -230,9 +230,14 @@ impl Store {
 
     /// Gives the disk back what an empty database takes. Nobody commits or reads meanwhile.
     pub fn shrink(&mut self) -> Result<(), JournalError> {
+        self.vacuum()?;
+        self.copy_log()
+    }
+
+    fn vacuum(&mut self) -> Result<(), JournalError> {
         self.conn.execute_batch("VACUUM").map_err(JournalError::store(&self.path))?;
         self.commits += 1;
-        self.copy_log()
+        Ok(())
     }
 
     /// Copies the log into the database and syncs it. What is committed next overwrites the log from its start: a log
@@ -254,7 +259,7 @@ impl Store {
     /// Empties the log, and gives the disk back what the database takes if it is empty: the last thing of a mount.
     pub fn finish(&mut self) -> Result<(), JournalError> {
         if self.is_empty()? {
-            self.conn.execute_batch("VACUUM").map_err(JournalError::store(&self.path))?;
+            self.vacuum()?;
         }
         self.checkpoint("TRUNCATE")
     }

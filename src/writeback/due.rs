@@ -162,10 +162,9 @@ impl Writeback {
 
     /// Whether nothing is to be kept or removed until something changes.
     fn is_at_rest(&self) -> bool {
-        let unkept = self.unkept.lock().unwrap_or_else(|e| e.into_inner()).is_empty();
-        unkept
+        self.unkept().is_empty()
             && !self.has_pending()
-            && self.spares.all().is_empty()
+            && self.spares.is_empty()
             && self.state().is_at_rest()
             && self.journal.is_at_rest()
     }

@@ -311,13 +311,13 @@ impl FileObject {
     }
 
     /// How much of the upload under way is read, in bytes.
-    pub(super) fn sent(&self) -> u64 {
-        Some(self.sent.load(Ordering::Relaxed)).filter(|sent| *sent != IDLE).unwrap_or_default()
+    pub(super) fn sent(&self) -> Option<u64> {
+        Some(self.sent.load(Ordering::Relaxed)).filter(|sent| *sent != IDLE)
     }
 
     /// How much of the upload under way is read, in percent.
     pub(super) fn uploading(&self) -> Option<u8> {
-        let sent = Some(self.sent.load(Ordering::Relaxed)).filter(|sent| *sent != IDLE)?;
+        let sent = self.sent()?;
         Some((sent * 100).checked_div(self.size()).unwrap_or(0).min(99) as u8)
     }
 
@@ -476,11 +476,7 @@ impl Readable for Layer {
     }
 
     async fn read(&self, cx: &Cx, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
-        let mut read = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            read.push(self.0.read(cx, range.clone()).await?);
-        }
-        Ok(read)
+        self.0.read_ranges(cx, ranges).await
     }
 }
 

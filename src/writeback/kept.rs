@@ -1,10 +1,10 @@
 //! What the engine keeps in the journal: records of what is pending, until the grid has it and has passed its barrier.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::spares::Spares;
-use super::{Dir, DirId, Entry, Pending, State, Target, Writeback};
+use super::{Dir, DirId, Entry, FileObject, Pending, State, Target, Writeback};
 use crate::cap::Cap;
 use crate::journal::{Batch, Commit, DirRecord, EdgeRecord, JournalError, Wanted, WantedTarget};
 use crate::node::{Name, NodeError};
@@ -97,11 +97,15 @@ impl Writeback {
         Kept(Some(Sent { commit, keys: keys.into_iter().collect(), unkept: Arc::clone(&self.unkept) }))
     }
 
+    pub(super) fn unkept(&self) -> MutexGuard<'_, HashSet<Key>> {
+        self.unkept.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     /// Puts into a batch what was touched, and what could not be told before.
     fn tell(&self, state: &mut State, batch: &mut Batch) -> HashSet<Key> {
         let mut keys: HashSet<Key> = std::mem::take(&mut state.touched);
         state.lagging.retain(|key| !keys.contains(key));
-        keys.extend(self.unkept.lock().unwrap_or_else(|e| e.into_inner()).drain());
+        keys.extend(self.unkept().drain());
         for key in &keys {
             match key {
                 Key::Dir(dir) => state.record_dir(*dir, batch, true),
@@ -191,7 +195,7 @@ impl Writeback {
             state.born.extend(born);
             state.recorded.extend(known);
             files.into_iter().for_each(|file| self.journal.forget(file));
-            self.unkept.lock().unwrap_or_else(|e| e.into_inner()).extend(keys);
+            self.unkept().extend(keys);
         }
         crash_point("writeback.retire.removed");
         // Records that stay are published once more after a restart, which changes nothing.
@@ -207,6 +211,12 @@ impl State {
 
     pub(super) fn pending_places(&self) -> impl Iterator<Item = (DirId, &Name, &Pending)> {
         self.dirs.iter().flat_map(|(id, d)| d.pending.iter().map(|(name, p)| (*id, name, p)))
+    }
+
+    /// A name under which `file` is wanted and not published.
+    pub(super) fn name_of(&self, file: &Arc<FileObject>) -> Option<Name> {
+        let wants = |p: &Pending| p.file().is_some_and(|other| Arc::ptr_eq(other, file));
+        self.pending_places().find(|(_, _, p)| wants(p)).map(|(_, name, _)| Arc::clone(name))
     }
 
     /// Whether there is nothing but records of directories left to go.

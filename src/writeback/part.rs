@@ -52,8 +52,8 @@ impl Writeback {
     pub fn part(&self, dir: DirId, name: &Name, root: DirId) -> Part {
         let state = self.state();
         let (mut inside, mut known) = (Reached::default(), Reached::default());
-        if let Some(entry) = state.find(dir, name) {
-            state.reach_target(&entry.target, &mut inside);
+        if let Some(top) = state.find(dir, name).and_then(|entry| state.lead(&entry.target, &mut inside)) {
+            state.reach(top, &mut inside);
         }
         state.reach(root, &mut known);
         let lost: Vec<DirId> =
@@ -81,25 +81,21 @@ impl State {
                 next.extend(self.step(&child.cap, reached));
             }
             for entry in d.pending.values().filter_map(|p| p.wanted.as_ref()) {
-                match &entry.target {
-                    Target::Directory(child) => next.push(*child),
-                    Target::Stored(cap) => next.extend(self.step(cap, reached)),
-                    Target::File(file) => reached.mutables.extend(file.write_cap().and_then(|cap| cap.storage_index())),
-                }
+                next.extend(self.lead(&entry.target, reached));
             }
         }
     }
 
-    fn reach_target(&self, target: &Target, reached: &mut Reached) {
-        let dir = match target {
+    /// The directory that a target is, if it was ever opened; notes a mutable file.
+    fn lead(&self, target: &Target, reached: &mut Reached) -> Option<DirId> {
+        match target {
             Target::Directory(child) => Some(*child),
             Target::Stored(cap) => self.step(cap, reached),
             Target::File(file) => {
                 reached.mutables.extend(file.write_cap().and_then(|cap| cap.storage_index()));
                 None
             }
-        };
-        dir.into_iter().for_each(|dir| self.reach(dir, reached));
+        }
     }
 
     /// The directory behind a cap, if it was ever opened; notes a mutable file.

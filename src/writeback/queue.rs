@@ -140,14 +140,15 @@ impl Writeback {
                 let has = |dir: DirId, name: &Name| part.as_ref().is_none_or(|needs| needs.has(dir, name));
                 let many = all || part.is_some();
                 let uploaded = if many { self.store_all(&cx, until, has).await } else { Ok(()) };
-                let force = match (&scope, part.clone()) {
-                    (_, Some(needs)) if uploaded.is_err() => Force::NeededStored(needs),
-                    (_, Some(needs)) => Force::Needed(needs),
-                    (Scope::File(file), None) => Force::File(Arc::clone(file)),
-                    (Scope::Directory(dir), None) => Force::Files(self.state().files_before(*dir, until)),
-                    (Scope::Part(_), None) => Force::Files(Vec::new()),
-                    (Scope::All, None) if uploaded.is_err() => Force::Stored,
-                    (Scope::All, None) => Force::Everything,
+                let force = match &scope {
+                    Scope::File(file) => Force::File(Arc::clone(file)),
+                    Scope::Directory(dir) => Force::Files(self.state().files_before(*dir, until)),
+                    Scope::Part(_) | Scope::All => match (part.clone(), &uploaded) {
+                        (Some(needs), Ok(())) => Force::Needed(needs),
+                        (Some(needs), Err(_)) => Force::NeededStored(needs),
+                        (None, Ok(())) => Force::Everything,
+                        (None, Err(_)) => Force::Stored,
+                    },
                 };
                 let work = dirs.iter().map(|dir| self.publish(&cx, *dir, &force, false));
                 let contents = self.store_orphans(&cx, |content| {
@@ -268,7 +269,7 @@ impl Writeback {
             match pending.file() {
                 Some(file) if file.stored().is_none() => {
                     pulse.files += 1;
-                    pulse.sent += file.sent();
+                    pulse.sent += file.sent().unwrap_or_default();
                     can_go |= !file.is_held();
                 }
                 _ => can_go = true,
@@ -332,8 +333,7 @@ impl Writeback {
         let name = {
             let state = self.state();
             let content = state.contents.iter().find(|c| Arc::ptr_eq(&c.file, file)).map(|c| Arc::clone(&c.name));
-            let is_it = |p: &Pending| p.file().is_some_and(|other| Arc::ptr_eq(file, other));
-            content.or_else(|| state.pending_places().find(|(_, _, p)| is_it(p)).map(|(_, name, _)| Arc::clone(name)))
+            content.or_else(|| state.name_of(file))
         };
         let name = name.unwrap_or_default();
         self.note_failure(Subject::file(file), &name, &error);

@@ -35,7 +35,7 @@ enum Source {
 #[derive(Default)]
 struct Lost {
     records: usize,
-    places: HashSet<Place>,
+    /// Where names were lost.
     dirs: HashSet<DirId>,
 }
 
@@ -96,9 +96,7 @@ impl Writeback {
         }
         state.cut_circles();
         for file in files.mutable.into_values() {
-            let named =
-                state.pending_places().find(|(_, _, p)| p.file().is_some_and(|other| Arc::ptr_eq(other, &file)));
-            let name = named.map_or_else(|| Name::from(""), |(_, name, _)| Arc::clone(name));
+            let name = state.name_of(&file).unwrap_or_default();
             state.next_seq += 1;
             let (first, changed) = (state.next_seq, Instant::now());
             state.contents.push(Content { file, name, first, changed });
@@ -218,13 +216,11 @@ impl Lost {
         tracing::error!(name = &*place.1, %error, "what this name stands for in the journal cannot be used");
         self.records += 1;
         self.dirs.insert(place.0);
-        self.places.insert(place);
     }
 
     /// Whether what is removed there may have been moved to where it was lost.
     fn holds_back(&self, (dir, _): &Place, pending: &Pending) -> bool {
-        let moved = pending.after.as_ref().is_some_and(|to| self.places.contains(to) || self.dirs.contains(&to.0));
-        moved || self.dirs.contains(dir)
+        self.dirs.contains(dir) || pending.after.as_ref().is_some_and(|(to, _)| self.dirs.contains(to))
     }
 }
 

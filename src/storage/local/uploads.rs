@@ -160,7 +160,7 @@ impl Store {
         {
             for share in numbers.clone() {
                 if let Some(file) = self.paths.open_share(si, share, false)?
-                    && self.is_torn(si, share, file)?
+                    && self.is_torn(si, share, &file)?
                 {
                     numbers.remove(&share);
                     self.paths.remove_share(si, share)?;
@@ -170,16 +170,16 @@ impl Store {
         Ok(numbers)
     }
 
-    /// Whether a share is immutable and has lost bytes, on the disk: what memory has of it need not be there. The bucket's lock is held.
-    fn is_torn(&self, si: StorageIndex, share: ShareNumber, file: File) -> Result<bool, StorageError> {
+    /// Whether a share is immutable and has lost bytes, on the disk: what memory has of it need not be there. The bucket's
+    /// lock is held.
+    fn is_torn(&self, si: StorageIndex, share: ShareNumber, file: &File) -> Result<bool, StorageError> {
         let path = self.paths.bucket(si).join(share.to_string());
         let failed = |e| at(&path)(e);
-        if !self.watermark.has_suspects() || !self.watermark.is_suspect(si, share, &file).map_err(failed)? {
+        if !self.watermark.has_suspects() || !self.watermark.is_suspect(si, share, file).map_err(failed)? {
             return Ok(false);
         }
-        from_disk(&file).map_err(failed)?;
-        let seen = file.try_clone().map_err(failed)?;
-        let torn = match ShareFile::open(file) {
+        from_disk(file).map_err(failed)?;
+        let torn = match file.try_clone().and_then(ShareFile::open) {
             Ok(ShareFile::Immutable(file)) => !is_whole(&file, share).map_err(failed)?,
             Ok(ShareFile::Mutable(_)) => false,
             Err(e) if e.kind() == io::ErrorKind::InvalidData => true,
@@ -187,7 +187,7 @@ impl Store {
         };
         match torn {
             true => tracing::warn!(share = %path.display(), "removed a share that has lost bytes"),
-            false => self.watermark.note_sound(si, share, &seen),
+            false => self.watermark.note_sound(si, share, file),
         }
         Ok(torn)
     }
@@ -208,8 +208,7 @@ impl Store {
             let Some(file) = self.paths.open_share(si, share, true)? else {
                 continue;
             };
-            let seen = file.try_clone().map_err(at(&path))?;
-            if is_blank(&file).map_err(at(&path))? || self.is_torn(si, share, seen)? {
+            if is_blank(&file).map_err(at(&path))? || self.is_torn(si, share, &file)? {
                 numbers.remove(&share);
                 self.paths.remove_share(si, share)?;
                 continue;

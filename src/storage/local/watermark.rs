@@ -134,14 +134,7 @@ impl Watermark {
         let failed = |e| at(&self.path)(e);
         let known = self.path.exists();
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&self.path);
-        let mut file = file.map_err(failed)?;
-        let file = loop {
-            match Flock::lock(file, FlockArg::LockShared) {
-                Ok(file) => break file,
-                Err((again, Errno::EINTR)) => file = again,
-                Err((_, e)) => return Err(failed(e.into())),
-            }
-        };
+        let file = lock_shared(file.map_err(failed)?).map_err(|(_, e)| failed(e.into()))?;
         // Another that writes has kept it up to date; one that has died since this store was opened has lost nothing.
         let there = if known { read(&file) } else { Record::default() };
         if !there.dirty {
@@ -236,17 +229,24 @@ impl Watermark {
 
 /// Reads the file while others have it locked: they write still, so that nothing was lost, or they have just opened it,
 /// and add the stretch that a dead writer has left.
-fn beside_others(mut file: File) -> Record {
-    let file = loop {
-        match Flock::lock(file, FlockArg::LockShared) {
-            Ok(file) => break file,
-            Err((again, Errno::EINTR)) => file = again,
-            Err((file, _)) => return Record { dirty: true, ..read(&file) },
-        }
+fn beside_others(file: File) -> Record {
+    let file = match lock_shared(file) {
+        Ok(file) => file,
+        Err((file, _)) => return Record { dirty: true, ..read(&file) },
     };
     let record = read(&file);
     // They may have died over it.
     if record.dirty && file.relock(FlockArg::LockExclusiveNonblock).is_ok() { take_over(&file) } else { record }
+}
+
+/// Waits for a lock beside others that write.
+fn lock_shared(mut file: File) -> Result<Flock<File>, (File, Errno)> {
+    loop {
+        match Flock::lock(file, FlockArg::LockShared) {
+            Err((again, Errno::EINTR)) => file = again,
+            locked => return locked,
+        }
+    }
 }
 
 /// Adds the stretch that was left when a writer died. Nobody else has the file locked.

@@ -12,6 +12,13 @@ fn state(fs: &Filesystem, ino: Ino) -> String {
     String::from_utf8(fs.getxattr(ino, b"user.tahoe.state").unwrap()).unwrap()
 }
 
+/// A mount whose journal takes 1 MiB.
+async fn mount_with_little_room(ground: &Ground) -> Arc<Filesystem> {
+    let limits = JournalOptions { limit: 1 << 20, floor: 0 };
+    let folder = ground.local.path().join("little");
+    ground.mount_over(Journal::open(&folder, &JournalKey::new([1; 32]), limits).unwrap(), Durability::Local).await
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_told_once_to_every_handle() {
     let ground = Ground::new();
@@ -44,10 +51,7 @@ async fn a_failure_is_told_once_to_every_handle() {
 #[tokio::test]
 async fn a_full_journal_refuses_and_keeps() {
     let ground = Ground::new();
-    let folder = tempfile::tempdir_in(ground.local.path()).unwrap();
-    let limits = JournalOptions { limit: 1 << 20, floor: 0 };
-    let journal = Journal::open(folder.path(), &JournalKey::new([1; 32]), limits).unwrap();
-    let fs = ground.mount_over(journal, Durability::Local).await;
+    let fs = mount_with_little_room(&ground).await;
     let (attr, handle) = fs.create(ROOT, b"f", 0o644, ME, WRITE).await.unwrap();
     let mut written = 0;
     let refused = loop {
@@ -71,10 +75,7 @@ async fn a_full_journal_refuses_and_keeps() {
 #[tokio::test(start_paused = true)]
 async fn a_journal_that_fills_is_emptied_at_once() {
     let ground = Ground::new();
-    let folder = tempfile::tempdir_in(ground.local.path()).unwrap();
-    let limits = JournalOptions { limit: 1 << 20, floor: 0 };
-    let journal = Journal::open(folder.path(), &JournalKey::new([1; 32]), limits).unwrap();
-    let fs = ground.mount_over(journal, Durability::Local).await;
+    let fs = mount_with_little_room(&ground).await;
     let writeback = Arc::clone(fs.writeback());
     let running = tokio::spawn(async move { writeback.run().await });
     write(&fs, ROOT, "small", &[1; 100_000]).await;
@@ -89,10 +90,7 @@ async fn a_journal_that_fills_is_emptied_at_once() {
 #[tokio::test(start_paused = true)]
 async fn who_writes_waits_while_a_full_journal_is_emptied() {
     let ground = Ground::new();
-    let folder = tempfile::tempdir_in(ground.local.path()).unwrap();
-    let limits = JournalOptions { limit: 1 << 20, floor: 0 };
-    let journal = Journal::open(folder.path(), &JournalKey::new([1; 32]), limits).unwrap();
-    let fs = ground.mount_over(journal, Durability::Local).await;
+    let fs = mount_with_little_room(&ground).await;
     let writeback = Arc::clone(fs.writeback());
     let running = tokio::spawn(async move { writeback.run().await });
     for n in 0..20u8 {
