@@ -81,6 +81,7 @@ impl Filesystem {
         let (mut attributes, metadata) = match (&root.edge, root.storage_index) {
             (Some((dir, name)), _) => {
                 let entry = writeback.find(*dir, name).ok_or(FsError::NotFound)?;
+                writeback.led_to(root.dir, *dir, name, &entry);
                 (entry.attributes, entry.metadata)
             }
             (None, Some(si)) => {

@@ -16,6 +16,8 @@ pub struct DirRecord {
     pub cap: Option<String>,
     /// The directory in which it was last put.
     pub home: Option<u64>,
+    /// The directory and the name in it by which it was last found or put.
+    pub parent: Option<(u64, String)>,
 }
 
 /// What a name is to stand for, beside what is published.
@@ -31,6 +33,9 @@ pub struct EdgeRecord {
     pub older: Vec<Option<String>>,
     /// The new place of a renamed entry, which must be published first.
     pub after: Option<(u64, String)>,
+    /// Directories that were removed from under the name, empty as they seemed, by their caps; and whether they had
+    /// not passed the barrier of the grid.
+    pub removed: Vec<(String, bool)>,
     /// The oldest change that is not published.
     pub first: u64,
     /// The newest change.
@@ -109,6 +114,8 @@ struct EdgeBody {
     tried: Vec<String>,
     #[serde(default)]
     older: Vec<Option<String>>,
+    #[serde(default)]
+    removed: Vec<(String, bool)>,
     after: Option<(u64, String)>,
     first: u64,
     seq: u64,
@@ -211,6 +218,7 @@ impl EdgeRecord {
             base: self.base.clone(),
             tried: self.tried.clone(),
             older: self.older.clone(),
+            removed: self.removed.clone(),
             after: self.after.clone(),
             first: self.first,
             seq: self.seq,
@@ -231,8 +239,8 @@ impl EdgeRecord {
             }),
             None => None,
         };
-        let EdgeBody { name, base, tried, older, after, first, seq, rides_along, .. } = body;
-        Some((name, EdgeRecord { wanted, base, tried, older, after, first, seq, rides_along }))
+        let EdgeBody { name, base, tried, older, removed, after, first, seq, rides_along, .. } = body;
+        Some((name, EdgeRecord { wanted, base, tried, older, removed, after, first, seq, rides_along }))
     }
 }
 
@@ -305,6 +313,7 @@ pub(super) mod tests {
             base: Some("URI:secret".into()),
             tried: vec!["URI:secret2".into()],
             older: vec![None, Some("URI:secret3".into())],
+            removed: vec![],
             after: Some((3, "other".into())),
             first: 1,
             seq,
@@ -318,7 +327,7 @@ pub(super) mod tests {
         assert_eq!(EdgeRecord::read(&record.write("n\u{e4}me")), Some(("n\u{e4}me".into(), record.clone())));
         let gone = EdgeRecord { wanted: None, ..record };
         assert_eq!(EdgeRecord::read(&gone.write("x")), Some(("x".into(), gone)));
-        let dir = DirRecord { cap: None, home: Some(u64::MAX) };
+        let dir = DirRecord { cap: None, home: Some(u64::MAX), parent: Some((1, "a".into())) };
         assert_eq!(DirRecord::read(&dir.write()), Some(dir));
         assert_eq!(DirRecord::read(b"{}").map(|_| ()), Some(()));
         assert!(EdgeRecord::read(b"{}").is_none());
@@ -326,7 +335,7 @@ pub(super) mod tests {
 
     #[test]
     fn nothing_secret_is_printed() {
-        let dir = DirRecord { cap: Some("URI:secret".into()), home: None };
+        let dir = DirRecord { cap: Some("URI:secret".into()), home: None, parent: None };
         let cap = WantedTarget::Cap("URI:secret".into());
         let text = format!("{:?} {dir:?} {cap:?}", edge(1));
         assert!(!text.contains("secret") && !text.contains("115"), "{text}");

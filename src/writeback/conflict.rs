@@ -26,25 +26,31 @@ impl State {
         let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get(name)) else { return };
         // Under a cap that was there before, only attributes have changed.
         let same = |a: &Cap, b: &Cap| a.readonly() == b.readonly();
-        let content = !matches!((&attempt.tried, &pending.base), (Some(tried), Some(base)) if same(tried, base));
-        let wanted = if content { pending.wanted.clone() } else { None };
-        let Some(entry) = wanted else {
+        let is_content = !matches!((&attempt.tried, &pending.base), (Some(tried), Some(base)) if same(tried, base));
+        if !is_content || pending.wanted.is_none() {
             tracing::warn!(name = &**name, "another client changed this name at the same time; its change stays");
             return self.done(dir, name);
-        };
-        self.touched.insert(Key::Edge(dir, Arc::clone(name)));
-        let Some(d) = self.dirs.get_mut(&dir) else { return };
-        let Some(pending) = d.take(name) else { return };
+        }
         if found.is_none() {
-            d.put(Arc::clone(name), super::Pending { base: None, tried: Vec::new(), ..pending });
+            self.touched.insert(Key::Edge(dir, Arc::clone(name)));
+            let Some(d) = self.dirs.get_mut(&dir) else { return };
+            if let Some(pending) = d.take(name) {
+                d.put(Arc::clone(name), super::Pending { base: None, tried: Vec::new(), ..pending });
+            }
             return;
         }
-        let taken = |candidate: &str| {
-            d.pending.contains_key(candidate) || d.table.as_ref().is_some_and(|t| t.entries.contains_key(candidate))
-        };
-        let fresh = (1..).map(|n| conflict_name(name, now_secs, host, n)).find(|c| !taken(c));
-        let fresh = fresh.expect("some number is free");
-        tracing::warn!(name = &**name, kept_as = &*fresh, "another client stored a different file here; both stay");
+        if let Some(fresh) = self.set_aside(dir, name, now_secs, host) {
+            tracing::warn!(name = &**name, kept_as = &*fresh, "another client stored a different file here; both stay");
+        }
+    }
+
+    /// What is wanted under `name` is wanted under a conflict name instead, which is returned.
+    pub(super) fn set_aside(&mut self, dir: DirId, name: &Name, now_secs: i64, host: &str) -> Option<Name> {
+        self.dirs.get(&dir)?.pending.get(name)?.wanted.as_ref()?;
+        let fresh = self.fresh_name(dir, name, now_secs, host);
+        self.touched.insert(Key::Edge(dir, Arc::clone(name)));
+        let pending = self.dirs.get_mut(&dir)?.take(name)?;
+        let entry = pending.wanted?;
         if let Target::File(file) = &entry.target {
             file.set_conflict_name(dir, Arc::clone(name), Arc::clone(&fresh));
         }
@@ -53,7 +59,20 @@ impl State {
         if let Some(moved) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get_mut(&fresh)) {
             moved.first = pending.first;
         }
-        self.moved(&(dir, Arc::clone(name)), &(dir, fresh));
+        self.moved(&(dir, Arc::clone(name)), &(dir, Arc::clone(&fresh)));
+        Some(fresh)
+    }
+
+    /// A conflict name that nothing has.
+    pub(super) fn fresh_name(&self, dir: DirId, name: &str, now_secs: i64, host: &str) -> Name {
+        let d = self.dirs.get(&dir);
+        let taken = |candidate: &str| {
+            d.is_some_and(|d| {
+                d.pending.contains_key(candidate) || d.table.as_ref().is_some_and(|t| t.entries.contains_key(candidate))
+            })
+        };
+        let fresh = (1..).map(|n| conflict_name(name, now_secs, host, n)).find(|c| !taken(c));
+        fresh.expect("some number is free")
     }
 }
 

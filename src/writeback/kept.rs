@@ -253,7 +253,17 @@ impl State {
         self.recorded.insert(dir);
         // One that has not passed the barrier may be gone after power loss: it is made anew then.
         let cap = d.cap.as_ref().filter(|_| !self.born.contains(&dir)).map(Cap::to_uri);
-        batch.put_dir(dir.0, DirRecord { cap, home: d.home.map(|home| home.0) });
+        let parent = d.parent.as_ref().map(|parent| (parent.dir, parent.name.to_string()));
+        let record = DirRecord {
+            cap,
+            home: d.home.map(|home| home.0),
+            parent: parent.as_ref().map(|(parent, name)| (parent.0, name.clone())),
+        };
+        batch.put_dir(dir.0, record);
+        // It may have to be named again, and so on upwards.
+        if let Some((parent, _)) = parent {
+            self.record_dir(parent, batch, false);
+        }
     }
 
     fn record_edge(&mut self, dir: DirId, name: &Name, batch: &mut Batch, spares: &Spares) {
@@ -300,6 +310,7 @@ impl State {
             base: pending.base.as_ref().map(Cap::to_uri),
             tried: pending.tried.iter().map(Cap::to_uri).collect(),
             older: pending.older.iter().map(|cap| cap.as_ref().map(Cap::to_uri)).collect(),
+            removed: pending.removed.iter().map(|removed| (removed.cap.to_uri(), removed.is_new)).collect(),
             after: pending.after.as_ref().map(|(dir, name)| (dir.0, name.to_string())),
             first: pending.first,
             seq: pending.seq,

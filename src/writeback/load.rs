@@ -95,7 +95,7 @@ impl Writeback {
         *self.away() = Some(Instant::now());
     }
 
-    fn away(&self) -> MutexGuard<'_, Option<Instant>> {
+    pub(super) fn away(&self) -> MutexGuard<'_, Option<Instant>> {
         self.away.lock().unwrap_or_else(|e| e.into_inner())
     }
 

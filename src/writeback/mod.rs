@@ -16,6 +16,7 @@ mod load;
 mod part;
 mod publish;
 mod queue;
+mod reach;
 mod restore;
 mod spares;
 
@@ -241,9 +242,28 @@ struct Dir {
     published_here: HashMap<Name, Seen>,
     /// The directory in which it was last put; meaningful while that edge is pending.
     home: Option<DirId>,
+    /// Where this mount last found it or put it; `None` once this mount has removed that name.
+    parent: Option<Parent>,
     /// When something in it was last changed here.
     changed: Instant,
     publishing: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The name that led to a directory.
+#[derive(Clone)]
+struct Parent {
+    dir: DirId,
+    name: Name,
+    attributes: Attributes,
+    metadata: Metadata,
+}
+
+/// A directory on the grid that was removed here.
+#[derive(Clone)]
+struct Removed {
+    cap: Cap,
+    /// It had not passed the barrier.
+    is_new: bool,
 }
 
 /// The wanted state of a name that differs from the published one.
@@ -262,6 +282,8 @@ struct Pending {
     tried: Vec<Cap>,
     /// What may stand there again after power loss: publishes since then had not passed the barrier.
     older: Vec<Option<Cap>>,
+    /// Directories that were removed from under the name here, empty as they seemed, and that nothing is known of since.
+    removed: Vec<Removed>,
     /// The new place of a renamed entry, which must be published first.
     after: Option<(DirId, Name)>,
     /// The record of the content that the record of this change names, and cannot do without.
@@ -516,11 +538,15 @@ impl State {
             }
             Change::Remove { dir, name } => {
                 let base = self.published(dir, &name);
-                self.want(dir, name, None, base, false, None);
+                let removed = self.leaves(dir, &name);
+                self.want(dir, Arc::clone(&name), None, base, false, None);
+                self.note_removed(dir, &name, removed);
             }
             Change::Rename { from, to, entry } => {
                 let (was_from, was_to) = (self.published(from.0, &from.1), self.published(to.0, &to.1));
+                let removed = if from == to { None } else { self.leaves(to.0, &to.1) };
                 self.want(to.0, Arc::clone(&to.1), Some(entry), was_to, false, None);
+                self.note_removed(to.0, &to.1, removed);
                 if from != to {
                     let across = (from.0 != to.0).then(|| to.clone());
                     self.moved(&from, &to);
@@ -548,6 +574,7 @@ impl State {
             pending: BTreeMap::new(),
             published_here: HashMap::new(),
             home: None,
+            parent: None,
             changed: Instant::now(),
             publishing: Arc::default(),
         };
@@ -582,6 +609,9 @@ impl State {
                     d.home = Some(dir_id);
                     self.touched.insert(Key::Dir(*child));
                 }
+                if let Some(entry) = &wanted {
+                    self.led_to(*child, dir_id, &name, entry);
+                }
             }
             Some(Target::File(file)) => file.set_home(dir_id),
             _ => {}
@@ -596,6 +626,7 @@ impl State {
         let (first, since) = old.as_ref().map_or_else(|| (seq, changed), |p| (p.first, p.since));
         let rides_along = rides_along && old.as_ref().is_none_or(|p| p.rides_along);
         let kept_file = old.as_ref().and_then(|p| p.kept_file);
+        let removed = old.as_ref().map_or_else(Vec::new, |p| p.removed.clone());
         let place = (dir_id, Arc::clone(&name));
         let (base, tried, older, waited_for) = match old {
             Some(p) => (p.base, p.tried, p.older, p.after),
@@ -616,7 +647,8 @@ impl State {
                 waiting.push(place);
             }
         }
-        let pending = Pending { wanted, first, seq, since, changed, rides_along, base, tried, older, after, kept_file };
+        let pending =
+            Pending { wanted, first, seq, since, changed, rides_along, base, tried, older, removed, after, kept_file };
         self.dirs.get_mut(&dir_id).expect("the directory was just there").put(name, pending);
     }
 

@@ -127,6 +127,10 @@ impl State {
                 let pending = self.dirs.get(&place.0).and_then(|d| d.pending.get(&place.1));
                 let Some(pending) = pending.filter(|_| !needs.names.contains(&place)) else { continue };
                 next.extend(pending.after.clone().filter(|(dir, name)| !self.is_linked(*dir, name)));
+                for emptied in self.unfinished(pending) {
+                    let names = self.dirs.get(&emptied).into_iter().flat_map(|d| d.pending.keys());
+                    next.extend(names.map(|name| (emptied, Arc::clone(name))));
+                }
                 above.push(place.0);
                 needs.names.insert(place);
             }

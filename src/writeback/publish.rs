@@ -1,6 +1,6 @@
 //! Publishing: uploads first, then one edit list for each directory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -14,6 +14,7 @@ use crate::util::{Cx, crash_point};
 use super::file::FileObject;
 use super::part::Needs;
 use super::queue::Subject;
+use super::reach::After;
 
 /// Files that are uploaded at the same time for one directory.
 pub(super) const PARALLEL_UPLOADS: usize = 8;
@@ -61,7 +62,7 @@ impl Force {
     }
 
     /// Whether what is pending under a name is to be published, at the price of other publishes.
-    fn needs(&self, dir: DirId, name: &Name) -> bool {
+    pub(super) fn needs(&self, dir: DirId, name: &Name) -> bool {
         match self {
             Force::Needed(needs) | Force::NeededStored(needs) => needs.has(dir, name),
             Force::Stored | Force::Files(_) | Force::File(_) | Force::Everything => true,
@@ -75,6 +76,19 @@ pub(super) struct Attempt {
     seq: u64,
     pub tried: Option<Cap>,
     edit: Edit,
+    /// The oldest change that is in it.
+    first: u64,
+    /// Something is put there that was not.
+    pub adds: bool,
+}
+
+/// A name that stands as it is wanted already.
+pub(super) struct Satisfied {
+    pub name: Name,
+    seq: u64,
+    first: u64,
+    /// It does so because this mount has put something there.
+    pub adds: bool,
 }
 
 /// A file that was stored as it stood when `seq` was its newest change. It may have changed since.
@@ -88,6 +102,20 @@ impl Writeback {
     /// Publishes what is pending in a directory that is on the grid. With `links_only` whatever must wait for another
     /// directory is left out.
     pub(super) fn publish<'a>(
+        &'a self,
+        cx: &'a Cx,
+        dir: DirId,
+        force: &'a Force,
+        links_only: bool,
+    ) -> BoxFuture<'a, Result<(), NodeError>> {
+        Box::pin(async move {
+            let emptied = if links_only { Ok(()) } else { self.empty_first(cx, dir, force).await };
+            self.publish_this(cx, dir, force, links_only).await.and(emptied)
+        })
+    }
+
+    /// As [`Writeback::publish`]; directories that are about to go and have pending changes stay.
+    pub(super) fn publish_this<'a>(
         &'a self,
         cx: &'a Cx,
         dir: DirId,
@@ -128,26 +156,32 @@ impl Writeback {
         if self.state().dirs.get(&dir).is_some_and(|d| d.table.is_none()) {
             self.load(cx, dir, Freshness::Cached).await?;
         }
-        let (attempts, kept) = {
+        let before = self.look_before(cx, dir, force, links_only).await;
+        let (attempts, satisfied, kept) = {
             let mut state = self.state();
-            (state.attempts(dir, force, links_only, uploaded), self.keep(&mut state))
+            let (attempts, satisfied) = state.attempts(dir, force, links_only, uploaded, &before.held);
+            (attempts, satisfied, self.keep(&mut state))
         };
         // What is tried is known after a crash: then it is no other client's.
         kept.done().await?;
-        if attempts.is_empty() {
-            return Ok(());
+        let mut published = None;
+        if !attempts.is_empty() {
+            // What the new table names may have shares that power loss takes, and takes the place of what had none: the
+            // records from which they are stored again must outlive it.
+            self.journal.barrier().await?;
+            crash_point("writeback.publish.recorded");
+            let edits: Vec<Edit> = attempts.iter().map(|a| a.edit.clone()).collect();
+            let outcomes = node.modify(cx, &edits).await?;
+            crash_point("writeback.publish.made");
+            published = Some((node.snapshot(cx, Freshness::Cached).await?, outcomes));
         }
-        // What the new table names may have shares that power loss takes, and takes the place of what had none: the
-        // records from which they are stored again must outlive it.
-        self.journal.barrier().await?;
-        crash_point("writeback.publish.recorded");
-        let edits: Vec<Edit> = attempts.iter().map(|a| a.edit.clone()).collect();
-        let outcomes = node.modify(cx, &edits).await?;
-        crash_point("writeback.publish.made");
-        let table = node.snapshot(cx, Freshness::Cached).await?;
-        self.reconcile(dir, table, attempts, outcomes).await?;
-        crash_point("writeback.publish.noted");
-        Ok(())
+        if published.is_some() || !satisfied.is_empty() {
+            let outcomes = published.as_ref().map_or(&[][..], |(_, outcomes)| outcomes);
+            let after = self.look_after(cx, dir, &before, &attempts, outcomes, &satisfied).await?;
+            self.reconcile(dir, published, attempts, satisfied, after).await?;
+            crash_point("writeback.publish.noted");
+        }
+        before.error.map_or(Ok(()), Err)
     }
 
     fn node_of(&self, dir: DirId) -> Option<(Arc<dyn Directory>, PublishLock)> {
@@ -215,9 +249,10 @@ impl Writeback {
                 return Ok(());
             }
             let (uploaded, resolved) = self.resolve(cx, dir, force).await;
-            let (attempts, kept) = {
+            let (attempts, satisfied, kept) = {
                 let mut state = self.state();
-                (state.attempts(dir, force, false, &uploaded), self.keep(&mut state))
+                let (attempts, satisfied) = state.attempts(dir, force, false, &uploaded, &HashSet::new());
+                (attempts, satisfied, self.keep(&mut state))
             };
             kept.done().await?;
             crash_point("writeback.birth.recorded");
@@ -244,7 +279,7 @@ impl Writeback {
                 state.born.insert(dir);
             }
             let outcomes = attempts.iter().map(|_| EditOutcome::Applied).collect();
-            self.reconcile(dir, table, attempts, outcomes).await?;
+            self.reconcile(dir, Some((table, outcomes)), attempts, satisfied, After::default()).await?;
             resolved
         })
     }
@@ -289,17 +324,27 @@ impl Writeback {
         chain
     }
 
-    /// Takes over what a publish did: `table` is what stands on the grid now.
+    /// Takes over what a publish did, which made this table, and what was looked at after it.
     async fn reconcile(
         &self,
         dir: DirId,
-        table: Arc<Table>,
+        published: Option<(Arc<Table>, Vec<EditOutcome>)>,
         attempts: Vec<Attempt>,
-        outcomes: Vec<EditOutcome>,
+        satisfied: Vec<Satisfied>,
+        after: After,
     ) -> Result<(), NodeError> {
+        let firsts = attempts.iter().map(|a| a.first).chain(satisfied.iter().map(|s| s.first));
+        let first = firsts.min().unwrap_or_default();
+        let (date, host) = (self.clock.now_secs(), &self.host);
         let kept = {
             let mut state = self.state();
-            state.reconcile(dir, table, attempts, outcomes, self.clock.now_secs(), &self.host);
+            if let Some((table, outcomes)) = published {
+                state.reconcile(dir, table, attempts, outcomes, date, host);
+            }
+            for Satisfied { name, seq, .. } in &satisfied {
+                state.settled(dir, name, *seq);
+            }
+            state.looked_after(dir, after, first, date, host);
             self.keep(&mut state)
         };
         Ok(kept.done().await?)
@@ -341,19 +386,26 @@ impl State {
 
     /// The edits that can be made now. What is tried is remembered first: a publish may be applied though its answer
     /// is lost.
-    fn attempts(&mut self, dir: DirId, force: &Force, links_only: bool, uploaded: &[Upload]) -> Vec<Attempt> {
-        let Some(d) = self.dirs.get(&dir) else { return Vec::new() };
+    fn attempts(
+        &mut self,
+        dir: DirId,
+        force: &Force,
+        links_only: bool,
+        uploaded: &[Upload],
+        held: &HashSet<Name>,
+    ) -> (Vec<Attempt>, Vec<Satisfied>) {
+        let Some(d) = self.dirs.get(&dir) else { return Default::default() };
         let uploaded: HashMap<_, _> = uploaded.iter().map(|upload| (Arc::as_ptr(&upload.file), upload)).collect();
         let (mut attempts, mut satisfied) = (Vec::new(), Vec::new());
         for (name, pending) in &d.pending {
             let waits = pending.after.as_ref().is_some_and(|(to, at)| !self.is_linked(*to, at));
-            if waits || links_only && pending.wanted.is_none() {
+            if waits || links_only && pending.wanted.is_none() || held.contains(name) {
                 continue;
             }
-            let (name, mut seq) = (Arc::clone(name), pending.seq);
+            let (name, mut seq, first) = (Arc::clone(name), pending.seq, pending.first);
             let Some(entry) = &pending.wanted else {
                 let edit = Edit::Unlink { name: Arc::clone(&name), expect: pending.expect(None) };
-                attempts.push(Attempt { name, seq, tried: None, edit });
+                attempts.push(Attempt { name, seq, tried: None, edit, first, adds: false });
                 continue;
             };
             let cap = match &entry.target {
@@ -370,6 +422,7 @@ impl State {
             };
             let Some(cap) = cap else { continue };
             let expect = pending.expect(Some(&cap));
+            let adds = pending.base.as_ref().map(Cap::readonly) != Some(cap.readonly());
             let mut attributes = entry.attributes.clone();
             if let Target::File(file) = &entry.target {
                 attributes.seen = file.own_mark().or(attributes.seen);
@@ -379,7 +432,7 @@ impl State {
                 Some(child) => {
                     let keys = child.metadata.difference(&attributes.write_into(&child.metadata, &cap));
                     if keys.is_empty() {
-                        satisfied.push((name, seq));
+                        satisfied.push(Satisfied { name, seq, first, adds });
                         continue;
                     }
                     Edit::Patch { name: Arc::clone(&name), keys, expect }
@@ -389,10 +442,7 @@ impl State {
                     Edit::Link { name: Arc::clone(&name), cap: cap.clone(), metadata, expect }
                 }
             };
-            attempts.push(Attempt { name, seq, tried: Some(cap), edit });
-        }
-        for (name, seq) in satisfied {
-            self.settled(dir, &name, seq);
+            attempts.push(Attempt { name, seq, tried: Some(cap), edit, first, adds });
         }
         if let Some(d) = self.dirs.get_mut(&dir) {
             for attempt in &attempts {
@@ -404,7 +454,7 @@ impl State {
                 }
             }
         }
-        attempts
+        (attempts, satisfied)
     }
 
     /// A publish has put there what was tried.

@@ -382,12 +382,17 @@ impl State {
     /// The files without whose publish elsewhere what was removed from `dir` up to `until` cannot go.
     fn files_before(&self, dir: DirId, until: u64) -> Vec<Arc<FileObject>> {
         let pending = |place: &(DirId, Name)| self.dirs.get(&place.0)?.pending.get(&place.1);
-        let own = self.dirs.get(&dir).into_iter().flat_map(|d| d.pending.values()).filter(|p| p.first <= until);
-        let chains = own.flat_map(|p| {
-            let next = move |at: &(DirId, Name)| pending(at)?.after.clone();
-            std::iter::successors(p.after.clone(), next).take(LONGEST_CHAIN)
-        });
-        chains.filter_map(|place| pending(&place)?.file().map(Arc::clone)).collect()
+        let (mut files, mut seen, mut next) = (Vec::new(), HashSet::from([dir]), vec![dir]);
+        while let Some(dir) = next.pop() {
+            for own in self.dirs.get(&dir).into_iter().flat_map(|d| d.pending.values()).filter(|p| p.first <= until) {
+                let after = |at: &(DirId, Name)| pending(at)?.after.clone();
+                let chain = std::iter::successors(own.after.clone(), after).take(LONGEST_CHAIN);
+                files.extend(chain.filter_map(|place| pending(&place)?.file().map(Arc::clone)));
+                // What goes is emptied first.
+                next.extend(self.unfinished(own).filter(|dir| seen.insert(*dir)));
+            }
+        }
+        files
     }
 
     /// Changed contents of mutable files under no pending name: no publish of a directory will store them.

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::file::Unreadable;
-use super::{Content, DirId, Entry, FileObject, Key, Pending, Seen, State, Target, Writeback, cap_key};
+use super::{
+    Content, DirId, Entry, FileObject, Key, Parent, Pending, Removed, Seen, State, Target, Writeback, cap_key,
+};
 use crate::cap::{Cap, StorageIndex};
 use crate::journal::{DirRecord, EdgeRecord, FileRecord, Replay, Spare, Staged, Wanted, WantedTarget};
-use crate::node::{Name, NodeError, Readable};
+use crate::node::{Attributes, FileType, Metadata, Name, NodeError, Readable};
 
 type Place = (DirId, Name);
 
@@ -126,6 +128,10 @@ impl Writeback {
         state.recorded.insert(id);
         if let Some(dir) = state.dirs.get_mut(&id) {
             dir.home = record.home.map(DirId);
+            let (attributes, metadata) = (Attributes::new(FileType::Directory), Metadata::default());
+            let parent = record.parent.clone();
+            dir.parent =
+                parent.map(|(parent, name)| Parent { dir: DirId(parent), name: name.into(), attributes, metadata });
             dir.table = is_new.then(Arc::default);
         }
         Ok(())
@@ -258,6 +264,7 @@ impl State {
         }
         let wanted = record.wanted.map(|wanted| self.read_wanted(wanted, refused)).transpose()?;
         let optional = |cap: &Option<String>| cap.as_deref().map(parse).transpose();
+        let removed = |(cap, is_new): &(String, bool)| parse(cap).map(|cap| Removed { cap, is_new: *is_new });
         let now = Instant::now();
         let pending = Pending {
             wanted: None,
@@ -269,6 +276,7 @@ impl State {
             base: optional(&record.base)?,
             tried: record.tried.iter().map(|cap| parse(cap)).collect::<Result<_, _>>()?,
             older: record.older.iter().map(optional).collect::<Result<_, _>>()?,
+            removed: record.removed.iter().map(removed).collect::<Result<_, _>>()?,
             after: record.after.map(|(dir, name)| (DirId(dir), Name::from(name))),
             kept_file: match &wanted {
                 Some((Source::File(id) | Source::Copied(id), _)) => Some(*id),

@@ -133,6 +133,11 @@ impl Filesystem {
                 Ok(None) | Err(_) => Kind::Stored(cap.clone()),
             },
         };
+        if let Kind::Directory(dir) = &kind
+            && let Ok(above) = state.inodes.directory(parent)
+        {
+            self.writeback.led_to(*dir, above, edge, entry);
+        }
         let ino = state.inodes.bind(parent, edge, kind, entry);
         if let Some(Kind::Mutable(cap, _)) = state.inodes.get(ino).map(|inode| inode.kind.clone()) {
             state.mutables.shown_by(&cap, ino);

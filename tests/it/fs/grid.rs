@@ -47,6 +47,8 @@ pub struct NodeGrid {
     heavy: Mutex<Option<usize>>,
     /// The barrier fails.
     pub unsynced: AtomicBool,
+    /// Directories that no server has just now.
+    hidden: Mutex<Vec<StorageIndex>>,
     /// What is on the blacklist.
     pub refused: Mutex<Vec<Cap>>,
     /// Bytes that were written into mutable files.
@@ -71,6 +73,13 @@ impl NodeGrid {
     /// Uploads of `size` bytes and more never end, until this is called with `None`.
     pub fn hang_from(&self, size: Option<usize>) {
         *self.heavy.lock().unwrap() = size;
+    }
+
+    /// A directory can be read no more, or again.
+    pub fn hide(&self, cap: &Cap, hidden: bool) {
+        let si = cap.storage_index().unwrap();
+        let mut all = self.hidden.lock().unwrap();
+        if hidden { all.push(si) } else { all.retain(|other| *other != si) }
     }
 
     /// All that is there passes the barrier.
@@ -284,6 +293,9 @@ impl Directory for Dir {
         let mut cached = self.cached.lock().unwrap();
         if let (Freshness::Cached, Some(table)) = (freshness, &*cached) {
             return Ok(Arc::clone(table));
+        }
+        if self.grid.hidden.lock().unwrap().contains(&self.si) {
+            return Err(NodeError::NotEnoughShares { found: 0, needed: 3 });
         }
         let state = self.grid.state.lock().unwrap();
         let table =

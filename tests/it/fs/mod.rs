@@ -8,6 +8,7 @@ mod mutable;
 mod parts;
 mod queue;
 mod races;
+mod shared;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -64,6 +64,7 @@ fn edge(target: WantedTarget, seq: u64) -> EdgeRecord {
         base: Some("URI:CHK:base".into()),
         tried: vec!["URI:CHK:tried".into()],
         older: vec![None, Some("URI:CHK:older".into())],
+        removed: vec![],
         after: Some((2, "elsewhere".into())),
         first: seq,
         seq,

@@ -137,7 +137,7 @@ async fn records(batches: Vec<Vec<(u64, u8, u8)>>) {
                     dirs.remove(&dir);
                 }
                 2 => {
-                    let record = DirRecord { cap: Some(format!("URI:DIR2:{seq}")), home: Some(seq) };
+                    let record = DirRecord { cap: Some(format!("URI:DIR2:{seq}")), home: Some(seq), parent: None };
                     batch.put_dir(dir, record.clone());
                     dirs.insert(dir, record);
                 }

@@ -1,0 +1,225 @@
+//! Several machines in one tree: directories that one removes while another puts something into them.
+
+use super::grid::Fault;
+use super::*;
+
+const FILE: &[u8] = &[7; 100];
+
+/// What a mount that comes later reads at a path.
+async fn content(ground: &Ground, path: &[&str]) -> Option<Vec<u8>> {
+    let other = ground.mount().await;
+    Some(read(&other, find(&other, path).await?).await)
+}
+
+async fn find(fs: &Filesystem, path: &[&str]) -> Option<Ino> {
+    let mut at = ROOT;
+    for name in path {
+        at = fs.lookup(at, name.as_bytes()).await.ok()?.ino;
+    }
+    Some(at)
+}
+
+/// A tree of empty directories that is on the grid: each path is below the one before.
+async fn tree(ground: &Ground, names: &[&str]) {
+    let fs = ground.mount().await;
+    let mut at = ROOT;
+    for name in names {
+        at = fs.mkdir(at, name.as_bytes(), 0o755, ME).await.unwrap().ino;
+    }
+    fs.settle().await.unwrap();
+}
+
+/// The cap of a directory in the root.
+fn cap_of(ground: &Ground, name: &str) -> Cap {
+    ground.grid.child(&ground.root, name).unwrap().cap
+}
+
+#[tokio::test]
+async fn a_directory_that_is_filled_before_it_goes_stays() {
+    let ground = Ground::new();
+    tree(&ground, &["d"]).await;
+    let (ours, theirs) = (ground.mount().await, ground.mount().await);
+    ours.rmdir(ROOT, b"d").await.unwrap();
+    let d = find(&theirs, &["d"]).await.unwrap();
+    write(&theirs, d, "f", FILE).await;
+    theirs.settle().await.unwrap();
+    ours.settle().await.unwrap();
+    assert_eq!(content(&ground, &["d", "f"]).await.unwrap(), FILE);
+    let d = find(&ours, &["d"]).await.expect("it shows again");
+    assert!(ours.lookup(d, b"f").await.is_ok());
+    assert_eq!(ours.writeback().status().changes, 0);
+    // It can still be removed.
+    ours.unlink(d, b"f").await.unwrap();
+    ours.rmdir(ROOT, b"d").await.unwrap();
+    ours.settle().await.unwrap();
+    assert_eq!(ground.published().await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_filled_after_it_went_comes_back() {
+    let ground = Ground::new();
+    tree(&ground, &["d"]).await;
+    let (ours, theirs) = (ground.mount().await, ground.mount().await);
+    let d = find(&theirs, &["d"]).await.unwrap();
+    let mode = SetAttr { mode: Some(0o700), ..SetAttr::default() };
+    theirs.setattr(d, mode).await.unwrap();
+    theirs.settle().await.unwrap();
+    write(&theirs, d, "f", FILE).await;
+    ours.rmdir(ROOT, b"d").await.unwrap();
+    ours.settle().await.unwrap();
+    assert_eq!(ground.published().await.len(), 0);
+    theirs.settle().await.unwrap();
+    assert_eq!(content(&ground, &["d", "f"]).await.unwrap(), FILE);
+    let other = ground.mount().await;
+    assert_eq!(other.lookup(ROOT, b"d").await.unwrap().mode, 0o700);
+}
+
+#[tokio::test]
+async fn closing_a_file_waits_until_its_directory_is_named_again() {
+    let ground = Ground::new();
+    tree(&ground, &["d"]).await;
+    let (ours, theirs) = (ground.mount().await, ground.mount().await);
+    let d = find(&theirs, &["d"]).await.unwrap();
+    let (attr, handle) = theirs.create(d, b"f", 0o644, ME, WRITE).await.unwrap();
+    theirs.write(attr.ino, handle, 0, Bytes::from_static(FILE)).await.unwrap();
+    ours.rmdir(ROOT, b"d").await.unwrap();
+    ours.settle().await.unwrap();
+    theirs.flush(attr.ino, handle).await.unwrap();
+    assert_eq!(content(&ground, &["d", "f"]).await.unwrap(), FILE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_is_filled_while_it_goes_comes_back() {
+    let ground = Ground::new();
+    tree(&ground, &["d"]).await;
+    let (ours, theirs) = (ground.mount().await, ground.mount().await);
+    let d = find(&theirs, &["d"]).await.unwrap();
+    write(&theirs, d, "f", FILE).await;
+    ours.rmdir(ROOT, b"d").await.unwrap();
+    ground.grid.publishes_take(Duration::from_secs(1));
+    // It looks empty when its removal sets out, and has a name when the file is published.
+    let filled = theirs.settle();
+    let removed = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        ours.settle().await
+    };
+    let (filled, removed) = tokio::join!(filled, removed);
+    filled.unwrap();
+    removed.unwrap();
+    assert_eq!(content(&ground, &["d", "f"]).await.unwrap(), FILE);
+}
+
+#[tokio::test]
+async fn what_was_not_looked_at_before_a_crash_is_looked_at_after_it() {
+    for remover in [false, true] {
+        let ground = Ground::new();
+        tree(&ground, &["above", "d"]).await;
+        let folder = tempfile::tempdir().unwrap();
+        let (crashing, other) = (ground.mount_with(folder.path(), Durability::Local).await, ground.mount().await);
+        let (above, there) = (find(&crashing, &["above"]).await.unwrap(), find(&other, &["above"]).await.unwrap());
+        let d = find(&crashing, &["above", "d"]).await.unwrap();
+        let cap = ground.grid.child(&cap_of(&ground, "above"), "d").unwrap().cap;
+        if remover {
+            crashing.rmdir(above, b"d").await.unwrap();
+        } else {
+            write(&crashing, d, "f", FILE).await;
+            other.rmdir(there, b"d").await.unwrap();
+            other.settle().await.unwrap();
+        }
+        ground.grid.fail(&[Fault::ApplyThenFail]);
+        assert!(crashing.settle().await.is_err());
+        if remover {
+            // A client that does not look whether the name is still there.
+            let file = Cap::parse("URI:LIT:mzxw6").unwrap();
+            ground.grid.link(&cap, "f", &file);
+        }
+        assert!(content(&ground, &["above", "d"]).await.is_none());
+        drop(crashing);
+        let again = ground.mount_with(folder.path(), Durability::Local).await;
+        again.settle().await.unwrap();
+        assert!(content(&ground, &["above", "d", "f"]).await.is_some(), "remover: {remover}");
+    }
+}
+
+#[tokio::test]
+async fn trees_that_go_stay_down_to_what_was_put_there() {
+    for remover_first in [false, true] {
+        let ground = Ground::new();
+        tree(&ground, &["d", "sub", "deep"]).await;
+        let (ours, theirs) = (ground.mount().await, ground.mount().await);
+        let d = find(&ours, &["d"]).await.unwrap();
+        let sub = find(&ours, &["d", "sub"]).await.unwrap();
+        let deep = find(&theirs, &["d", "sub", "deep"]).await.unwrap();
+        ours.rmdir(sub, b"deep").await.unwrap();
+        ours.rmdir(d, b"sub").await.unwrap();
+        ours.rmdir(ROOT, b"d").await.unwrap();
+        write(&theirs, deep, "f", FILE).await;
+        let (first, second) = if remover_first { (&ours, &theirs) } else { (&theirs, &ours) };
+        first.settle().await.unwrap();
+        second.settle().await.unwrap();
+        assert_eq!(content(&ground, &["d", "sub", "deep", "f"]).await.unwrap(), FILE, "{remover_first}");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_was_moved_does_not_come_back_under_its_old_name() {
+    let ground = Ground::new();
+    tree(&ground, &["d"]).await;
+    tree(&ground, &["other"]).await;
+    let (ours, theirs) = (ground.mount().await, ground.mount().await);
+    let d = find(&theirs, &["d"]).await.unwrap();
+    theirs.opendir(find(&theirs, &["other"]).await.unwrap()).await.unwrap();
+    write(&theirs, d, "f", FILE).await;
+    ours.rename(ROOT, b"d", ROOT, b"e", RenameMode::Replace).await.unwrap();
+    ours.settle().await.unwrap();
+    theirs.settle().await.unwrap();
+    assert_eq!(ground.published().await, ["e", "other"]);
+    assert_eq!(content(&ground, &["e", "f"]).await.unwrap(), FILE);
+    write(&theirs, d, "g", FILE).await;
+    let other = find(&ours, &["other"]).await.unwrap();
+    ours.rename(ROOT, b"e", other, b"e", RenameMode::Replace).await.unwrap();
+    ours.settle().await.unwrap();
+    theirs.settle().await.unwrap();
+    assert_eq!(ground.published().await, ["other"]);
+    assert_eq!(content(&ground, &["other", "e", "g"]).await.unwrap(), FILE);
+}
+
+#[tokio::test]
+async fn a_directory_that_another_replaces_keeps_what_was_put_there() {
+    for replacer_first in [false, true] {
+        let ground = Ground::new();
+        tree(&ground, &["d"]).await;
+        tree(&ground, &["new"]).await;
+        let (ours, theirs) = (ground.mount().await, ground.mount().await);
+        let d = find(&theirs, &["d"]).await.unwrap();
+        ours.rename(ROOT, b"new", ROOT, b"d", RenameMode::Replace).await.unwrap();
+        write(&theirs, d, "f", FILE).await;
+        let (first, second) = if replacer_first { (&ours, &theirs) } else { (&theirs, &ours) };
+        first.settle().await.unwrap();
+        second.settle().await.unwrap();
+        let names = ground.published().await;
+        assert_eq!(names.len(), 2, "{names:?}");
+        let mut found = 0;
+        for name in &names {
+            found += usize::from(content(&ground, &[name, "f"]).await.is_some_and(|content| content == FILE));
+        }
+        assert_eq!(found, 1, "{replacer_first} {names:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_looked_at_is_not_removed_and_holds_up_nothing_else() {
+    let ground = Ground::new();
+    tree(&ground, &["d"]).await;
+    let fs = ground.mount().await;
+    fs.rmdir(ROOT, b"d").await.unwrap();
+    write(&fs, ROOT, "f", FILE).await;
+    let cap = cap_of(&ground, "d");
+    ground.grid.hide(&cap, true);
+    assert!(fs.settle().await.is_err());
+    assert_eq!(ground.published().await, ["d", "f"]);
+    assert_eq!(fs.writeback().status().changes, 1);
+    ground.grid.hide(&cap, false);
+    fs.settle().await.unwrap();
+    assert_eq!(ground.published().await, ["f"]);
+}
