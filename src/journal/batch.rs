@@ -73,7 +73,10 @@ pub(super) enum Op {
     CreateFile(u64, Vec<u8>),
     /// The record of a file, and the number of its staging file.
     File(u64, Option<u64>, Vec<u8>),
+    /// All of a content that stands in rows.
     Content(u64, Option<Vec<u8>>),
+    /// A page of it, by number.
+    Page(u64, u64, Vec<u8>),
     RemoveFile(u64),
     /// Written bytes of a staging file: those of these starts are gone, this range is there.
     Extent(u64, Vec<u64>, (u64, u64)),

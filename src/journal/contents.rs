@@ -33,7 +33,7 @@ impl Contents {
         }
     }
 
-    pub fn remove(&mut self, id: u64) {
-        self.bytes -= self.held.pop(&id).map_or(0, |old| old.len());
+    pub fn take(&mut self, id: u64) -> Option<Arc<Vec<u8>>> {
+        self.held.pop(&id).inspect(|content| self.bytes -= content.len())
     }
 }

@@ -17,20 +17,20 @@ pub(super) enum Place {
     Edge(u64, NameHash),
     File(u64),
     Content(u64),
+    Page(u64, u64),
 }
 
 impl Place {
     fn bytes(self) -> Vec<u8> {
-        let (table, id, name) = match self {
-            Place::Check => ("check", 0, None),
-            Place::Dir(id) => ("dirs", id, None),
-            Place::Edge(dir, name) => ("edges", dir, Some(name)),
-            Place::File(id) => ("files", id, None),
-            Place::Content(id) => ("contents", id, None),
+        let (table, id, within) = match self {
+            Place::Check => ("check", 0, Vec::new()),
+            Place::Dir(id) => ("dirs", id, Vec::new()),
+            Place::Edge(dir, name) => ("edges", dir, name.to_vec()),
+            Place::File(id) => ("files", id, Vec::new()),
+            Place::Content(id) => ("contents", id, Vec::new()),
+            Place::Page(id, page) => ("pages", id, page.to_be_bytes().to_vec()),
         };
-        let mut bytes = [table.as_bytes(), &[0], &id.to_be_bytes()].concat();
-        bytes.extend(name.into_iter().flatten());
-        bytes
+        [table.as_bytes(), &[0], &id.to_be_bytes(), &within].concat()
     }
 }
 
@@ -91,5 +91,6 @@ mod tests {
         assert!(keys.open(Place::Edge(8, name), &sealed).is_none());
         assert!(keys.open(Place::Dir(7), &sealed).is_none());
         assert!(keys.open(Place::File(7), &keys.seal(Place::Content(7), b"x")).is_none());
+        assert!(keys.open(Place::Page(7, 2), &keys.seal(Place::Page(7, 1), b"x")).is_none());
     }
 }

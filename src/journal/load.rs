@@ -10,6 +10,7 @@ use rusqlite::{Connection, Row};
 use super::extents::Extents;
 use super::keys::{Keys, NameHash, Place};
 use super::records::{DirRecord, EdgeRecord, FileBody};
+use super::rows::{LIMIT, PAGE, Taken};
 
 /// What the journal held when it was opened.
 #[derive(Debug, Default)]
@@ -53,8 +54,8 @@ impl fmt::Debug for FileRecord {
     }
 }
 
-/// Reads all records. Also hands back the bytes of each content.
-pub(super) fn load(conn: &Connection, keys: &Keys, staging: &Path) -> (Replay, HashMap<u64, u64>) {
+/// Reads all records. Also hands back what contents take.
+pub(super) fn load(conn: &Connection, keys: &Keys, staging: &Path) -> (Replay, Taken) {
     let mut replay = Replay::default();
     let mut damaged = 0;
 
@@ -74,10 +75,18 @@ pub(super) fn load(conn: &Connection, keys: &Keys, staging: &Path) -> (Replay, H
         replay.edges.push((dir, name, record));
         Ok(true)
     });
-    let mut inline = HashMap::new();
+    let mut taken = Taken::default();
     damaged += each(conn, "SELECT id, length(body) FROM contents", |row| {
-        inline.insert(row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)?.max(0) as u64);
+        taken.set_whole(row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64);
         Ok(true)
+    });
+    damaged += each(conn, "SELECT file, page, length(body) FROM pages", |row| {
+        let (file, page, bytes) = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)? as u64, row.get::<_, i64>(2)?);
+        let is_known = taken.has(file as u64) && page < LIMIT / PAGE as u64;
+        if is_known {
+            taken.set_page(file as u64, page, bytes as u64);
+        }
+        Ok(is_known)
     });
     let mut extents: HashMap<u64, Extents> = HashMap::new();
     damaged += each(conn, "SELECT file, start, end FROM extents", |row| {
@@ -103,7 +112,7 @@ pub(super) fn load(conn: &Connection, keys: &Keys, staging: &Path) -> (Replay, H
         };
         let has_content = match body.staging {
             Some(number) => fs::metadata(staging.join(number.to_string())).is_ok(),
-            None => written.len() == 0 || inline.contains_key(&id),
+            None => written.len() == 0 || taken.has(id),
         };
         if written.end() > body.size || !has_content {
             return Ok(false);
@@ -115,7 +124,7 @@ pub(super) fn load(conn: &Connection, keys: &Keys, staging: &Path) -> (Replay, H
         Ok(true)
     });
     replay.damaged = damaged;
-    (replay, inline)
+    (replay, taken)
 }
 
 /// Shows each row to `read`, and counts those that it cannot use; a table that cannot be read to its end counts as one.

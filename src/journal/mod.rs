@@ -17,6 +17,7 @@ mod open;
 mod queue;
 mod records;
 mod room;
+mod rows;
 mod schema;
 mod spare;
 mod staged;

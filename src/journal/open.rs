@@ -14,12 +14,12 @@ use tokio::sync::Notify;
 
 use super::batch::Op;
 use super::contents::Contents;
-use super::keys::{Keys, Place};
+use super::keys::Keys;
 use super::queue::{Queue, Ticket, lock, log_of};
 use super::room::Gauge;
 use super::store::{Store, checkpoint};
 use super::units::UnitFile;
-use super::{Batch, JournalError, JournalOptions, Replay, Room, Usage, load, schema};
+use super::{Batch, JournalError, JournalOptions, Replay, Room, Usage, load, rows, schema};
 use crate::crypto::JournalKey;
 use crate::util::{Cpu, Rng, crash_point};
 
@@ -98,7 +98,7 @@ impl Journal {
         if schema::is_foreign(&conn, &keys) {
             return Err(JournalError::WrongKey(database));
         }
-        let (replay, inline) = load::load(&conn, &keys, &staging);
+        let (replay, contents) = load::load(&conn, &keys, &staging);
         let found = staging_files(&staging).map_err(JournalError::io(&staging))?;
         let highest = found.keys().copied().max().unwrap_or(0);
         // Synced, so that what the records say survives before files go that no record names.
@@ -115,7 +115,7 @@ impl Journal {
             folder: folder.to_owned(),
             staging,
             reader: Mutex::new(schema::connect(&database)?),
-            queue: Queue::new(Store::new(conn, &database, inline), &database)?,
+            queue: Queue::new(Store::new(conn, &database, contents), &database)?,
             database,
             keys,
             contents: Mutex::new(Contents::new()),
@@ -270,22 +270,15 @@ impl Shared {
         self.queue.wait(&ticket).map_err(io::Error::from)
     }
 
-    /// The content of a file that stands in a row. Blocks.
+    /// The content of a file that stands in rows. Blocks.
     pub fn content(&self, id: u64) -> io::Result<Arc<Vec<u8>>> {
         if let Some(content) = lock(&self.contents).get(id) {
             return Ok(content);
         }
-        let sealed = {
-            let reader = lock(&self.reader);
-            let mut select = reader.prepare_cached("SELECT body FROM contents WHERE id = ?1");
-            let body = select.as_mut().map(|s| s.query_row([id as i64], |row| row.get::<_, Vec<u8>>(0)));
-            body.map_err(|e| io::Error::other(e.to_string()))?
-        };
         let damaged = |why: String| JournalError::Damaged { path: self.database.clone(), why };
-        let sealed = sealed.map_err(|e| damaged(e.to_string()))?;
-        let content = self.keys.open(Place::Content(id), &sealed);
+        let content = rows::read(&lock(&self.reader), &self.keys, id).map_err(|e| damaged(e.to_string()))?;
         let content = content.ok_or_else(|| damaged(format!("the content of file {id} does not verify")))?;
-        Ok(Arc::new(content.to_vec()))
+        Ok(Arc::new(content))
     }
 
     /// A new staging file. Blocks.

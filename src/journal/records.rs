@@ -260,9 +260,9 @@ pub(super) struct BaseBody {
 pub(super) struct FileBody {
     pub size: u64,
     pub base: Option<BaseBody>,
-    /// The number of its staging file, once the content is too large to stand in a row.
+    /// The number of its staging file, once the content is too large to stand in rows.
     pub staging: Option<u64>,
-    /// What is written, while the content stands in a row: pairs of start and end.
+    /// What is written, while the content stands in rows: pairs of start and end.
     pub written: Vec<(u64, u64)>,
     /// What [`super::Staged::note_stored`] was told of exactly this content.
     pub stored: Option<String>,

@@ -12,7 +12,7 @@ use super::JournalError;
 use super::keys::{Keys, Place};
 
 /// The format of the database.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 /// "tfsj", in the header of the file.
 const APPLICATION: i64 = 0x7466_736a;
 /// What the record holds that tells whether a key is the right one.
@@ -31,8 +31,12 @@ const TABLES: &str = "
     CREATE TABLE extents (file INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
         PRIMARY KEY (file, start)) WITHOUT ROWID;
 ";
+/// What version 1 does not have.
+const PAGES: &str = "
+    CREATE TABLE pages (file INTEGER NOT NULL, page INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (file, page));
+";
 
-/// Opens the database at `path`, which must be this version's. Without `made` one that is empty becomes a new journal.
+/// Opens the database at `path`, which must be this version's or an older one, which it then no longer is. Without `made` one that is empty becomes a new journal.
 pub(super) fn open(path: &Path, keys: &Keys, made: bool) -> Result<Connection, JournalError> {
     let create = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     if let Err(error) = create
@@ -50,21 +54,24 @@ pub(super) fn open(path: &Path, keys: &Keys, made: bool) -> Result<Connection, J
         return Err(JournalError::Damaged { path: path.to_owned(), why: "it is empty, but it was not".into() });
     }
     let is_new = tables == 0 && application == 0 && version == 0;
-    if !is_new && (application != APPLICATION || version != VERSION) {
+    if !is_new && (application != APPLICATION || !(1..=VERSION).contains(&version)) {
         let found = if application == APPLICATION { version } else { 0 };
         return Err(JournalError::Version { path: path.to_owned(), found });
     }
     tune(&conn).map_err(&err)?;
-    if is_new {
+    if is_new || version < VERSION {
         conn.pragma_update(None, "synchronous", "FULL").map_err(&err)?;
-        let create = conn.transaction().and_then(|tx| {
-            tx.execute_batch(TABLES)?;
-            tx.execute("INSERT INTO checks VALUES (0, ?1)", [keys.seal(Place::Check, CHECK)])?;
+        let make = conn.transaction().and_then(|tx| {
+            if is_new {
+                tx.execute_batch(TABLES)?;
+                tx.execute("INSERT INTO checks VALUES (0, ?1)", [keys.seal(Place::Check, CHECK)])?;
+            }
+            tx.execute_batch(PAGES)?;
             tx.pragma_update(None, "application_id", APPLICATION)?;
             tx.pragma_update(None, "user_version", VERSION)?;
             tx.commit()
         });
-        create.map_err(&err)?;
+        make.map_err(&err)?;
         conn.pragma_update(None, "synchronous", "NORMAL").map_err(&err)?;
     }
     Ok(conn)

@@ -1,6 +1,6 @@
 //! The content of a file that is being changed.
 //!
-//! Written bytes stand in a row of the database, or, once they do not fit there, in a staging file; what was never
+//! Written bytes stand in rows of the database, or, once they do not fit there, in a staging file; what was never
 //! written is read through from the stored file it began as. A content that is all that of the stored file has no
 //! record.
 
@@ -21,6 +21,7 @@ use super::keys::Place;
 use super::open::Shared;
 use super::queue::lock;
 use super::records::{BaseBody, FileBody};
+use super::rows;
 use super::spare::Spare;
 use super::units::UnitFile;
 use super::{FileRecord, Journal};
@@ -28,9 +29,7 @@ use crate::crypto::Xts;
 use crate::node::{Changes, NodeError, Readable, Source};
 use crate::util::{Cx, crash_point};
 
-/// Content whose last written byte lies further on stands in a staging file.
-const INLINE: u64 = 64 << 10;
-/// Content in more pieces does too.
+/// Content in more pieces stands in a staging file.
 const INLINE_PIECES: usize = 256;
 
 /// The content of a file that is being changed. What a call has answered survives the end of the process.
@@ -79,7 +78,7 @@ struct State {
     /// The smallest size that the file was given since the base was taken.
     cut: Option<u64>,
     generation: u64,
-    /// `None` while the content stands in a row.
+    /// `None` while the content stands in rows.
     staging: Option<Arc<UnitFile>>,
     /// What [`Staged::note_stored`] was told of exactly this content.
     stored: Option<String>,
@@ -443,7 +442,7 @@ impl Inner {
     fn drop_record(&self) {
         let id = self.record.swap(0, Ordering::AcqRel);
         if id != 0 {
-            lock(&self.shared.contents).remove(id);
+            drop(lock(&self.shared.contents).take(id));
             self.shared.forget(id);
         }
     }
@@ -476,26 +475,23 @@ impl Inner {
         Op::File(self.id(), body.staging, self.shared.keys.seal(Place::File(self.id()), &body.write()))
     }
 
-    fn row(&self, content: &[u8]) -> Op {
-        Op::Content(self.id(), Some(self.shared.keys.seal(Place::Content(self.id()), content)))
-    }
-
-    /// The content that stands in a row; empty while nothing is written.
+    /// The content that stands in rows; empty while nothing is written.
     fn content(&self) -> io::Result<Vec<u8>> {
         if self.state().written.len() == 0 {
             return Ok(Vec::new());
         }
-        Ok(self.shared.content(self.id())?.to_vec())
+        Ok(Arc::unwrap_or_clone(self.shared.content(self.id())?))
     }
 
-    /// Whether the content stands in a row once `range` is written.
+    /// Whether the content stands in rows once `range` is written.
     fn fits_row(&self, range: &Range<u64>) -> bool {
         let state = self.state();
         let pieces = || state.written.len() + 1 - state.written.joined(range.clone()).gone.len();
-        state.staging.is_none() && state.written.end().max(range.end) <= INLINE && pieces() <= INLINE_PIECES
+        state.staging.is_none() && state.written.end().max(range.end) <= rows::LIMIT && pieces() <= INLINE_PIECES
     }
 
-    /// The content, if it stands in a row when `range` is written, and nothing must be read for that.
+    /// The content, if it stands in rows when `range` is written, and nothing must be read for that. Memory holds it no
+    /// more until it is written.
     fn held_row(&self, range: &Range<u64>) -> Option<Vec<u8>> {
         if !self.fits_row(range) {
             return None;
@@ -503,7 +499,7 @@ impl Inner {
         if self.state().written.len() == 0 {
             return Some(Vec::new());
         }
-        self.held().map(|content| content.to_vec())
+        lock(&self.shared.contents).take(self.id()).map(Arc::unwrap_or_clone)
     }
 
     fn write(&self, range: Range<u64>, data: &[u8]) -> io::Result<()> {
@@ -522,9 +518,7 @@ impl Inner {
 
     /// The content with `data` written to it, and the changes that put it there.
     fn row_with(&self, range: &Range<u64>, data: &[u8], mut content: Vec<u8>) -> (Vec<Op>, Vec<u8>) {
-        content.resize(content.len().max(range.end as usize), 0);
-        content[range.start as usize..range.end as usize].copy_from_slice(data);
-        let mut ops = vec![self.row(&content)];
+        let mut ops = rows::write(&self.shared.keys, self.id(), &mut content, range, data);
         let state = self.state();
         let size = state.size.max(range.end);
         if size != state.size || state.stored.is_some() || !state.written.joined(range.clone()).is_known {
@@ -580,7 +574,7 @@ impl Inner {
         }
         spilled?;
         crash_point("journal.spill.switched");
-        lock(&self.shared.contents).remove(self.id());
+        drop(lock(&self.shared.contents).take(self.id()));
         self.state().staging = Some(file);
         self.wrote(range);
         Ok(())
@@ -650,7 +644,11 @@ impl Inner {
         } else if is_cut {
             let mut cut = self.content()?;
             cut.truncate(written.end() as usize);
-            ops.push(if cut.is_empty() { Op::Content(self.id(), None) } else { self.row(&cut) });
+            ops.push(if cut.is_empty() {
+                Op::Content(self.id(), None)
+            } else {
+                rows::whole(&self.shared.keys, self.id(), &cut)
+            });
             content = Some(cut);
         }
         self.shared.commit(ops)?;
@@ -706,7 +704,7 @@ fn around(written: &Extents, range: &Range<u64>) -> Extents {
     near
 }
 
-/// Pieces of a content that stands in a row.
+/// Pieces of a content that stands in rows.
 fn cut(content: &[u8], wanted: &[Range<u64>]) -> io::Result<Vec<Bytes>> {
     let short = || io::Error::new(io::ErrorKind::InvalidData, "the content is shorter than its record says");
     let piece = |range: &Range<u64>| content.get(range.start as usize..range.end as usize).ok_or_else(short);

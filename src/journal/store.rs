@@ -1,6 +1,6 @@
 //! Transactions of the database.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::JournalError;
 use super::batch::Op;
+use super::rows::Taken;
 use crate::util::crash_point;
 
 /// The one writing connection, and what must be known of its transactions.
@@ -22,8 +23,8 @@ pub(super) struct Store {
     removed: HashSet<u64>,
     /// Staging files that no record needs any more. They go once that survives power loss.
     doomed: Vec<u64>,
-    /// Bytes of each content that stands in a row.
-    inline: HashMap<u64, u64>,
+    /// What contents take that stand in rows.
+    taken: Taken,
     inline_bytes: Arc<AtomicU64>,
     /// Commits of this run, and one for all before it, which may not have been synced either.
     commits: u64,
@@ -37,19 +38,20 @@ pub(super) struct Store {
 struct Effects {
     removed: Vec<u64>,
     doomed: Vec<u64>,
-    inline: Vec<(u64, u64)>,
+    /// Files, pages or else all, bytes.
+    taken: Vec<(u64, Option<u64>, u64)>,
 }
 
 impl Store {
-    pub fn new(conn: Connection, path: &Path, inline: HashMap<u64, u64>) -> Store {
-        let inline_bytes = Arc::new(AtomicU64::new(inline.values().sum()));
+    pub fn new(conn: Connection, path: &Path, taken: Taken) -> Store {
+        let inline_bytes = Arc::new(AtomicU64::new(taken.sum()));
         Store {
             conn,
             path: path.to_owned(),
             owed: Vec::new(),
             removed: HashSet::new(),
             doomed: Vec::new(),
-            inline,
+            taken,
             inline_bytes,
             commits: 1,
             copied: 0,
@@ -113,10 +115,13 @@ impl Store {
         }
         let effects = done?;
         self.owed.clear();
-        for (id, bytes) in effects.inline {
-            let old = if bytes == 0 { self.inline.remove(&id) } else { self.inline.insert(id, bytes) };
-            self.inline_bytes.fetch_add(bytes, Ordering::Relaxed);
-            self.inline_bytes.fetch_sub(old.unwrap_or(0), Ordering::Relaxed);
+        for (id, page, bytes) in effects.taken {
+            let (more, less) = match page {
+                Some(page) => self.taken.set_page(id, page, bytes),
+                None => self.taken.set_whole(id, bytes),
+            };
+            self.inline_bytes.fetch_add(more, Ordering::Relaxed);
+            self.inline_bytes.fetch_sub(less, Ordering::Relaxed);
         }
         self.removed.extend(effects.removed);
         self.doomed.extend(effects.doomed);
@@ -177,24 +182,31 @@ impl Store {
                 let sql = "INSERT INTO contents SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM files WHERE id = ?1)
                      ON CONFLICT DO UPDATE SET body = excluded.body";
                 let rows = prepare(sql)?.execute(params![*id as i64, body]).map_err(&err)?;
+                prepare("DELETE FROM pages WHERE file = ?1")?.execute([*id as i64]).map_err(&err)?;
                 if rows > 0 {
-                    effects.inline.push((*id, body.len() as u64));
+                    effects.taken.push((*id, None, body.len() as u64));
                 } else if !is_gone(effects, id) {
                     return Err(JournalError::NoSuchFile(*id));
                 }
             }
-            Op::Content(id, None) => {
-                prepare("DELETE FROM contents WHERE id = ?1")?.execute([*id as i64]).map_err(&err)?;
-                effects.inline.push((*id, 0));
+            Op::Content(id, None) => self.remove_content(*id, effects)?,
+            Op::Page(id, page, body) => {
+                let sql = "INSERT INTO pages SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM files WHERE id = ?1)
+                     ON CONFLICT DO UPDATE SET body = excluded.body";
+                let rows = prepare(sql)?.execute(params![*id as i64, *page as i64, body]).map_err(&err)?;
+                if rows > 0 {
+                    effects.taken.push((*id, Some(*page), body.len() as u64));
+                } else if !is_gone(effects, id) {
+                    return Err(JournalError::NoSuchFile(*id));
+                }
             }
             Op::RemoveFile(id) => {
                 let mut remove = prepare("DELETE FROM files WHERE id = ?1 RETURNING staging")?;
                 let staging: Option<Option<i64>> =
                     remove.query_row([*id as i64], |row| row.get(0)).optional().map_err(&err)?;
                 effects.doomed.extend(staging.flatten().map(|n| n as u64));
-                prepare("DELETE FROM contents WHERE id = ?1")?.execute([*id as i64]).map_err(&err)?;
                 prepare("DELETE FROM extents WHERE file = ?1")?.execute([*id as i64]).map_err(&err)?;
-                effects.inline.push((*id, 0));
+                self.remove_content(*id, effects)?;
                 effects.removed.push(*id);
             }
             Op::Extent(file, gone, (start, end)) => {
@@ -220,10 +232,19 @@ impl Store {
         Ok(())
     }
 
+    fn remove_content(&self, id: u64, effects: &mut Effects) -> Result<(), JournalError> {
+        for sql in ["DELETE FROM contents WHERE id = ?1", "DELETE FROM pages WHERE file = ?1"] {
+            let removed = self.conn.prepare_cached(sql).and_then(|mut remove| remove.execute([id as i64]));
+            removed.map_err(JournalError::store(&self.path))?;
+        }
+        effects.taken.push((id, None, 0));
+        Ok(())
+    }
+
     /// Whether there are no records.
     pub fn is_empty(&self) -> Result<bool, JournalError> {
         let any = "SELECT EXISTS (SELECT 1 FROM files) OR EXISTS (SELECT 1 FROM edges) OR EXISTS (SELECT 1 FROM dirs)
-             OR EXISTS (SELECT 1 FROM contents) OR EXISTS (SELECT 1 FROM extents)";
+             OR EXISTS (SELECT 1 FROM contents) OR EXISTS (SELECT 1 FROM pages) OR EXISTS (SELECT 1 FROM extents)";
         let any = self.conn.query_row(any, [], |row| row.get::<_, bool>(0));
         any.map(|any| !any).map_err(JournalError::store(&self.path))
     }

@@ -77,7 +77,7 @@ async fn a_second_opener_a_wrong_key_and_another_version_are_told() {
     content[63] += 1;
     fs::write(&database, &content).unwrap();
     let newer = Journal::open(folder.path(), &key, JournalOptions::default()).err().unwrap();
-    assert!(matches!(newer, JournalError::Version { found: 2, .. }), "{newer}");
+    assert!(matches!(newer, JournalError::Version { found: 3, .. }), "{newer}");
     content[68] += 1;
     fs::write(&database, &content).unwrap();
     let foreign = Journal::open(folder.path(), &key, JournalOptions::default()).err().unwrap();
@@ -92,6 +92,28 @@ async fn a_second_opener_a_wrong_key_and_another_version_are_told() {
     fs::remove_file(&database).unwrap();
     assert!(Journal::open(folder.path(), &key, JournalOptions::default()).is_err());
     assert_eq!(fs::read_dir(folder.path().join("staging")).unwrap().count(), 1, "nothing was deleted");
+}
+
+#[tokio::test]
+async fn a_journal_of_the_first_version_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(folder.path());
+    let file = journal.create_file(None).unwrap();
+    file.write(0, Bytes::from(bytes(1, 50_000))).await.unwrap();
+    drop((file, journal));
+    let database = rusqlite::Connection::open(folder.path().join("journal.db")).unwrap();
+    database.execute_batch("DROP TABLE pages; PRAGMA user_version = 1").unwrap();
+    drop(database);
+
+    let (journal, replay) = open(folder.path());
+    let file = journal.reopen_file(&replay.files[0], None).unwrap();
+    file.write(30_000, Bytes::from_static(b"new")).await.unwrap();
+    drop((file, journal));
+    let (journal, replay) = open(folder.path());
+    let file = journal.reopen_file(&replay.files[0], None).unwrap();
+    let mut wanted = bytes(1, 50_000);
+    wanted[30_000..30_003].copy_from_slice(b"new");
+    assert!(file.read(&cx(), 0..50_000).await.unwrap() == wanted);
 }
 
 /// Wherever the database is garbled or cut: an error or a count, never a panic, and no record that is another.
