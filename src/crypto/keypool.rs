@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::{KeyShelf, SigningKey};
-use crate::util::{Cpu, Rng};
+use crate::util::{Cpu, Rng, at_leisure};
 
 /// Of keys that are kept on a shelf, how many are in memory: a process that is killed loses these.
 const IN_HAND: usize = 8;
@@ -76,7 +76,7 @@ impl KeyPool {
         loop {
             while self.available() < self.in_hand() {
                 if self.fetch(self.in_hand().saturating_sub(self.available())).await == 0 {
-                    let key = self.make().await;
+                    let key = self.make_at_leisure().await;
                     self.ready().push(key);
                 }
             }
@@ -93,7 +93,7 @@ impl KeyPool {
             if there >= self.shared.size && tokio::time::timeout(LEISURE, self.shared.taken.notified()).await.is_ok() {
                 continue;
             }
-            let key = self.make().await;
+            let key = self.make_at_leisure().await;
             if let Err(error) = self.shared.cpu.run(move || shelf.put(&key)).await {
                 tracing::debug!(%error, "a ready key could not be kept");
                 self.shared.taken.notified().await;
@@ -132,6 +132,11 @@ impl KeyPool {
     async fn make(&self) -> SigningKey {
         let rng = self.shared.rng.clone();
         self.shared.cpu.run(move || SigningKey::generate(&rng)).await
+    }
+
+    async fn make_at_leisure(&self) -> SigningKey {
+        let rng = self.shared.rng.clone();
+        at_leisure(move || SigningKey::generate(&rng)).await
     }
 
     fn ready(&self) -> MutexGuard<'_, Vec<SigningKey>> {

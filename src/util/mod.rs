@@ -13,7 +13,7 @@ mod single_flight;
 mod utc;
 
 pub use clock::Clock;
-pub use cpu::Cpu;
+pub use cpu::{Cpu, at_leisure};
 pub use crash::crash_point;
 pub use cx::{Cx, MemoryPermit, Priority, Stopped};
 pub use ranges::merged;
