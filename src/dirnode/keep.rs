@@ -78,7 +78,17 @@ impl DirNode {
         if let Some(last) = self.last().as_ref() {
             return Ok(Arc::clone(&last.table));
         }
-        let shelf = self.shelf.clone().ok_or(NodeError::OutOfReach)?;
+        let (snapshot, holders) = self.kept().await.ok_or(NodeError::OutOfReach)?;
+        if let (Some(file), Some(version)) = (self.file(), &snapshot.version) {
+            // Nothing is built on an older version from now on.
+            file.saw(Arc::clone(version), holders);
+        }
+        Ok(Arc::clone(&self.last().get_or_insert(snapshot).table))
+    }
+
+    /// The table that is on the disk, and the tub ids of those who held its shares.
+    pub(super) async fn kept(&self) -> Option<(Snapshot, BTreeSet<[u8; 20]>)> {
+        let shelf = self.shelf.clone()?;
         let (access, is_mutable) = (self.access.clone(), matches!(self.container, Container::Mutable(_)));
         let read = tokio::task::spawn_blocking(move || {
             let (stamp, record) = shelf.tables.get(&shelf.id)?;
@@ -92,12 +102,7 @@ impl DirNode {
             let entries = parse(&content, &access).ok().filter(|_| fits)?;
             Some((Snapshot::new(version.map(Arc::new), content, entries).ok()?, holders))
         });
-        let (snapshot, holders) = read.await.ok().flatten().ok_or(NodeError::OutOfReach)?;
-        if let (Some(file), Some(version)) = (self.file(), &snapshot.version) {
-            // Nothing is built on an older version from now on.
-            file.saw(Arc::clone(version), holders);
-        }
-        Ok(Arc::clone(&self.last().get_or_insert(snapshot).table))
+        read.await.ok().flatten()
     }
 }
 

@@ -141,11 +141,18 @@ impl DirNode {
     }
 
     async fn fetch(&self, cx: &Cx) -> Result<Snapshot, NodeError> {
+        let last = self.last().clone();
+        let known = match last {
+            Some(last) => Some(last),
+            None => self.kept().await.map(|(kept, _)| kept),
+        };
         let (version, content) = match &self.container {
             Container::Mutable(file) => {
-                let (version, content) = file.read_best(cx).await?;
+                let read = known.as_ref().and_then(|known| Some((known.content.clone(), known.version.clone()?)));
+                let (version, content) = file.read_beyond(cx, read).await?;
                 (Some(version), content)
             }
+            Container::Immutable(_) if let Some(known) = known => return Ok(known),
             Container::Immutable(file) => {
                 let size = file.size(cx).await?;
                 if size > crate::mutable::MAX_CONTENT {
@@ -154,8 +161,8 @@ impl DirNode {
                 (None, file.read(cx, std::slice::from_ref(&(0..size))).await?.pop().unwrap_or_default())
             }
         };
-        if let Some(last) = self.last().as_ref().filter(|last| last.version.is_some() && last.version == version) {
-            return Ok(last.clone());
+        if let Some(known) = known.filter(|known| known.version.is_some() && known.version == version) {
+            return Ok(known);
         }
         let access = self.access.clone();
         let entries = match self.file() {

@@ -145,9 +145,20 @@ impl MutableFile {
 
     /// The whole content of the best version.
     pub async fn read_best(&self, cx: &Cx) -> Result<(Arc<Version>, Bytes), NodeError> {
+        self.read_beyond(cx, None).await
+    }
+
+    /// As [`MutableFile::read_best`], with a version that was read before, and its content: they are not fetched again,
+    /// and fewer servers are asked as long as nothing speaks of another version.
+    pub async fn read_beyond(
+        &self,
+        cx: &Cx,
+        known: Option<(Bytes, Arc<Version>)>,
+    ) -> Result<(Arc<Version>, Bytes), NodeError> {
         let _turn = self.take_turn(cx).await?;
-        let map = ServerMap::update(cx, &self.slot, Mode::Read, None).await?;
-        let (map, version, content) = self.read_from(cx, map, None).await.map_err(|(_, error)| error)?;
+        let version = known.as_ref().map(|(_, version)| &**version);
+        let map = ServerMap::update(cx, &self.slot, Mode::Read, None, version).await?;
+        let (map, version, content) = self.read_from(cx, map, known).await.map_err(|(_, error)| error)?;
         self.was_read(map, &version, Some(&content));
         Ok((version, content))
     }
@@ -165,14 +176,14 @@ impl MutableFile {
 
     /// Whether the grid holds a newer version than `known`.
     pub async fn newer_than(&self, cx: &Cx, known: Option<&Version>) -> Result<bool, NodeError> {
-        let map = ServerMap::update(cx, &self.slot, Mode::Probe, None).await?;
+        let map = ServerMap::update(cx, &self.slot, Mode::Probe, None, known).await?;
         Ok(map.best().is_some_and(|best| known.is_none_or(|known| *best > *known)))
     }
 
     /// Which server holds what.
     pub async fn servermap(&self, cx: &Cx, mode: Mode) -> Result<ServerMap, NodeError> {
         let _turn = self.take_turn(cx).await?;
-        ServerMap::update(cx, &self.slot, mode, None).await
+        ServerMap::update(cx, &self.slot, mode, None, None).await
     }
 
     /// Replaces the content by what `change` makes of the newest one; `None` leaves it. Tried again, on what is newest
@@ -388,7 +399,7 @@ impl MutableFile {
             widened += 1;
             // What is lacking may be on servers that are set aside because they could not be reached.
             self.slot.grid.wake(cx).await;
-            let update = ServerMap::update(cx, &self.slot, Mode::Check, Some(&map)).await;
+            let update = ServerMap::update(cx, &self.slot, Mode::Check, Some(&map), None).await;
             map = update.map_err(|error| (None, error))?;
         }
     }
@@ -438,9 +449,9 @@ impl MutableFile {
         {
             return Ok((Arc::clone(map), Arc::clone(version)));
         }
-        let mut map = ServerMap::update(cx, &self.slot, Mode::Read, None).await?;
+        let mut map = ServerMap::update(cx, &self.slot, Mode::Read, None, None).await?;
         if map.best().is_none() {
-            map = ServerMap::update(cx, &self.slot, Mode::Check, Some(&map)).await?;
+            map = ServerMap::update(cx, &self.slot, Mode::Check, Some(&map), None).await?;
         }
         let Some(version) = map.best() else {
             return Err(self.too_few(&map, 0));

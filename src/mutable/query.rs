@@ -72,8 +72,10 @@ impl From<StorageError> for Problem {
 }
 
 impl Query {
-    pub fn new(slot: Arc<Slot>, head: u64, want_key: bool) -> Query {
-        Query { slot, head, want_key, verified: Mutex::default() }
+    /// The signature of `known` was verified before.
+    pub fn new(slot: Arc<Slot>, head: u64, want_key: bool, known: Option<&Version>) -> Query {
+        let verified = known.map(|version| version.header.signed_prefix()).into_iter().collect();
+        Query { slot, head, want_key, verified: Mutex::new(verified) }
     }
 
     /// Asks `server` for all its shares. Share numbers that no mutable file has are ignored.

@@ -213,12 +213,14 @@ impl ServerMap {
     }
 
     /// A fresh map. Shares that `before` knows as bad stay so unless they were rewritten, and servers that it saw
-    /// shares on are asked first.
+    /// shares on are asked first. A reader who has a `known` version, whose signature was verified, asks fewer servers
+    /// as long as all they hold is of that.
     pub(super) async fn update(
         cx: &Cx,
         slot: &Arc<Slot>,
         mode: Mode,
         before: Option<&ServerMap>,
+        known: Option<&Version>,
     ) -> Result<ServerMap, NodeError> {
         let mut map = ServerMap::new(slot);
         let mut asked_first = BTreeSet::new();
@@ -234,13 +236,17 @@ impl ServerMap {
         let remembered = std::mem::take(&mut map.bad);
         let head = if mode == Mode::Probe { SHORT_HEAD } else { HEAD };
         let want_key = mode.writes() && slot.write_key().is_some();
-        let query = Query::new(Arc::clone(slot), head, want_key);
+        let query = Query::new(Arc::clone(slot), head, want_key, known);
         let encoding = slot.grid.encoding();
         let (k, n) = match before.and_then(|b| b.newest()) {
             Some((version, _)) => (version.header.needed.into(), version.header.total.into()),
             None => (usize::from(encoding.needed), usize::from(encoding.total)),
         };
+        let known = known.filter(|_| matches!(mode, Mode::Read | Mode::Probe));
+        // A newer version that is stored stands on the servers of happiness, one of these among them.
+        let few = (map.servers.len() + 1).saturating_sub(encoding.happy.into()).clamp(k, 2 * k);
         let at_once = match mode {
+            _ if known.is_some() => few,
             Mode::Read | Mode::Probe | Mode::Anything => 2 * k,
             Mode::Write => n + k,
             Mode::Check => map.servers.len(),
@@ -256,9 +262,15 @@ impl ServerMap {
             map.status[server] = Status::Waiting;
             waiting.push(ask(server, Arc::clone(&map.servers[server])));
         }
-        let mut limit = IN_FLIGHT;
+        let (mut limit, mut patient) = (IN_FLIGHT, true);
         while !map.finished(mode, k, &query) || must_answer.iter().any(|s| map.status[*s] == Status::Waiting) {
-            while waiting.len() < limit
+            let is_known = known.is_some_and(|known| map.shows_only(known));
+            if is_known && map.answers() >= few && known.is_some_and(|known| map.can_read(known)) {
+                break;
+            }
+            let may_do = is_known && patient && !waiting.is_empty();
+            while !may_do
+                && waiting.len() < limit
                 && let Some(next) = map.status.iter().position(|s| *s == Status::NotAsked)
             {
                 map.status[next] = Status::Waiting;
@@ -272,6 +284,7 @@ impl ServerMap {
                         break;
                     }
                     limit += IN_FLIGHT;
+                    patient = false;
                     continue;
                 }
             };
@@ -331,10 +344,7 @@ impl ServerMap {
         }
         match mode {
             Mode::Anything => self.best().is_some(),
-            Mode::Read | Mode::Probe => {
-                let answers = self.status.iter().filter(|s| matches!(s, Status::Holds(_))).count();
-                answers >= 2 * k && self.newest_is_best() && !self.has_rivals()
-            }
+            Mode::Read | Mode::Probe => self.answers() >= 2 * k && self.newest_is_best() && !self.has_rivals(),
             Mode::Write => self.best().is_some() && self.has_key(query) && self.boundary_passed(k),
             Mode::Check => false,
         }
@@ -354,6 +364,16 @@ impl ServerMap {
                 self.best().is_some() && self.has_key(query) && self.servers.iter().zip(&self.status).all(late)
             }
         }
+    }
+
+    /// How many servers have answered.
+    fn answers(&self) -> usize {
+        self.status.iter().filter(|s| matches!(s, Status::Holds(_))).count()
+    }
+
+    /// Whether nothing was seen but good shares of this version.
+    fn shows_only(&self, version: &Version) -> bool {
+        self.bad.is_empty() && self.shares.values().all(|share| *share.version == *version)
     }
 
     /// Whether a version can be read and none that is greater was seen. Beyond the reference, which goes by sequence

@@ -53,7 +53,7 @@ impl Turns {
         let mut mode = if self.retries == 0 { Mode::Write } else { Mode::Check };
         let mut looks = 0;
         loop {
-            let map = ServerMap::update(cx, file.slot(), mode, self.before.as_ref()).await?;
+            let map = ServerMap::update(cx, file.slot(), mode, self.before.as_ref(), None).await?;
             file.surveyed_now();
             let best = map.best();
             let reach = file.reach(&map, best.as_deref());

@@ -517,7 +517,7 @@ mod tests {
             content[offset..offset + patch.len()].copy_from_slice(&patch);
             assert_eq!(Sha256::digest(&content)[..], hex(&step["result_sha256"]));
 
-            let mut map = ServerMap::update(&cx, &slot, Mode::Write, None).await.unwrap();
+            let mut map = ServerMap::update(&cx, &slot, Mode::Write, None, None).await.unwrap();
             let best = map.best().unwrap();
             assert_eq!(best, new.version);
             let changes = Changes::patch(offset as u64, patch.into());

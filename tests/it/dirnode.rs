@@ -709,6 +709,31 @@ async fn a_kept_table_serves_without_servers_and_bars_older_versions() {
     assert!(offline.snapshot(&cx(), Freshness::Newest).await.is_ok());
 }
 
+/// A large table that is kept is not fetched again by the next process, unless there is another version.
+#[tokio::test]
+async fn a_kept_table_is_read_from_the_servers_only_when_it_has_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let tables = || Arc::new(Tables::open(folder.path().to_owned(), 1 << 20, Clock::system(), Rng::os()).unwrap());
+    let servers = Servers::new(5);
+    let children: Vec<_> = (0..400).map(|i| (format!("name {i:03}").into(), lit("x"), Metadata::default())).collect();
+    let dir = make(&servers, &children).await.with_tables(Some(&tables()));
+    dir.keep_stored().await;
+    let reads = || servers.0.iter().map(|server| server.calls(Method::ReadShare)).sum::<u64>();
+
+    let before = reads();
+    let next = reopen(&servers, &dir).with_tables(Some(&tables()));
+    let (read, there) = (next.snapshot(&cx(), Freshness::Newest).await.unwrap(), table_of(&dir).await);
+    assert_eq!((read.entries.len(), &read.version), (400, &there.version));
+    let kept = reads() - before;
+    let unknowing = reopen(&servers, &dir);
+    unknowing.snapshot(&cx(), Freshness::Newest).await.unwrap();
+    assert!(kept < reads() - before - kept, "{kept} reads with a table that is kept");
+
+    dir.modify(&cx(), &[link("new", lit("n"))]).await.unwrap();
+    let after = reopen(&servers, &dir).with_tables(Some(&tables()));
+    assert_eq!(after.snapshot(&cx(), Freshness::Newest).await.unwrap().entries.len(), 401);
+}
+
 async fn table_of(dir: &DirNode) -> Arc<Table> {
     dir.snapshot(&cx(), Freshness::Cached).await.unwrap()
 }

@@ -280,3 +280,26 @@ async fn a_full_server_without_shares_costs_no_surveys() {
     add(&file, "c").await.unwrap();
     assert!(!servers.0[4].inner().share_numbers(file.cap().storage_index()).is_empty());
 }
+
+/// Who has read a version asks no more servers than it takes to meet any version that was stored since.
+#[tokio::test]
+async fn who_knows_a_version_asks_fewer_servers_and_meets_the_next() {
+    let lists = |servers: &Servers| servers.0.iter().map(|server| server.calls(Method::ListShares)).sum::<u64>();
+    for away in (0..5).flat_map(|a| (a + 1..5).map(move |b| [a, b])) {
+        let servers = Servers::new(5);
+        let file = create(&servers, MutableFormat::Sdmf).await;
+        let reader = stranger(&servers, &file);
+        let (version, old) = reader.read_best(&cx()).await.unwrap();
+        let before = lists(&servers);
+        let again = stranger(&servers, &file);
+        let known = || Some((old.clone(), version.clone()));
+        assert_eq!(again.read_beyond(&cx(), known()).await.unwrap(), (version.clone(), old.clone()));
+        assert_eq!(lists(&servers) - before, 3);
+
+        down(&servers, &away);
+        add(&file, "next").await.unwrap();
+        down(&servers, &[]);
+        let (newer, content) = stranger(&servers, &file).read_beyond(&cx(), known()).await.unwrap();
+        assert_eq!((newer.header.seqnum, &content[..]), (2, &b"<><next>"[..]), "{away:?}");
+    }
+}
