@@ -20,8 +20,8 @@ use super::pace::Pace;
 use super::status::left_text;
 use crate::client::{self, Client};
 use crate::control::{
-    CacheStatus, Claim, ControlTarget, Failed, FailureStatus, JournalStatus, Left, ProgressSink, QueueStatus,
-    ServerState, Status, UnusedServer, serve,
+    CacheStatus, Claim, ConflictStatus, ControlTarget, Failed, FailureStatus, JournalStatus, Left, ProgressSink,
+    QueueStatus, ServerState, Status, UnusedServer, serve,
 };
 use crate::fs::{Filesystem, FsError};
 use crate::fuse::{MountError, Mounted, find_mount};
@@ -217,6 +217,11 @@ impl ControlTarget for Target {
         let queue = self.writeback().status();
         let failures =
             queue.failures.iter().map(|f| FailureStatus { at: f.at, name: f.name.clone(), error: f.error.to_string() });
+        let conflicts = queue.conflicts.iter().map(|c| ConflictStatus {
+            at: c.at,
+            path: c.path.clone(),
+            kept_as: c.kept_as.as_ref().map(ToString::to_string),
+        });
         let usage = self.writeback().journal().usage();
         Status {
             pid: std::process::id(),
@@ -224,7 +229,7 @@ impl ControlTarget for Target {
             source: self.source.clone(),
             read_only: self.read_only,
             since: self.since,
-            queue: QueueStatus { left: self.left(), failures: failures.collect() },
+            queue: QueueStatus { left: self.left(), failures: failures.collect(), conflicts: conflicts.collect() },
             unused: unused_servers(&self.client),
             servers: {
                 let grid = self.client.grid();

@@ -14,7 +14,7 @@ use super::output;
 use super::serving::{server_state, unused_servers};
 use super::session::Session;
 use crate::client::ClientOptions;
-use crate::control::{Connection, Left, Request, Running, ServerState, Status, UnusedServer, mounts};
+use crate::control::{ConflictStatus, Connection, Left, Request, Running, ServerState, Status, UnusedServer, mounts};
 use crate::storage::StorageServer;
 
 /// How long a mount's process may take to end once it has answered.
@@ -83,6 +83,13 @@ fn text(status: &Status) -> String {
     for failure in &queue.failures {
         let name = output::shown(&failure.name);
         out.push_str(&format!("  failed {} {name}: {}\n", output::time(failure.at), failure.error));
+    }
+    for ConflictStatus { at, path, kept_as } in &queue.conflicts {
+        let (at, path) = (output::time(*at), output::shown(path));
+        out.push_str(&match kept_as {
+            Some(name) => format!("  conflict {at} {path}: both stay, one as {}\n", output::shown(name)),
+            None => format!("  conflict {at} {path}: removed by one client and filled by another; it stays\n"),
+        });
     }
     out.push_str(&format!("  journal: {} of {}\n", output::size(journal.bytes), output::size(journal.limit)));
     out.push_str(&format!("  cache: {} of {}\n", output::size(cache.bytes), output::size(cache.limit)));

@@ -12,8 +12,8 @@ mod serve;
 
 pub use client::{Connection, ControlError};
 pub use protocol::{
-    CacheStatus, Failed, FailureStatus, JournalStatus, Left, MountNote, QueueStatus, Reply, Request, ServerState,
-    Status, UnusedServer,
+    CacheStatus, ConflictStatus, Failed, FailureStatus, JournalStatus, Left, MountNote, QueueStatus, Reply, Request,
+    ServerState, Status, UnusedServer,
 };
 pub use run::{Claim, ClaimError, Running, mounts, root_name};
 pub use serve::{ControlTarget, ProgressSink, serve};

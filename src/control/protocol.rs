@@ -116,6 +116,21 @@ pub struct QueueStatus {
     pub left: Left,
     /// The latest failures, oldest first; what failed is kept and tried again.
     pub failures: Vec<FailureStatus>,
+    /// The latest conflicts with other clients since the mount, oldest first.
+    #[serde(default)]
+    pub conflicts: Vec<ConflictStatus>,
+}
+
+/// Two clients have changed one name at the same time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictStatus {
+    /// When this was found out, in seconds since the epoch.
+    pub at: i64,
+    /// The name, below the mountpoint.
+    pub path: String,
+    /// The name beside it that one of the two has now; `None` for a directory that one client removed and another filled,
+    /// and that stays.
+    pub kept_as: Option<String>,
 }
 
 /// Something that could not be stored.

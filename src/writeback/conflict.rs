@@ -10,6 +10,20 @@ use crate::util::Utc;
 
 /// Names are at most this many bytes for a kernel.
 const NAME_MAX: usize = 255;
+/// Conflicts that are remembered.
+const CONFLICTS: usize = 16;
+
+/// Two clients have changed one name at the same time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// When this was found out, in seconds since the epoch.
+    pub at: i64,
+    /// The name, below what is mounted as far as that is known.
+    pub path: String,
+    /// The name in the same directory that the other copy has got; `None` for a directory that was removed and filled at
+    /// the same time, and stays.
+    pub kept_as: Option<Name>,
+}
 
 impl State {
     /// Settles a conflict over `name`, under which `found` stands now. Changed beats removed; a change of attributes
@@ -41,6 +55,7 @@ impl State {
         }
         if let Some(fresh) = self.set_aside(dir, name, now_secs, host) {
             tracing::warn!(name = &**name, kept_as = &*fresh, "another client stored a different file here; both stay");
+            self.note_conflict(dir, name, Some(fresh), now_secs);
         }
     }
 
@@ -61,6 +76,24 @@ impl State {
         }
         self.moved(&(dir, Arc::clone(name)), &(dir, Arc::clone(&fresh)));
         Some(fresh)
+    }
+
+    /// Remembers a conflict, for who asks for the status.
+    pub(super) fn note_conflict(&mut self, dir: DirId, name: &str, kept_as: Option<Name>, at: i64) {
+        let (mut path, mut above) = (name.to_owned(), Some(dir));
+        let mut seen = Vec::new();
+        while let Some(parent) = above.and_then(|dir| self.dirs.get(&dir)?.parent.as_ref()) {
+            if seen.contains(&parent.dir) {
+                break;
+            }
+            seen.push(parent.dir);
+            path = format!("{}/{path}", parent.name);
+            above = Some(parent.dir);
+        }
+        if self.conflicts.len() >= CONFLICTS {
+            self.conflicts.pop_front();
+        }
+        self.conflicts.push_back(Conflict { at, path, kept_as });
     }
 
     /// A conflict name that nothing has.

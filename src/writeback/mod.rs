@@ -20,7 +20,7 @@ mod reach;
 mod restore;
 mod spares;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ use crate::journal::{Journal, Spare};
 use crate::node::{Attributes, Child, Directory, Expect, Metadata, Name, NodeError, NodeFactory, Table};
 use crate::util::{Clock, Cx, Priority};
 
+pub use conflict::Conflict;
 pub use file::{FileObject, Times};
 pub use kept::{CRASH_POINTS, Kept};
 pub use part::Part;
@@ -212,6 +213,8 @@ struct State {
     /// For a place that a rename made: the old places, whose removal waits for its publish.
     waiting_for: HashMap<(DirId, Name), Vec<(DirId, Name)>>,
     failures: Vec<(queue::Subject, Failure)>,
+    /// The latest, oldest first.
+    conflicts: VecDeque<Conflict>,
     /// Mutable files whose content has changed and may not be stored, whether a name leads to them or not.
     contents: Vec<Content>,
 }

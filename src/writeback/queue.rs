@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::part::Part;
 use super::publish::{Force, PARALLEL_UPLOADS};
-use super::{Content, DirId, FileObject, LONGEST_CHAIN, Pending, State, Target, Writeback};
+use super::{Conflict, Content, DirId, FileObject, LONGEST_CHAIN, Pending, State, Target, Writeback};
 use crate::cap::{Cap, StorageIndex};
 use crate::node::{Name, NodeError};
 use crate::util::{Cx, Priority};
@@ -74,6 +74,8 @@ pub struct QueueStatus {
     pub names: Vec<Name>,
     /// What failed and is not solved, oldest first.
     pub failures: Vec<Failure>,
+    /// The latest conflicts since the mount, 16 at the most, oldest first.
+    pub conflicts: Vec<Conflict>,
 }
 
 /// Where something stands on its way to the grid.
@@ -283,7 +285,7 @@ impl Writeback {
         self.status_of(&Scope::All)
     }
 
-    /// What of a part, or of everything, is not on the grid yet. Failures are those of everything.
+    /// What of a part, or of everything, is not on the grid yet. Failures and conflicts are those of everything.
     pub fn status_of(&self, scope: &Scope) -> QueueStatus {
         let state = self.state();
         let part = match scope {
@@ -292,6 +294,7 @@ impl Writeback {
         };
         let mut status = QueueStatus {
             failures: state.failures.iter().map(|(_, failure)| failure.clone()).collect(),
+            conflicts: state.conflicts.iter().cloned().collect(),
             ..QueueStatus::default()
         };
         let has_content = |content: &Content| part.as_ref().is_none_or(|needs| needs.has_content(content));

@@ -316,8 +316,14 @@ impl State {
         let is_removal = pending.wanted.is_none();
         tracing::warn!(name = &**name, "another client has put something into this directory; it is not removed");
         match (is_there, is_removal) {
-            (true, true) => self.done(dir, name),
-            (true, false) => drop(self.set_aside(dir, name, now_secs, host)),
+            (true, true) => {
+                self.done(dir, name);
+                self.note_conflict(dir, name, None, now_secs);
+            }
+            (true, false) => {
+                let fresh = self.set_aside(dir, name, now_secs, host);
+                self.note_conflict(dir, name, fresh, now_secs);
+            }
             (false, true) => {
                 let first = pending.first;
                 self.done(dir, name);
@@ -415,5 +421,6 @@ impl State {
             pending.base = None;
             pending.first = pending.first.min(first);
         }
+        self.note_conflict(dir, name, Some(place).filter(|place| place != name), now_secs);
     }
 }

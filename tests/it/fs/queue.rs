@@ -161,6 +161,10 @@ async fn two_different_files_under_one_name_both_stay() {
     let other = ground.mount().await;
     let ino = other.lookup(ROOT, b"report.txt").await.unwrap().ino;
     assert_eq!(read(&other, ino).await, b"theirs");
+    let told = ours.writeback().status().conflicts;
+    let told: Vec<_> = told.iter().map(|c| (c.path.as_str(), c.kept_as.as_deref())).collect();
+    assert_eq!(told, [("report.txt", names.iter().map(String::as_str).find(|name| name.contains("(conflict")))]);
+    assert!(theirs.writeback().status().conflicts.is_empty());
 }
 
 #[tokio::test]

@@ -47,7 +47,10 @@ async fn a_directory_that_is_filled_before_it_goes_stays() {
     assert_eq!(content(&ground, &["d", "f"]).await.unwrap(), FILE);
     let d = find(&ours, &["d"]).await.expect("it shows again");
     assert!(ours.lookup(d, b"f").await.is_ok());
-    assert_eq!(ours.writeback().status().changes, 0);
+    let status = ours.writeback().status();
+    assert_eq!(status.changes, 0);
+    let told: Vec<_> = status.conflicts.iter().map(|c| (c.path.as_str(), c.kept_as.as_deref())).collect();
+    assert_eq!(told, [("d", None)]);
     // It can still be removed.
     ours.unlink(d, b"f").await.unwrap();
     ours.rmdir(ROOT, b"d").await.unwrap();
@@ -126,7 +129,7 @@ async fn what_was_not_looked_at_before_a_crash_is_looked_at_after_it() {
             other.rmdir(there, b"d").await.unwrap();
             other.settle().await.unwrap();
         }
-        ground.grid.fail(&[Fault::ApplyThenFail]);
+        ground.grid.fail(&[Fault::ApplyThenFail; 9]);
         assert!(crashing.settle().await.is_err());
         if remover {
             // A client that does not look whether the name is still there.
@@ -134,10 +137,13 @@ async fn what_was_not_looked_at_before_a_crash_is_looked_at_after_it() {
             ground.grid.link(&cap, "f", &file);
         }
         assert!(content(&ground, &["above", "d"]).await.is_none());
+        ground.grid.fail(&[]);
         drop(crashing);
         let again = ground.mount_with(folder.path(), Durability::Local).await;
         again.settle().await.unwrap();
         assert!(content(&ground, &["above", "d", "f"]).await.is_some(), "remover: {remover}");
+        let told = again.writeback().status().conflicts;
+        assert_eq!(told.iter().map(|c| c.path.as_str()).collect::<Vec<_>>(), ["above/d"]);
     }
 }
 

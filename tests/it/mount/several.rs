@@ -399,6 +399,43 @@ fn two_machines() -> (World, World) {
     (ours, theirs)
 }
 
+/// Conflicts that a mount tells of.
+const TOLD: usize = 16;
+
+/// A path and the name that the other copy has.
+type Conflict = (String, Option<String>);
+
+/// The conflicts that a mount tells of.
+fn conflicts(world: &World) -> Vec<Conflict> {
+    let mountpoint = world.mountpoint();
+    let status = world.ok(&["status", "--json", mountpoint.to_str().unwrap()]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let conflicts = status["queue"]["conflicts"].as_array().expect("conflicts").iter();
+    conflicts.map(|conflict| (text(&conflict["path"]).unwrap(), text(&conflict["kept_as"]))).collect()
+}
+
+#[test]
+fn a_conflict_is_told_where_it_was_found() {
+    let (ours, theirs) = two_machines();
+    fs::create_dir(ours.at("d")).unwrap();
+    ours.ok(&["flush"]);
+    agreed(&ours, &theirs);
+    fs::write(ours.at("d/report.txt"), "ours").unwrap();
+    fs::write(theirs.at("d/report.txt"), "theirs").unwrap();
+    ours.ok(&["flush"]);
+    theirs.ok(&["flush"]);
+    let found = agreed(&ours, &theirs);
+    let copy = found.keys().find(|path| path.to_str().unwrap().contains("(conflict ")).expect("a copy");
+    let name = copy.file_name().unwrap().to_str().unwrap();
+    assert_eq!(conflicts(&theirs), [("d/report.txt".to_owned(), Some(name.to_owned()))]);
+    assert_eq!(conflicts(&ours), []);
+    let shown = theirs.ok(&["status"]);
+    assert!(shown.contains(&format!("d/report.txt: both stay, one as {name}")), "{shown}");
+    ours.unmount();
+    theirs.unmount();
+}
+
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |text| text.parse().expect("a number"))
 }
@@ -477,6 +514,11 @@ fn two_mounts_under_random_work_end_equal_with_everything_there() {
     let copies = all.iter().filter(|name| name.contains("(conflict ")).count();
     let steps: usize = workers.iter().map(|worker| worker.log.len()).sum();
     println!("{steps} steps, {} entries, {copies} conflict copies", found.len());
+    let told = [conflicts(&ours), conflicts(&theirs)];
+    let is_told = |name: &&String| told.iter().flatten().any(|(_, kept_as)| kept_as.as_ref() == Some(*name));
+    let untold: Vec<_> = all.iter().filter(|name| name.contains("(conflict ") && !is_told(name)).collect();
+    // Only the latest are told.
+    assert!(untold.is_empty() || told.iter().any(|told| told.len() >= TOLD), "{untold:?}, not in {told:?}");
     if !wrong.is_empty() {
         for worker in &workers {
             let log = worker.log.iter().filter(|line| line.starts_with("shared"));
