@@ -171,13 +171,14 @@ impl Client {
         if options.keep_asking {
             tasks.push(tokio::spawn(servers::keep_asking(Arc::downgrade(&grid), base.unhurried())));
         }
+        let known_space = options.keep_tables.map(|_| dir.own("cache").join("space"));
         let expansion = f64::from(encoding.total) / f64::from(encoding.needed);
         Ok(Client {
             uploader: Uploader::new(Arc::clone(&grid)),
             cache: Arc::new(BlockCache::new(options.cache_bytes)),
             tables,
             nodes: nodes::Nodes::default(),
-            space: space::SpaceMeter::new(folders, expansion),
+            space: space::SpaceMeter::new(folders, expansion, usize::from(encoding.happy), known_space),
             base,
             _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect(),
             refused: Blacklist::of(&dir),

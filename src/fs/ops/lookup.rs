@@ -6,6 +6,7 @@ use crate::fs::attr::{Attr, Ino};
 use crate::fs::inodes::Kind;
 use crate::fs::names::{edge_name, is_odd, shown};
 use crate::fs::{Filesystem, FsError, State};
+use crate::journal::Usage;
 use crate::node::{FileType, Name, Space};
 use crate::writeback::{DirId, Entry, Target};
 
@@ -81,9 +82,14 @@ impl Filesystem {
         Ok(target)
     }
 
-    /// Room on the grid, as last measured.
+    /// Room on the grid, as last known; that of the journal, which takes what is written, where nothing is known.
     pub fn statfs(&self) -> Space {
-        self.factory.space()
+        let space = self.factory.space();
+        if space.total > 0 {
+            return space;
+        }
+        let Usage { bytes, limit } = self.writeback.journal().usage();
+        Space { total: limit, free: limit.saturating_sub(bytes) }
     }
 
     /// The edge's name and entry for a name as the kernel writes it. The directory must be loaded.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::world::{World, said};
+use super::world::{World, said, tool};
 
 fn content(seed: u8, length: usize) -> Vec<u8> {
     (0..length).map(|b| (b as u8).wrapping_mul(31) ^ seed).collect()
@@ -27,6 +27,12 @@ fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+/// The blocks of the file system, as `df` has them.
+fn blocks(world: &World) -> u64 {
+    let told = tool("stat", &["-f".as_ref(), "-c".as_ref(), "%b".as_ref(), world.mountpoint().as_os_str()]);
+    told.trim().parse().unwrap()
 }
 
 fn leave_behind(world: &World) {
@@ -50,11 +56,13 @@ fn without_its_stores_a_mount_shows_what_was_seen_and_takes_what_is_written() {
     fs::write(world.at("folder/inner/deep"), "deep").unwrap();
     std::os::unix::fs::symlink("folder/inner", world.at("link")).unwrap();
     let before = fs::metadata(world.at("folder/stored")).unwrap();
+    let room = blocks(&world);
     world.unmount();
 
     stores_away(&world);
     let heard = mount_offline(&world);
     assert!(heard.contains("as they were last seen"), "{heard}");
+    assert_eq!(blocks(&world), room, "the room is what was last known");
     assert_eq!(names(&world.mountpoint()), ["folder", "link"]);
     assert_eq!(names(&world.at("folder")), ["conspicuous name", "inner", "stored"]);
     assert_eq!(names(&world.at("link")), ["deep"]);
@@ -71,7 +79,11 @@ fn without_its_stores_a_mount_shows_what_was_seen_and_takes_what_is_written() {
     fs::remove_dir(world.at("folder/inner")).unwrap();
     leave_behind(&world);
 
+    fs::remove_file(world.node_directory().join("tahoefs/cache/space")).unwrap();
     mount_offline(&world);
+    assert!(blocks(&world) > 0, "where nothing is known of the stores' room, the journal's is shown");
+    let free = tool("stat", &["-f".as_ref(), "-c".as_ref(), "%a".as_ref(), world.mountpoint().as_os_str()]);
+    assert!(free.trim().parse::<u64>().unwrap() > 0, "{free}");
     assert_eq!(names(&world.at("new")), ["below", "moved"]);
     assert!(fs::read(world.at("new/below/large")).unwrap() == content(2, 300_000));
     assert_eq!(fs::read_to_string(world.at("folder/small")).unwrap(), "written offline");
