@@ -2,11 +2,16 @@
 
 use std::fmt;
 
+use super::output;
 use crate::cap::CapError;
 use crate::client::ResolveError;
 use crate::config::{ConfigError, IdentityError};
 use crate::control::ControlError;
+use crate::grid::Grid;
 use crate::node::NodeError;
+
+/// Servers that a failure names.
+const NAMED_SERVERS: usize = 3;
 
 /// The exit codes of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +31,7 @@ pub enum Exit {
     NotWriteable = 5,
     /// Mount or FUSE trouble.
     Mount = 6,
-    /// Unmounted, with work left behind.
+    /// An unmount left work behind: it is not on the grid yet.
     LeftBehind = 7,
 }
 
@@ -80,6 +85,16 @@ impl Failure {
         Failure::at(exit, path, format_args!("{error}{advice}"))
     }
 
+    /// The failure, where too few servers could be used with those that could not, and why.
+    pub fn with_servers(mut self, grid: &Grid) -> Failure {
+        if self.code == Exit::Grid as u8
+            && let Some(servers) = away(grid, &self.message)
+        {
+            self.message.push_str(&format!("; {servers}"));
+        }
+        self
+    }
+
     /// `place` could not be followed; `base` is what its path begins with, such as `alias:`.
     pub fn resolve(base: &str, error: &ResolveError) -> Failure {
         match error {
@@ -102,6 +117,20 @@ impl Failure {
     pub fn cap(source: impl fmt::Display, error: &CapError) -> Failure {
         Failure::usage(format!("the capability from {source} cannot be used: {error}"))
     }
+}
+
+/// Which servers cannot be used, some with the reason; `None` where all can, or where `said` says so already.
+pub fn away(grid: &Grid, said: &str) -> Option<String> {
+    let away = grid.away();
+    let named: Vec<String> = away
+        .iter()
+        .filter(|(_, why)| !said.contains(why))
+        .take(NAMED_SERVERS)
+        .map(|(name, why)| format!("{}: {}", output::shown(name), output::shown(why)))
+        .collect();
+    let more = if away.len() > named.len() { ", ..." } else { "" };
+    let (n, all) = (away.len(), grid.servers().len());
+    (!named.is_empty()).then(|| format!("{n} of {all} servers cannot be used ({}{more})", named.join(", ")))
 }
 
 impl From<ConfigError> for Failure {

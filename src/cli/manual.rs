@@ -28,7 +28,7 @@ const MAIN_SECTIONS: &str = "
 - 4: not enough shares, servers or room, or no answer in time
 - 5: the capability gives no write authority
 - 6: mount or FUSE trouble
-- 7: unmounted, with work left behind
+- 7: an unmount left work behind: not everything is on the grid; without `--force` the mount stays
 
 ## Capabilities
 

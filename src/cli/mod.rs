@@ -13,6 +13,7 @@ mod log;
 mod manual;
 mod mount;
 mod mountpoint;
+mod movement;
 mod neighbours;
 mod notify;
 mod output;

@@ -149,7 +149,8 @@ async fn start(
         },
     );
     let client = Arc::new(client.await?);
-    let (place, found) = root(session, &client, place).await?;
+    let found = root(session, &client, place).await;
+    let (place, found) = found.map_err(|failure| failure.with_servers(client.grid()))?;
     if found.is_as_last_seen {
         session.speech.note(format!("{}: {AS_LAST_SEEN}", place.shown()));
     }

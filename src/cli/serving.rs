@@ -10,10 +10,10 @@ use futures::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, away};
+use super::movement::Movement;
 use super::notify::{self, Manager};
 use super::output;
 use super::pace::Pace;
@@ -26,6 +26,7 @@ use crate::control::{
 use crate::fs::{Filesystem, FsError};
 use crate::fuse::{MountError, Mounted, find_mount};
 use crate::grid::{Grid, LinkState, Server};
+use crate::node::NodeFactory;
 use crate::writeback::{Scope, Writeback};
 
 /// How often somebody who waits hears how far it is.
@@ -34,6 +35,9 @@ const NEWS: Duration = Duration::from_millis(200);
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// What the service manager is asked for, again and again, while a drain goes on.
 const MORE_TIME: Duration = Duration::from_secs(60);
+/// The longest that a process stores what is left once a signal has asked it to end, also while that moves: who shuts a
+/// machine down does not wait for ever.
+const DRAIN_LIMIT: Duration = Duration::from_secs(600);
 /// How long the last answers may take to be sent.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
@@ -123,6 +127,11 @@ pub fn unused_servers(client: &Client) -> Vec<UnusedServer> {
     client.unused_servers().into_iter().map(shown).collect()
 }
 
+fn out_of_time() -> Failed {
+    let why = format!("it could not be stored in {} minutes", DRAIN_LIMIT.as_secs() / 60);
+    Failed { message: why, exit: Exit::LeftBehind as u8 }
+}
+
 fn failed(failure: Failure) -> Failed {
     Failed { message: failure.message, exit: failure.code }
 }
@@ -136,10 +145,14 @@ impl Target {
         self.left_of(&Scope::All)
     }
 
+    /// Bytes of shares that the servers have taken in all.
+    fn sent(&self) -> u64 {
+        self.client.grid().servers().iter().map(|server| server.sent()).sum()
+    }
+
     fn left_of(&self, scope: &Scope) -> Left {
         let status = self.writeback().status_of(scope);
-        let sent = self.client.grid().servers().iter().map(|server| server.sent()).sum();
-        let rate = self.pace.rate(sent);
+        let rate = self.pace.rate(self.sent());
         let encoding = self.client.grid().encoding();
         let shares = status.bytes as f64 * f64::from(encoding.total) / f64::from(encoding.needed);
         let eta = rate.filter(|_| status.bytes > 0).map(|rate| (shares / rate as f64).ceil() as u64);
@@ -172,21 +185,27 @@ impl Target {
         self.settle(&Scope::All, self.mounted.mountpoint(), progress).await
     }
 
-    /// Stores what is left, again after failures, for as long as the client's patience lasts without anything moving:
-    /// nobody is there who could ask once more.
-    async fn store_what_is_left(&self) -> Result<(), Failed> {
+    /// Stores what is left, again after failures of the grid, for as long as the client's patience lasts without anything
+    /// moving, and for `limit` at the longest.
+    async fn store_what_is_left(&self, limit: Option<Duration>, progress: Option<&ProgressSink>) -> Result<(), Failed> {
         let patience = self.client.cx().patience().unwrap_or_default();
-        let (mut left, mut moved) = (self.left(), Instant::now());
+        let mut wait = Movement::begin(patience, limit, &self.left(), self.sent());
+        let mut said = String::new();
         loop {
-            let Err(failed) = self.settle_all(None).await else { return Ok(()) };
-            let now = self.left();
-            if now.amount() != left.amount() {
-                (left, moved) = (now, Instant::now());
-            }
-            if moved.elapsed() >= patience {
+            let attempt = self.settle_all(progress);
+            let ended = match wait.end() {
+                Some(end) => tokio::time::timeout_at(end, attempt).await.unwrap_or_else(|_| Err(out_of_time())),
+                None => attempt.await,
+            };
+            let Err(failed) = ended else { return Ok(()) };
+            wait.failed(&self.left(), self.sent());
+            if wait.is_over() || failed.exit != Exit::Grid as u8 {
                 return Err(failed);
             }
-            tracing::warn!("{}; trying again", failed.message);
+            if failed.message != said {
+                tracing::warn!("{}; trying again", failed.message);
+                said.clone_from(&failed.message);
+            }
             tokio::time::sleep(TRY_AGAIN).await;
         }
     }
@@ -205,8 +224,9 @@ impl Target {
         }
         let names: Vec<String> = status.names.iter().map(|name| output::shown(name)).collect();
         let more = if status.changes > names.len() { ", ..." } else { "" };
-        let message =
-            format!("{}; not stored yet: {} ({}{more}); {advice}", failed.message, left_text(&left), names.join(", "));
+        let (left, names) = (left_text(&left), names.join(", "));
+        let servers = away(self.client.grid(), &failed.message).map_or_else(String::new, |servers| servers + "; ");
+        let message = format!("{}; {servers}not stored yet: {left} ({names}{more}); {advice}", failed.message);
         Failed { message, ..failed }
     }
 }
@@ -274,14 +294,12 @@ impl ControlTarget for Target {
             self.leave.notify_one();
             return Ok(left);
         }
-        let settled = self.settle_all(Some(&progress)).await;
+        let settled = self.store_what_is_left(None, Some(&progress)).await;
         settled.map_err(|failed| {
-            self.not_settled(
-                &Scope::All,
-                failed,
-                "it stays mounted and this is tried again: unmount once `tahoefs status` shows that all is on the grid, \
-                 or with --force, which leaves it in the journal for the next mount",
-            )
+            let advice = "it stays mounted and this is tried again: unmount once `tahoefs status` shows that all is on \
+                 the grid, or with --force, which leaves it in the journal for the next mount";
+            let failed = self.not_settled(&Scope::All, failed, advice);
+            Failed { exit: Exit::LeftBehind as u8, ..failed }
         })?;
         self.mounted.unmount(false).map_err(|e| self.unmount_failed(&e))?;
         self.mounted.ended().await;
@@ -366,7 +384,11 @@ impl Serving {
                 () = target.leave.notified() => break,
                 _ = self.terminate.recv() => break self.drain(&mut manager).await,
                 _ = self.interrupt.recv() => break self.drain(&mut manager).await,
-                () = tokio::time::sleep(notify::NEWS) => manager.queue(&target.left()),
+                () = tokio::time::sleep(notify::NEWS) => {
+                    manager.queue(&target.left());
+                    // What is known of the room is there for a mount that comes up without the grid.
+                    target.client.space();
+                }
             }
         }
         let forced = target.forced.load(Ordering::Acquire);
@@ -375,13 +397,15 @@ impl Serving {
             tokio::select! {
                 biased;
                 () = target.make_way.notified() => tracing::info!("a new mount takes the journal over"),
-                stored = target.store_what_is_left() => if let Err(failed) = stored {
+                stored = target.store_what_is_left(None, None) => if let Err(failed) = stored {
                     tracing::error!("{}", failed.message);
                 },
             }
         };
         if !forced {
             self.unless_signalled(&mut manager, rest).await;
+        } else if let Err(error) = target.writeback().journal().barrier().await {
+            tracing::error!(%error, "what is left may not survive power loss");
         }
         self.tracker.close();
         if tokio::time::timeout(LAST_ANSWERS, self.tracker.wait()).await.is_err() {
@@ -403,11 +427,14 @@ impl Serving {
         Ok(Exit::LeftBehind as u8)
     }
 
-    /// A signal asked to end: store what is left, as long as that moves, and unmount even if it is in use.
+    /// A signal asked to end: store what is left, as long as that moves and there is time, and unmount even if it is in use.
+    /// What could not be stored by then stays in the journal.
     async fn drain(&mut self, manager: &mut Manager) {
         let target = Arc::clone(&self.target);
-        if let Err(failed) = self.unless_signalled(manager, target.store_what_is_left()).await {
+        let stored = target.store_what_is_left(Some(DRAIN_LIMIT), None);
+        if let Err(failed) = self.unless_signalled(manager, stored).await {
             tracing::error!("{}", failed.message);
+            target.forced.store(true, Ordering::Release);
         }
         if let Err(error) = target.mounted.unmount(true) {
             tracing::error!(%error, "the mount could not be taken down");

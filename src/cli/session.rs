@@ -86,7 +86,8 @@ impl Session {
         let dir = self.node_dir()?;
         runtime()?.block_on(async {
             let client = Arc::new(Client::open(dir, options).await?);
-            work(client).await
+            let outcome = work(Arc::clone(&client)).await;
+            outcome.map_err(|failure| failure.with_servers(client.grid()))
         })
     }
 }

@@ -145,6 +145,16 @@ impl Link {
         }
     }
 
+    /// What is wrong with the server, as far as the last that is known of it is an error.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let state = self.state();
+        let error = state.health.last_error.as_ref().map(|error| match error {
+            StorageError::Unreachable(why) | StorageError::Unauthorized(why) => why.clone(),
+            other => other.to_string(),
+        });
+        error.or_else(|| state.down.as_ref().map(|down| down.why.clone()))
+    }
+
     pub(super) fn last_status(&self) -> Option<(Instant, ServerStatus)> {
         self.state().status
     }

@@ -100,6 +100,11 @@ impl Grid {
         })
     }
 
+    /// The servers that cannot be used just now, each with its name and the reason.
+    pub fn away(&self) -> Vec<(String, String)> {
+        self.servers().iter().filter_map(|server| Some((server.name(), server.trouble()?))).collect()
+    }
+
     /// Why new shares may go to fewer servers than there are, where grid managers are the reason.
     pub fn uncertified(&self) -> Option<String> {
         let servers = self.servers();

@@ -206,6 +206,11 @@ impl Server {
         self.permission().at(now)
     }
 
+    /// Why it cannot be used, if the last that is known of it is an error.
+    pub fn trouble(&self) -> Option<String> {
+        self.link.trouble()
+    }
+
     /// Has the server asked last for a while: it failed, or was too slow for somebody.
     pub fn set_aside(&self, span: Duration) {
         self.link.set_aside(span);

@@ -122,6 +122,43 @@ fn a_clients_directory_is_taken_as_it_is_and_left_as_it_was() {
 }
 
 #[test]
+fn servers_that_are_not_those_of_their_nurls_are_named() {
+    let grid = Grid::start(GridSpec { servers: fresh(2), needed: 1, happy: 1, total: 2 });
+    grid.tahoe(&["create-alias", "tahoe"]);
+    let top = tempfile::tempdir().unwrap();
+    let dir = top.path().join("node");
+    fs::create_dir_all(dir.join("private")).unwrap();
+    for name in ["tahoe.cfg", "private/aliases"] {
+        fs::copy(grid.client_dir().join(name), dir.join(name)).unwrap();
+    }
+    let cache = "private/introducer_default_cache.yaml";
+    let announced = fs::read_to_string(grid.client_dir().join(cache)).unwrap();
+    let nurls = [grid.nurl(0), grid.nurl(1)];
+    let other = |letter: char| if letter == 'a' { 'b' } else { 'a' };
+    // The first character of the key's hash, then that of the swissnum.
+    let places = [|_: &str| "pb://".len(), |nurl: &str| nurl.rfind('/').unwrap() + 1];
+    for (at, why) in places.iter().zip(["certificate does not match its NURL", "swissnum is wrong"]) {
+        let broken = nurls.iter().fold(announced.clone(), |text, nurl| {
+            let mut changed: Vec<char> = nurl.chars().collect();
+            changed[at(nurl)] = other(changed[at(nurl)]);
+            text.replace(nurl, &changed.into_iter().collect::<String>())
+        });
+        assert_ne!(broken, announced);
+        fs::write(dir.join(cache), broken).unwrap();
+        let mountpoint = top.path().join("mnt");
+        let mount = [OsStr::new("mount"), OsStr::new("tahoe:"), mountpoint.as_os_str()];
+        for failed in [run(&dir, &["ls", "tahoe:"], b""), run(&dir, &mount, b"")] {
+            let said = String::from_utf8(failed.stderr).unwrap();
+            assert_eq!((failed.status.code(), said.lines().count()), (Some(4), 1), "{said}");
+            let address = |n: usize| said.contains(&format!("127.0.0.1:{}", grid.server_port(n)));
+            assert!(said.contains(why) && (address(0) || address(1)), "{said}");
+            let swissnum = |nurl: &String| nurl[places[1](nurl)..].split('#').next().unwrap()[1..].to_owned();
+            assert!(!nurls.iter().any(|nurl| said.contains(&swissnum(nurl))), "{said}");
+        }
+    }
+}
+
+#[test]
 fn refused_objects_are_not_opened() {
     let world = World::new();
     world.mount(&[]);

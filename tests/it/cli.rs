@@ -597,21 +597,25 @@ mod mounts {
     }
 
     #[test]
-    fn a_forced_unmount_says_what_it_leaves_behind() {
-        let world = World::mounted();
+    fn an_unmount_without_the_grid_says_what_is_left_and_a_forced_one_leaves_it_behind() {
+        let world = World::new();
+        world.mount(&["-o", "deadline=2"]);
         let store = world.store(2);
         fs::rename(store.join("storage"), store.join("away")).unwrap();
         // Four stores of five make no upload happy: this stays pending, and close says so.
         let _ = fs::write(world.at("f"), [7; 5000]);
         let stays = unmount(&world, false);
-        assert!(stays.status.code() == Some(4) && world.is_mounted(), "{}", said(&stays));
-        for what in ["1 file of 4.88 KiB (f)", "stays mounted", "--force", "tahoefs status"] {
+        assert!(stays.status.code() == Some(7) && world.is_mounted(), "{}", said(&stays));
+        for what in ["1 file of 4.88 KiB (f)", "(store-3: unreachable: ", "stays mounted", "--force", "tahoefs status"]
+        {
             assert!(said(&stays).contains(what), "{what}: {}", said(&stays));
         }
         let flush = world.run(&["flush"]);
         assert!(flush.status.code() == Some(4) && said(&flush).contains("1 file of 4.88 KiB (f)"), "{}", said(&flush));
         let forced = unmount(&world, true);
-        assert!(forced.status.code() == Some(7) && said(&forced).contains("1 file of"), "{}", said(&forced));
+        for what in ["unmounted; not on the grid yet", "kept in the journal", "1 file of 4.88 KiB"] {
+            assert!(forced.status.code() == Some(7) && said(&forced).contains(what), "{what}: {}", said(&forced));
+        }
         assert!(!world.is_mounted());
         fs::rename(store.join("away"), store.join("storage")).unwrap();
         world.mount(&[]);
@@ -619,6 +623,46 @@ mod mounts {
         world.unmount();
         world.mount(&[]);
         assert_eq!(fs::read(world.at("f")).unwrap(), [7; 5000], "and it has gone out");
+    }
+
+    #[test]
+    fn an_unmount_waits_for_stores_that_come_back_before_the_deadline() {
+        let world = World::mounted();
+        let store = world.store(2);
+        fs::rename(store.join("storage"), store.join("away")).unwrap();
+        fs::write(world.at("f"), [7; 5000]).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| unmount(&world, false));
+            let failed = "shares can be placed on 4 servers only";
+            until(|| world.ok(&["status"]).contains(failed));
+            std::thread::sleep(Duration::from_secs(2));
+            assert!(!waiting.is_finished() && world.is_mounted());
+            fs::rename(store.join("away"), store.join("storage")).unwrap();
+            let unmounted = waiting.join().unwrap();
+            assert!(unmounted.status.success() && !world.is_mounted(), "{}", said(&unmounted));
+        });
+        assert_eq!(world.run(&["get", "tahoe:f"]).stdout, [7; 5000]);
+    }
+
+    #[test]
+    fn a_terminated_mount_without_the_grid_leaves_what_is_left_in_the_journal() {
+        let world = World::new();
+        world.ok(&["init"]);
+        let mountpoint = world.mountpoint();
+        let arguments = ["mount", "-f", "-o", "deadline=2"].map(OsStr::new);
+        let mut command = world.command(&[&arguments[..], &[mountpoint.as_os_str()]].concat());
+        let mut child = command.spawn().unwrap();
+        until(|| world.is_mounted());
+        let store = world.store(2);
+        fs::rename(store.join("storage"), store.join("away")).unwrap();
+        fs::write(world.at("f"), [7; 5000]).unwrap();
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(7));
+        assert!(!world.is_mounted());
+        fs::rename(store.join("away"), store.join("storage")).unwrap();
+        world.mount(&[]);
+        assert_eq!(fs::read(world.at("f")).unwrap(), [7; 5000]);
+        world.unmount();
     }
 
     #[test]

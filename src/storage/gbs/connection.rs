@@ -225,7 +225,7 @@ impl AsyncWrite for Watched {
 fn tls_error(error: &io::Error) -> String {
     match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
-            "its key is not the one that its NURL names".into()
+            "its certificate does not match its NURL: that names another key".into()
         }
         Some(e) => format!("no TLS as expected: {e}"),
         None => plain(error),
