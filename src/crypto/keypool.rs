@@ -12,7 +12,7 @@ use crate::util::{Cpu, Rng, at_leisure};
 const IN_HAND: usize = 8;
 
 /// The pause between keys that are made for later.
-const LEISURE: Duration = Duration::from_secs(2);
+const LEISURE: Duration = Duration::from_millis(500);
 
 /// A pool of unused signing keys that refills itself.
 ///

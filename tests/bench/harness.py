@@ -219,6 +219,11 @@ class Grid:
                 found[path.parent.name] = max(found.get(path.parent.name, 0), int.from_bytes(head[469:477], "big"))
         return found
 
+    def ready_keys(self):
+        """How many keys wait for new directories on the disk."""
+        keys = self.home / ".tahoefs/tahoefs/private/keys"
+        return sum(1 for _ in keys.iterdir()) if keys.is_dir() else 0
+
     def store_bytes(self):
         """What all stores take on the disk."""
         stores = self.home / ".tahoefs/tahoefs/stores"

@@ -106,6 +106,32 @@ class ReferenceGrid:
         """CPU seconds that all storage servers have used so far."""
         return sum(self.cpu_of(node.name) for node in self.servers)
 
+    def serve_sftp(self, folder):
+        """Starts the client anew with its SFTP frontend, and mounts that at `folder` by sshfs."""
+        port, keys = free_ports(1)[0], self.root / "sftp"
+        keys.mkdir()
+        for name in ("host", "user"):
+            self.bench.run(["ssh-keygen", "-q", "-t", "rsa", "-m", "PEM", "-N", "", "-f", keys / name])
+        root = json.loads(self.web("GET", "/uri/" + urllib.parse.quote(self.alias(), safe="") + "?t=json"))[1]["rw_uri"]
+        (self.client / "private/accounts").write_text(f"user {(keys / 'user.pub').read_text().strip()} {root}\n")
+        with open(self.client / "tahoe.cfg", "a", encoding="utf-8") as config:
+            config.write(f"[sftpd]\nenabled = true\nport = tcp:{port}:interface=127.0.0.1\n"
+                         f"host_pubkey_file = {keys / 'host.pub'}\nhost_privkey_file = {keys / 'host'}\n"
+                         "accounts.file = private/accounts\n")
+        process = self.processes.pop(self.client.name)
+        process.terminate()
+        process.wait(STOP)
+        self.run(self.client)
+        self.wait(lambda: self.connected() == len(self.servers))
+        known = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
+                 "-o", f"IdentityFile={keys / 'user'}", "-o", f"port={port}"]
+        self.bench.run(["sshfs", "user@127.0.0.1:/", folder, *known])
+
+    def alias(self):
+        """The cap of the alias `tahoe:`."""
+        aliases = (self.client / "private/aliases").read_text()
+        return next(line.split(": ", 1)[1].strip() for line in aliases.splitlines() if line.startswith("tahoe: "))
+
     def cpu_of(self, name):
         fields = Path(f"/proc/{self.processes[name].pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
