@@ -29,6 +29,8 @@ use crate::crypto::Xts;
 use crate::node::{Changes, NodeError, Readable, Source};
 use crate::util::{Cx, crash_point};
 
+/// A write of so many bytes is made where the call arrives: to go to another thread and back costs more than it does.
+const AT_ONCE: usize = 16 << 10;
 /// Content in more pieces stands in a staging file.
 const INLINE_PIECES: usize = 256;
 
@@ -309,20 +311,24 @@ impl Staged {
         let range = offset..end.ok_or(io::ErrorKind::InvalidInput)?;
         let order = Arc::clone(&self.0.order).write_owned().await;
         self.0.begin();
-        let Some(held) = self.0.held_row(&range) else {
+        let Some(begun) = self.0.begin_write(&range, &data) else {
             return self.change_in(order, move |file| file.write(range, &data)).await;
         };
-        // A small write at once, where nobody else commits: to go to another thread and back costs more than it does.
-        let (ops, content) = self.0.row_with(&range, &data, held);
+        let (ops, content) = begun?;
+        if ops.is_empty() {
+            self.0.wrote(range, content);
+            return Ok(());
+        }
         let ticket = self.0.shared.queue.push(ops);
         if let Some(result) = self.0.shared.queue.try_wait(&ticket) {
             result?;
-            self.0.wrote_row(range, content);
+            self.0.wrote(range, content);
             return Ok(());
         }
+        // Somebody else commits.
         let wait = move |file: &Inner| {
             file.shared.queue.wait(&ticket)?;
-            file.wrote_row(range, content);
+            file.wrote(range, content);
             Ok(())
         };
         self.change_in(order, wait).await
@@ -504,20 +510,31 @@ impl Inner {
 
     fn write(&self, range: Range<u64>, data: &[u8]) -> io::Result<()> {
         let staging = self.state().staging.clone();
+        let (ops, content) = match staging {
+            Some(file) => (self.stage(&file, &range, data)?, None),
+            None if self.fits_row(&range) => self.row_with(&range, data, self.content()?),
+            None => return self.spill(range, data),
+        };
+        if !ops.is_empty() {
+            self.shared.commit(ops)?;
+        }
+        self.wrote(range, content);
+        Ok(())
+    }
+
+    /// Does of a write what takes no time: hands back what is to be committed, and what [`Inner::wrote`] is told then.
+    /// `None` if it may take longer.
+    fn begin_write(&self, range: &Range<u64>, data: &[u8]) -> Option<io::Result<Written>> {
+        let staging = self.state().staging.clone();
         match staging {
-            Some(file) => self.write_staging(&file, range, data),
-            None if self.fits_row(&range) => {
-                let (ops, content) = self.row_with(&range, data, self.content()?);
-                self.shared.commit(ops)?;
-                self.wrote_row(range, content);
-                Ok(())
-            }
-            None => self.spill(range, data),
+            Some(file) if data.len() <= AT_ONCE => Some(self.stage(&file, range, data).map(|ops| (ops, None))),
+            Some(_) => None,
+            None => self.held_row(range).map(|held| Ok(self.row_with(range, data, held))),
         }
     }
 
     /// The content with `data` written to it, and the changes that put it there.
-    fn row_with(&self, range: &Range<u64>, data: &[u8], mut content: Vec<u8>) -> (Vec<Op>, Vec<u8>) {
+    fn row_with(&self, range: &Range<u64>, data: &[u8], mut content: Vec<u8>) -> Written {
         let mut ops = rows::write(&self.shared.keys, self.id(), &mut content, range, data);
         let state = self.state();
         let size = state.size.max(range.end);
@@ -527,18 +544,14 @@ impl Inner {
             let body = FileBody { size, written: pairs(&written), stored: None, ..self.body(&state) };
             ops.push(self.record(&body));
         }
-        (ops, content)
+        (ops, Some(content))
     }
 
-    fn wrote_row(&self, range: Range<u64>, content: Vec<u8>) {
-        lock(&self.shared.contents).put(self.id(), Arc::new(content));
-        self.wrote(range);
-    }
-
-    fn write_staging(&self, file: &Arc<UnitFile>, range: Range<u64>, data: &[u8]) -> io::Result<()> {
+    /// Writes `data` to the staging file, and hands back the changes that say so.
+    fn stage(&self, file: &Arc<UnitFile>, range: &Range<u64>, data: &[u8]) -> io::Result<Vec<Op>> {
         let (near, joined) = {
             let state = self.state();
-            (around(&state.written, &range), state.written.joined(range.clone()))
+            (around(&state.written, range), state.written.joined(range.clone()))
         };
         let written = file.write(range.start, data, &near);
         self.shared.dirtied(file);
@@ -548,18 +561,12 @@ impl Inner {
         if !joined.is_known {
             ops.push(Op::Extent(self.id(), joined.gone, (joined.whole.start, joined.whole.end)));
         }
-        {
-            let state = self.state();
-            let size = state.size.max(range.end);
-            if size != state.size || state.stored.is_some() {
-                ops.push(self.record(&FileBody { size, stored: None, ..self.body(&state) }));
-            }
+        let state = self.state();
+        let size = state.size.max(range.end);
+        if size != state.size || state.stored.is_some() {
+            ops.push(self.record(&FileBody { size, stored: None, ..self.body(&state) }));
         }
-        if !ops.is_empty() {
-            self.shared.commit(ops)?;
-        }
-        self.wrote(range);
-        Ok(())
+        Ok(ops)
     }
 
     /// Moves the content from its row into a staging file, with `data` written to it.
@@ -576,7 +583,7 @@ impl Inner {
         crash_point("journal.spill.switched");
         drop(lock(&self.shared.contents).take(self.id()));
         self.state().staging = Some(file);
-        self.wrote(range);
+        self.wrote(range, None);
         Ok(())
     }
 
@@ -606,8 +613,11 @@ impl Inner {
         self.shared.commit(ops)
     }
 
-    /// `range` is written, and its record stands.
-    fn wrote(&self, range: Range<u64>) {
+    /// `range` is written, and its record stands; `content` is all, if it stands in rows.
+    fn wrote(&self, range: Range<u64>, content: Option<Vec<u8>>) {
+        if let Some(content) = content {
+            lock(&self.shared.contents).put(self.id(), Arc::new(content));
+        }
         let mut state = self.state();
         state.size = state.size.max(range.end);
         state.written.insert(range);
@@ -688,6 +698,9 @@ impl fmt::Debug for Staged {
         write!(f, "Staged({:?})", self.id())
     }
 }
+
+/// The changes that a write makes, and the content with it, if that stands in rows.
+type Written = (Vec<Op>, Option<Vec<u8>>);
 
 fn pairs(extents: &Extents) -> Vec<(u64, u64)> {
     extents.iter().map(|r| (r.start, r.end)).collect()
