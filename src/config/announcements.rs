@@ -214,15 +214,19 @@ fn shown(id: &str) -> String {
     id.chars().filter(|c| !c.is_control()).take(ID_LIMIT).collect()
 }
 
+/// Whether a file of `private/` is an introducer's cache.
+pub(super) fn is_cache(name: &str) -> bool {
+    name.starts_with("introducer_") && name.ends_with("_cache.yaml")
+}
+
 /// The introducer caches of `dir`, by name.
-fn caches(dir: &NodeDir) -> Result<Vec<PathBuf>, ConfigError> {
+pub(super) fn caches(dir: &NodeDir) -> Result<Vec<PathBuf>, ConfigError> {
     let private = dir.private("");
     let entries = match fs::read_dir(&private) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(ConfigError::io(&private, &e)),
     };
-    let is_cache = |name: &str| name.starts_with("introducer_") && name.ends_with("_cache.yaml");
     let mut paths: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|e| e.path()))
         .filter(|path| path.file_name().and_then(|n| n.to_str()).is_some_and(is_cache))

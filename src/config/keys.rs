@@ -1,5 +1,5 @@
-//! Export and import of all that is needed to recover: secrets, aliases, encoding, who the stores are, and the servers
-//! that the user has listed.
+//! Export and import of all that is needed to recover: secrets, aliases, encoding, who the stores are, the servers that the
+//! user has listed, and what is known of the grid.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::known_grid::KnownGrid;
 use super::setup::{make_node_dir, write_tahoe_cfg};
 use super::stores::{StoreText, toml_error};
 use super::{
@@ -36,6 +37,7 @@ struct ExportedKeys {
     stores: Vec<StoreEntry>,
     /// `private/servers.yaml`, as it stands.
     servers: Option<Zeroizing<String>>,
+    known: KnownGrid,
 }
 
 /// What became of the stores at an import.
@@ -60,6 +62,8 @@ struct Document {
     store: Vec<StoreText>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     servers: Option<ServersText>,
+    #[serde(default)]
+    grid: KnownGrid,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -135,8 +139,9 @@ pub fn export_keys(dir: &NodeDir, file: &Path, rng: &Rng) -> Result<(), ConfigEr
         mutable_format: config.mutable_format,
         stores: stores.entries,
         servers: read_optional(&dir.private("servers.yaml"))?,
+        known: KnownGrid::load(dir)?,
     };
-    let text = keys.to_text()?;
+    let text = keys.into_text()?;
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(|e| {
         if e.kind() == std::io::ErrorKind::AlreadyExists {
             ConfigError::Exists(file.to_owned())
@@ -183,7 +188,8 @@ pub fn import_keys(dir: &NodeDir, file: &Path, places: &[PathBuf]) -> Result<Imp
             write_private(&new.private("servers.yaml"), servers.as_bytes())?;
         }
         Stores { entries: keys.stores.clone() }.write(new)?;
-        write_tahoe_cfg(new, &keys.shares, format_name(keys.mutable_format), keys.max_segment_size)
+        keys.known.write_files(new)?;
+        write_tahoe_cfg(new, &keys.shares, format_name(keys.mutable_format), keys.max_segment_size, &keys.known)
     })?;
     let shares = keys.shares;
     let (adopted, missing) = keys.stores.into_iter().partition(|e| e.verify_at(&e.directory(dir)).is_ok());
@@ -191,7 +197,7 @@ pub fn import_keys(dir: &NodeDir, file: &Path, places: &[PathBuf]) -> Result<Imp
 }
 
 impl ExportedKeys {
-    fn to_text(&self) -> Result<Zeroizing<String>, ConfigError> {
+    fn into_text(self) -> Result<Zeroizing<String>, ConfigError> {
         let document = Document {
             version: VERSION,
             secrets: SecretsText {
@@ -208,6 +214,7 @@ impl ExportedKeys {
             alias: self.aliases.iter().map(|(n, c)| AliasText { name: n.clone(), cap: c.to_string() }).collect(),
             store: self.stores.iter().map(StoreText::of).collect(),
             servers: self.servers.as_ref().map(|yaml| ServersText { yaml: yaml.to_string() }),
+            grid: self.known,
         };
         let body = toml::to_string(&document).map(Zeroizing::new);
         let body = body.map_err(|e| ConfigError::Invalid(e.to_string()))?;
@@ -227,6 +234,7 @@ impl ExportedKeys {
         let shares = ShareCounts { needed, happy, total };
         shares.check().map_err(|why| bad(&why))?;
         let mdmf = document.encoding.mutable_format.eq_ignore_ascii_case("mdmf");
+        document.grid.check(file)?;
         let mut aliases = Vec::new();
         for alias in &document.alias {
             check_alias_name(&alias.name)?;
@@ -243,6 +251,7 @@ impl ExportedKeys {
             mutable_format: if mdmf { MutableFormat::Mdmf } else { MutableFormat::Sdmf },
             stores: document.store.into_iter().map(|s| s.entry(file)).collect::<Result<_, _>>()?,
             servers: document.servers.as_ref().map(|servers| Zeroizing::new(servers.yaml.clone())),
+            known: document.grid,
         })
     }
 }

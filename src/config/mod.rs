@@ -11,6 +11,7 @@ pub mod identity;
 mod ini;
 mod journal_key;
 mod keys;
+mod known_grid;
 mod nurl;
 mod secrets;
 mod setup;

@@ -5,6 +5,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
+use super::known_grid::KnownGrid;
 use super::{
     ConfigError, Identity, Lock, LockKind, NodeDir, Secrets, StoreEntry, Stores, make_private_dir, write_private,
 };
@@ -77,7 +80,7 @@ pub fn init(dir: &NodeDir, options: &InitOptions, rng: &Rng) -> Result<(), Confi
             stores.entries.push(StoreEntry::new(&name, &path, &identity));
         }
         stores.write(new)?;
-        write_tahoe_cfg(new, &options.shares, "SDMF", 1 << 20)
+        write_tahoe_cfg(new, &options.shares, "SDMF", 1 << 20, &KnownGrid::default())
     })
 }
 
@@ -107,12 +110,17 @@ pub(super) fn make_node_dir(
     made.and_then(|()| File::open(parent).and_then(|d| d.sync_all()).map_err(|e| ConfigError::io(parent, &e)))
 }
 
-/// Writes a `tahoe.cfg` that the reference accepts for a client without servers of its own.
+/// The file by whose name the reference knows a client's node directory; what it holds plays no part.
+const NODE_TYPE: &str = "tahoe-client.tac";
+const NODE_TYPE_TEXT: &str = "# By its name this file tells `tahoe run` that this is a client's node directory.\n";
+
+/// Writes a `tahoe.cfg`, and what belongs to it, that the reference accepts for a client without servers of its own.
 pub(super) fn write_tahoe_cfg(
     dir: &NodeDir,
     shares: &ShareCounts,
     mutable_format: &str,
     max_segment_size: u64,
+    known: &KnownGrid,
 ) -> Result<(), ConfigError> {
     let ShareCounts { needed, happy, total } = shares;
     let mut text = format!(
@@ -127,8 +135,14 @@ pub(super) fn write_tahoe_cfg(
     if max_segment_size != 1 << 20 {
         text.push_str(&format!("shares._max_immutable_segment_size_for_testing = {max_segment_size}\n"));
     }
+    text.push_str(&known.lines("client"));
     text.push_str("\n[storage]\nenabled = false\n");
-    write_private(&dir.tahoe_cfg(), text.as_bytes())
+    let managers = known.lines("grid_managers");
+    if !managers.is_empty() {
+        text.push_str(&format!("\n[grid_managers]\n{}", *managers));
+    }
+    write_private(&dir.path().join(NODE_TYPE), NODE_TYPE_TEXT.as_bytes())?;
+    write_private(&dir.tahoe_cfg(), Zeroizing::new(text).as_bytes())
 }
 
 /// A new store at `path`, which is missing or empty.

@@ -159,6 +159,37 @@ fn servers_that_are_not_those_of_their_nurls_are_named() {
 }
 
 #[test]
+fn exported_keys_of_a_clients_directory_make_one_for_both_programs() {
+    let mut grid = Grid::start(GridSpec { servers: fresh(2), needed: 1, happy: 2, total: 2 });
+    grid.tahoe(&["create-alias", "tahoe"]);
+    let top = tempfile::tempdir().unwrap();
+    let (keys, dir) = (top.path().join("keys"), top.path().join("node"));
+    let data = vec![7; 5000];
+    let source = top.path().join("source");
+    fs::write(&source, &data).unwrap();
+    grid.tahoe(&["put", source.to_str().unwrap(), "tahoe:theirs"]);
+    ok(grid.client_dir(), &["export-keys".as_ref(), keys.as_os_str()], b"");
+    ok(&dir, &["import-keys".as_ref(), keys.as_os_str()], b"");
+    for name in ["introducers.yaml", "introducer_default_cache.yaml", "aliases", "secret", "convergence"] {
+        let read = |dir: &Path| fs::read(dir.join("private").join(name)).unwrap();
+        assert!(read(&dir) == read(grid.client_dir()), "{name}");
+        let mode = fs::metadata(dir.join("private").join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    assert_eq!(ok(&dir, &["get", "tahoe:theirs"], b""), data);
+    ok(&dir, &["put", "-", "tahoe:ours"], &data);
+
+    // What the introducer announces is read anew.
+    fs::remove_file(dir.join("private/introducer_default_cache.yaml")).unwrap();
+    grid.start_client_in(&dir);
+    let back = top.path().join("back");
+    grid.tahoe(&["get", "tahoe:ours", back.to_str().unwrap()]);
+    assert_eq!(fs::read(&back).unwrap(), data);
+    grid.tahoe(&["put", source.to_str().unwrap(), "tahoe:again"]);
+    assert_eq!(ok(&dir, &["get", "tahoe:again"], b""), data);
+}
+
+#[test]
 fn refused_objects_are_not_opened() {
     let world = World::new();
     world.mount(&[]);

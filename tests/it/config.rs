@@ -221,3 +221,61 @@ fn exported_keys_bring_everything_back() {
     assert!(!error.contains("secret\""), "{error}");
     assert!(!third.path().exists());
 }
+
+#[test]
+fn exported_keys_carry_what_is_known_of_the_grid() {
+    let top = tempfile::tempdir().unwrap();
+    let dir = NodeDir::at(top.path().join("node"));
+    dir.make().unwrap();
+    let key = "pub-v0-33al6dkxwnx724xrvn6nx2rh5kaffpe6s44n7fp2l7z6jv6rkbeq";
+    let given = format!(
+        "[node]\nnickname = mine\n[client]\nshares.needed = 1\nshares.happy = 1\nshares.total = 2\n\
+         introducer.furl = pb://x@tcp:h:1/with%%25\nhelper.furl = pb://x@tcp:h:2/y\nforce_foolscap = no\n\
+         peers.preferred = v0-a,\n  v0-b\n[grid_managers]\nAlice = {key}\n"
+    );
+    fs::write(dir.tahoe_cfg(), given).unwrap();
+    let blacklist = "aaaaaaaaaaaaaaaaaaaaaaaaaa refused\n";
+    let files = [
+        (dir.path().join("access.blacklist"), blacklist),
+        (dir.private("introducers.yaml"), "introducers: {a: {furl: 'pb://x@tcp:h:3/z'}}\n"),
+        (dir.private("introducer_a_cache.yaml"), "# nothing yet\n"),
+    ];
+    files.iter().for_each(|(path, text)| fs::write(path, text).unwrap());
+    fs::write(dir.private("unrelated.yaml"), "not carried\n").unwrap();
+    let file = top.path().join("keys");
+    config::export_keys(&dir, &file, &Rng::seeded(3)).unwrap();
+
+    let again = NodeDir::at(top.path().join("again"));
+    config::import_keys(&again, &file, &[]).unwrap();
+    let settings = |dir: &NodeDir| {
+        let ini = Ini::parse(&fs::read_to_string(dir.tahoe_cfg()).unwrap()).unwrap();
+        let of = |(section, option)| ini.get(section, option).unwrap().map(|value| value.replace('\n', " "));
+        let client = ["introducer.furl", "helper.furl", "force_foolscap", "peers.preferred"];
+        let all = client.map(|option| ("client", option)).into_iter().chain([("grid_managers", "alice")]);
+        all.map(of).collect::<Vec<_>>()
+    };
+    assert!(settings(&dir).iter().all(Option::is_some));
+    assert_eq!(settings(&again), settings(&dir));
+    assert_eq!(GridConfig::load(&again).unwrap(), GridConfig::load(&dir).unwrap());
+    for (path, text) in &files {
+        let brought = again.path().join(path.strip_prefix(dir.path()).unwrap());
+        assert_eq!((fs::read_to_string(&brought).unwrap().as_str(), mode(&brought)), (*text, 0o600));
+    }
+    assert!(!again.private("unrelated.yaml").exists());
+
+    // An export that somebody has tampered with writes nowhere else, and no other settings.
+    let text = fs::read_to_string(&file).unwrap();
+    for (from, to) in [
+        ("introducer_a_cache.yaml", "introducer_/../../../x_cache.yaml"),
+        ("introducer_a_cache.yaml", "tahoe.cfg"),
+        ("helper.furl", "web.port"),
+        ("pb://x@tcp:h:2/y", "y\\n[storage]"),
+    ] {
+        let changed = text.replace(from, to);
+        assert_ne!(changed, text, "{from}");
+        fs::write(&file, changed).unwrap();
+        let third = NodeDir::at(top.path().join("third"));
+        assert!(config::import_keys(&third, &file, &[]).is_err(), "{to}");
+        assert!(!third.path().exists());
+    }
+}

@@ -203,6 +203,18 @@ impl Grid {
         self.wait_connected(count, Instant::now() + START_LIMIT);
     }
 
+    /// Ends the client and starts one on another node directory, which has no web port and gets that of the old one.
+    pub fn start_client_in(&mut self, dir: &Path) {
+        self.client.stop();
+        let config = |dir: &Path| fs::read_to_string(dir.join("tahoe.cfg")).expect("tahoe.cfg");
+        let old = config(&self.client.dir);
+        let port = old.lines().find(|line| line.starts_with("web.port")).expect("a web port");
+        let new = config(dir).replace("[node]\n", &format!("[node]\n{port}\n"));
+        fs::write(dir.join("tahoe.cfg"), new).expect("tahoe.cfg");
+        self.client.dir = dir.to_owned();
+        self.start_client(self.servers.len());
+    }
+
     /// Starts a server again at another port, which it announces.
     pub fn move_server(&mut self, index: usize) {
         let node = &mut self.servers[index];
