@@ -12,7 +12,7 @@ pub struct Cli {
     /// The node directory [default: $TAHOEFS_NODE_DIRECTORY, ~/.tahoefs or ~/.tahoe]
     #[arg(short = 'd', long, global = true, value_name = "DIR")]
     pub node_directory: Option<PathBuf>,
-    /// Say more on standard error; twice for details
+    /// Say more on standard error, a mount in its log: what is done; twice each request too, three times everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Say nothing but errors

@@ -20,13 +20,15 @@ struct LogFile {
 
 static LOG_FILE: Mutex<Option<LogFile>> = Mutex::new(None);
 
-/// Says what is traced on standard error until [`to_file`]. `-v` and `-q` choose how much; `TAHOEFS_LOG` overrides them.
+/// Says what is traced on standard error until [`to_file`]. `-v` (info), `-vv` (debug), `-vvv` (trace) and `-q` choose how
+/// much; `TAHOEFS_LOG` overrides them.
 pub fn start(verbose: u8, quiet: bool) {
     let level = match (quiet, verbose) {
         (true, _) => "error",
         (false, 0) => "warn",
         (false, 1) => "info",
-        (false, _) => "tahoefs=debug,info",
+        (false, 2) => "tahoefs=debug,info",
+        (false, _) => "tahoefs=trace,debug",
     };
     // A reply that cannot be sent is the kernel's business; fuser would log each.
     let filter =

@@ -37,8 +37,8 @@ A capability is a secret, and everybody can read arguments. It is taken from sta
 
 ## Environment
 
-`TAHOEFS_NODE_DIRECTORY` names the node directory unless `-d` does. `TAHOEFS_LOG` chooses what is logged, such as
-`info` or `tahoefs=debug`.
+`TAHOEFS_NODE_DIRECTORY` names the node directory unless `-d` does. `TAHOEFS_LOG` chooses what is logged in
+place of `-v` and `-q`, such as `info` or `info,tahoefs::grid=debug`.
 
 ## Files
 

@@ -138,6 +138,10 @@ impl Client {
             servers.push(Arc::new(Server::new(info, Arc::new(store))));
         }
         servers.extend(roster.announced());
+        for server in &servers {
+            let (server, address) = (server.name(), server.address());
+            tracing::info!(server, address, "a server of the grid");
+        }
         let encoding = Encoding {
             needed: config.shares.needed,
             happy: config.shares.happy,

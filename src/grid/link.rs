@@ -90,6 +90,8 @@ struct State {
 
 /// The way to one server, and what is known of it.
 pub(super) struct Link {
+    /// What people call the server.
+    name: String,
     backend: RwLock<Arc<dyn StorageServer>>,
     /// Jitter, for servers that are set aside when they cannot be reached. Others are asked whatever happened before.
     pauses: Option<Rng>,
@@ -101,8 +103,9 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(backend: Arc<dyn StorageServer>, pauses: Option<Rng>) -> Arc<Link> {
+    pub(super) fn new(name: String, backend: Arc<dyn StorageServer>, pauses: Option<Rng>) -> Arc<Link> {
         Arc::new(Link {
+            name,
             backend: RwLock::new(backend),
             pauses,
             state: Mutex::default(),
@@ -189,8 +192,24 @@ impl Link {
         state.down.is_some() || state.aside.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Runs a request within its limit, unless the server is set aside, before or meanwhile.
+    /// Runs a request within its limit, unless the server is set aside, before or meanwhile. `what` is its name.
     pub(super) async fn request<T>(
+        self: &Arc<Link>,
+        cx: &Cx,
+        what: &'static str,
+        request: impl Future<Output = Result<T, StorageError>>,
+    ) -> Result<T, StorageError> {
+        let began = Instant::now();
+        let answer = self.request_unnoted(cx, request).await;
+        let (server, took) = (&*self.name, began.elapsed());
+        match &answer {
+            Ok(_) => tracing::debug!(server, request = what, ?took, "a server has answered"),
+            Err(error) => tracing::debug!(server, request = what, ?took, %error, "a request to a server has failed"),
+        }
+        answer
+    }
+
+    async fn request_unnoted<T>(
         self: &Arc<Link>,
         cx: &Cx,
         request: impl Future<Output = Result<T, StorageError>>,
@@ -249,7 +268,7 @@ impl Link {
                 state.health.latency = Some(state.health.latency.map_or(took, |l| (l * 7 + took) / 8));
                 state.health.answered += 1;
                 state.health.last_error = None;
-                answered(&mut state);
+                self.answered(&mut state);
             }
         }
     }
@@ -287,6 +306,7 @@ impl Link {
         if state.down.is_some() {
             return;
         }
+        tracing::info!(server = %self.name, why, "a server is set aside: it cannot be reached");
         state.episodes += 1;
         let episode = state.episodes;
         state.failing_since.get_or_insert_with(Instant::now);
@@ -310,7 +330,7 @@ impl Link {
         }
         let mut state = self.state();
         state.health.last_error = None;
-        answered(&mut state);
+        self.answered(&mut state);
         Ok(())
     }
 
@@ -331,6 +351,15 @@ impl Link {
         cx.with_timeout(WAKE_LIMIT).run(work).await.unwrap_or(false)
     }
 
+    fn answered(&self, state: &mut State) {
+        if state.last_answer.is_none() || state.failing_since.is_some() {
+            tracing::info!(server = %self.name, "a server answers");
+        }
+        state.last_answer = Some(Instant::now());
+        state.failing_since = None;
+        state.down = None;
+    }
+
     /// Leaves the server alone for longer than before.
     fn put_off(&self, episode: u64, why: String) {
         let (Some(rng), Some(down)) = (&self.pauses, &mut self.state().down) else { return };
@@ -344,12 +373,6 @@ impl Link {
 
 fn answered_since(state: &State, began: Instant) -> bool {
     state.last_answer.is_some_and(|at| at > began)
-}
-
-fn answered(state: &mut State) {
-    state.last_answer = Some(Instant::now());
-    state.failing_since = None;
-    state.down = None;
 }
 
 /// Twice as long each time, less up to half of it at random, so that many clients do not come at once.

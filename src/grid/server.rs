@@ -77,13 +77,15 @@ impl Drop for Taking<'_> {
 impl Server {
     /// A server of this identity behind `backend`. Every request is made, whatever became of those before.
     pub fn new(info: ServerInfo, backend: Arc<dyn StorageServer>) -> Server {
-        Server::over(info, Link::new(backend, None), String::new())
+        let link = Link::new(name_of(&info), backend, None);
+        Server::over(info, link, String::new())
     }
 
     /// A server on a network. One that cannot be reached is set aside for 1 to 60 seconds, longer each time: until it
     /// answers again requests to it fail at once, and those that wait for it when it is set aside do too.
     pub fn remote(info: ServerInfo, address: String, backend: Arc<dyn StorageServer>, rng: Rng) -> Server {
-        Server::over(info, Link::new(backend, Some(rng)), address)
+        let link = Link::new(name_of(&info), backend, Some(rng));
+        Server::over(info, link, address)
     }
 
     fn over(info: ServerInfo, link: Arc<Link>, address: String) -> Server {
@@ -123,17 +125,18 @@ impl Server {
         self.uploads.get_or_init(|| Arc::clone(rate));
     }
 
-    /// Makes a write that sends `bytes` of shares, once they may leave.
+    /// Makes a write that sends `bytes` of shares, once they may leave. `what` names the request.
     async fn send<T>(
         &self,
         cx: &Cx,
+        what: &'static str,
         bytes: u64,
         write: impl Future<Output = Result<T, StorageError>>,
     ) -> Result<T, StorageError> {
         if let Some(rate) = self.uploads.get() {
             rate.wait(cx, bytes).await?;
         }
-        let answer = self.link.request(cx, self.taking(write)).await?;
+        let answer = self.link.request(cx, what, self.taking(write)).await?;
         self.sent.fetch_add(bytes, Ordering::Relaxed);
         cx.acknowledge();
         Ok(answer)
@@ -151,8 +154,7 @@ impl Server {
 
     /// What people call it, or its id.
     pub fn name(&self) -> String {
-        let ServerInfo { id, nickname, .. } = &self.info;
-        if nickname.is_empty() { id.clone() } else { nickname.clone() }
+        name_of(&self.info)
     }
 
     /// How it has fared.
@@ -232,10 +234,14 @@ impl Server {
     }
 }
 
+fn name_of(ServerInfo { id, nickname, .. }: &ServerInfo) -> String {
+    if nickname.is_empty() { id.clone() } else { nickname.clone() }
+}
+
 #[async_trait]
 impl StorageServer for Server {
     async fn status(&self, cx: &Cx) -> Result<ServerStatus, StorageError> {
-        let status = self.link.request(cx, self.link.backend().status(cx)).await?;
+        let status = self.link.request(cx, "status", self.link.backend().status(cx)).await?;
         self.link.remember(status);
         Ok(status)
     }
@@ -246,7 +252,7 @@ impl StorageServer for Server {
         kind: ShareKind,
         si: StorageIndex,
     ) -> Result<BTreeSet<ShareNumber>, StorageError> {
-        self.link.request(cx, self.link.backend().list_shares(cx, kind, si)).await
+        self.link.request(cx, "list_shares", self.link.backend().list_shares(cx, kind, si)).await
     }
 
     async fn allocate(
@@ -258,7 +264,9 @@ impl StorageServer for Server {
         secret: &UploadSecret,
         lease: &LeaseSecrets,
     ) -> Result<Allocation, StorageError> {
-        self.link.request(cx, self.taking(self.link.backend().allocate(cx, si, shares, size, secret, lease))).await
+        let allocation = self.link.backend();
+        let allocation = allocation.allocate(cx, si, shares, size, secret, lease);
+        self.link.request(cx, "allocate", self.taking(allocation)).await
     }
 
     async fn write_share(
@@ -273,7 +281,7 @@ impl StorageServer for Server {
         let _turn = cx.run(self.writes.acquire()).await?;
         let bytes = data.len() as u64;
         let write = async { self.link.backend().write_share(cx, si, share, secret, offset, data).await };
-        self.send(cx, bytes, write).await
+        self.send(cx, "write_share", bytes, write).await
     }
 
     async fn abort_share(
@@ -283,7 +291,7 @@ impl StorageServer for Server {
         share: ShareNumber,
         secret: &UploadSecret,
     ) -> Result<(), StorageError> {
-        self.link.request(cx, self.link.backend().abort_share(cx, si, share, secret)).await
+        self.link.request(cx, "abort_share", self.link.backend().abort_share(cx, si, share, secret)).await
     }
 
     async fn read_share(
@@ -294,7 +302,8 @@ impl StorageServer for Server {
         share: ShareNumber,
         ranges: &[ReadRange],
     ) -> Result<Vec<Bytes>, StorageError> {
-        let answer = self.link.request(cx, self.link.backend().read_share(cx, kind, si, share, ranges)).await?;
+        let answer =
+            self.link.request(cx, "read_share", self.link.backend().read_share(cx, kind, si, share, ranges)).await?;
         let fits = answer.len() == ranges.len() && answer.iter().zip(ranges).all(|(a, r)| a.len() as u64 <= r.length);
         if !fits {
             return Err(StorageError::Malformed("more or fewer bytes than asked for".into()));
@@ -310,7 +319,7 @@ impl StorageServer for Server {
         last: ShareNumber,
         range: ReadRange,
     ) -> Result<BTreeMap<ShareNumber, Result<Bytes, StorageError>>, StorageError> {
-        let answer = self.link.request(cx, self.link.backend().read_slots(cx, si, last, range)).await?;
+        let answer = self.link.request(cx, "read_slots", self.link.backend().read_slots(cx, si, last, range)).await?;
         if answer.values().flatten().any(|bytes| bytes.len() as u64 > range.length) {
             return Err(StorageError::Malformed("more bytes than asked for".into()));
         }
@@ -329,11 +338,11 @@ impl StorageServer for Server {
     ) -> Result<ReadTestWriteAnswer, StorageError> {
         let bytes = shares.values().flat_map(|share| &share.write).map(|(_, data)| data.len() as u64).sum();
         let write = async { self.link.backend().read_test_write(cx, si, enabler, lease, shares, read).await };
-        self.send(cx, bytes, write).await
+        self.send(cx, "read_test_write", bytes, write).await
     }
 
     async fn add_lease(&self, cx: &Cx, si: StorageIndex, lease: &LeaseSecrets) -> Result<(), StorageError> {
-        self.link.request(cx, self.link.backend().add_lease(cx, si, lease)).await
+        self.link.request(cx, "add_lease", self.link.backend().add_lease(cx, si, lease)).await
     }
 
     async fn advise_corrupt(
@@ -344,7 +353,7 @@ impl StorageServer for Server {
         share: ShareNumber,
         reason: &str,
     ) -> Result<(), StorageError> {
-        self.link.request(cx, self.link.backend().advise_corrupt(cx, kind, si, share, reason)).await
+        self.link.request(cx, "advise_corrupt", self.link.backend().advise_corrupt(cx, kind, si, share, reason)).await
     }
 
     /// Has no limit of its own but the caller's, and asks a server that is set aside too: one that promises nothing

@@ -105,6 +105,8 @@ pub(super) async fn publish(
         *error != StorageError::NoSpace || map.shares().contains_key(place) || map.bad().contains_key(place)
     };
     let complete = !outcome.failed.iter().any(lacks);
+    let (seqnum, shares, failed) = (version.header.seqnum, outcome.placed.len(), outcome.failed.len());
+    tracing::info!(storage_index = ?slot.si, seqnum, shares, failed, "published a version of a mutable file");
     Ok(Published { version, map, complete })
 }
 

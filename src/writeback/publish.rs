@@ -172,6 +172,7 @@ impl Writeback {
             crash_point("writeback.publish.recorded");
             let edits: Vec<Edit> = attempts.iter().map(|a| a.edit.clone()).collect();
             let outcomes = node.modify(cx, &edits).await?;
+            tracing::info!(storage_index = ?node.storage_index(), changes = edits.len(), "published a directory");
             crash_point("writeback.publish.made");
             published = Some((node.snapshot(cx, Freshness::Cached).await?, outcomes));
         }

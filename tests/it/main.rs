@@ -28,6 +28,7 @@ mod interop;
 mod journal;
 mod lease;
 mod local_store;
+mod logs;
 mod mdmf_shares;
 mod mdmf_write;
 mod merkle;

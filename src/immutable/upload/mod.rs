@@ -226,6 +226,9 @@ impl Uploader {
         };
         let selection = select(&self.grid, cx, wanted, &self.memory).await?;
         let selected = began.elapsed();
+        for (share, server) in &selection.allocated {
+            tracing::debug!(storage_index = ?wanted.storage_index, share, server = %selection.servers[*server].name(), "a share goes to a server");
+        }
         let encoder = Encoder { source, key: key.clone(), encoding, total, cpu: self.grid.cpu().clone() };
         let job = Job { grid: &self.grid, cx, wanted, encoding, layout, selection };
         let (ueb, selection) = job.push(encoder).await?;
@@ -253,6 +256,9 @@ impl Uploader {
             results.server_map.entry(info.id.clone()).or_default().insert(share);
             results.nicknames.insert(info.id.clone(), info.nickname.clone());
         }
+        let UploadResults { file_size, pushed_shares, preexisting_shares, happiness, .. } = results;
+        let (storage_index, took) = (wanted.storage_index, began.elapsed());
+        tracing::info!(?storage_index, file_size, pushed_shares, preexisting_shares, happiness, ?took, "stored a file");
         Ok(Uploaded { cap: Cap::File(FileCap::Chk(cap)), results })
     }
 }

@@ -178,7 +178,10 @@ impl Http {
             return Err(StorageError::Unreachable("it announces no address that may be contacted".into()));
         };
         let mut why = match place.connect().await {
-            Ok(connection) => return Ok((first, connection)),
+            Ok(connection) => {
+                tracing::debug!(address = place.address, "connected");
+                return Ok((first, connection));
+            }
             Err(why) => self.unreachable(first, &why),
         };
         let others = self.places.iter().enumerate().filter(|(index, _)| *index != first);
