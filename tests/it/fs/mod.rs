@@ -6,6 +6,7 @@ mod lost;
 mod model;
 mod mutable;
 mod parts;
+mod promises;
 mod queue;
 mod races;
 mod shared;
