@@ -219,6 +219,17 @@ impl Inodes {
         ino
     }
 
+    /// The inodes that show a directory.
+    pub fn of_directory(&self, dir: DirId) -> Vec<Ino> {
+        let shows = |inode: &Inode| matches!(inode.kind, Kind::Directory(shown) if shown == dir);
+        self.by_number.iter().filter(|(_, inode)| shows(inode)).map(|(ino, _)| *ino).collect()
+    }
+
+    /// The names in a directory that have inodes.
+    pub fn names_in(&self, parent: Ino) -> Vec<Name> {
+        self.by_place.keys().filter(|(above, _)| *above == parent).map(|(_, name)| Arc::clone(name)).collect()
+    }
+
     /// The number at a place, if an inode is there.
     pub fn at(&self, parent: Ino, name: &Name) -> Option<Ino> {
         self.by_place.get(&(parent, Arc::clone(name))).copied()

@@ -11,6 +11,7 @@ mod inodes;
 mod mutable;
 mod names;
 mod ops;
+mod stale;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
@@ -27,6 +28,7 @@ pub use error::FsError;
 pub use handles::{Handle, OpenMode};
 pub use names::{edge_name, shown};
 pub use ops::{Listed, RenameMode, TARGET_MAX};
+pub use stale::Stale;
 
 use handles::Handles;
 use inodes::{Inode, Inodes, Kind};
@@ -189,6 +191,7 @@ impl Filesystem {
     async fn load(&self, ino: Ino) -> Result<DirId, FsError> {
         let dir = self.lock().inodes.directory(ino)?;
         self.writeback.load(&self.cx(), dir, Freshness::Cached).await?;
+        self.writeback.watch(dir);
         Ok(dir)
     }
 

@@ -20,9 +20,10 @@ use tokio::runtime;
 use super::convert::{self, errno, open_mode, set_time};
 use crate::fs::{Caller, Filesystem, FsError, Handle, RenameMode, SetAttr};
 use crate::node::FileType;
+use crate::writeback::LASTING;
 
-/// How long the kernel may hold names and attributes without asking.
-const TTL: Duration = Duration::from_secs(1);
+/// How long the kernel may hold names and attributes without asking, where it is not told of changes.
+const UNTOLD: Duration = Duration::from_secs(1);
 /// The largest read or write; what the kernel allows by default.
 const MAX_IO: u32 = 1 << 20;
 /// Requests that the kernel may have under way in the background.
@@ -53,9 +54,14 @@ fn caller(req: &Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid() }
 }
 
-fn entry(reply: ReplyEntry, result: Result<crate::fs::Attr, FsError>) {
+/// How long the kernel may hold what it is told of an inode.
+fn ttl(fs: &Filesystem, ino: u64) -> Duration {
+    if fs.lasts(ino) { LASTING } else { UNTOLD }
+}
+
+fn entry(reply: ReplyEntry, fs: &Filesystem, result: Result<crate::fs::Attr, FsError>) {
     match result {
-        Ok(attr) => reply.entry(&TTL, &convert::attr(&attr), GENERATION),
+        Ok(attr) => reply.entry(&ttl(fs, attr.ino), &convert::attr(&attr), GENERATION),
         Err(e) => reply.error(errno(e)),
     }
 }
@@ -83,7 +89,7 @@ impl fuser::Filesystem for Adapter {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.as_bytes().to_vec();
-        self.spawn(|fs| async move { entry(reply, fs.lookup(parent.0, &name).await) });
+        self.spawn(|fs| async move { entry(reply, &fs, fs.lookup(parent.0, &name).await) });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -93,7 +99,7 @@ impl fuser::Filesystem for Adapter {
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.spawn(|fs| async move {
             match fs.getattr(ino.0).await {
-                Ok(attr) => reply.attr(&TTL, &convert::attr(&attr)),
+                Ok(attr) => reply.attr(&ttl(&fs, attr.ino), &convert::attr(&attr)),
                 Err(e) => reply.error(errno(e)),
             }
         });
@@ -120,7 +126,7 @@ impl fuser::Filesystem for Adapter {
         let set = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
         self.spawn(|fs| async move {
             match fs.setattr(ino.0, set).await {
-                Ok(attr) => reply.attr(&TTL, &convert::attr(&attr)),
+                Ok(attr) => reply.attr(&ttl(&fs, attr.ino), &convert::attr(&attr)),
                 Err(e) => reply.error(errno(e)),
             }
         });
@@ -156,12 +162,12 @@ impl fuser::Filesystem for Adapter {
     ) {
         let (name, caller) = (name.as_bytes().to_vec(), caller(req));
         let Some(kind) = convert::kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
-        self.spawn(|fs| async move { entry(reply, fs.mknod(parent.0, &name, kind, mode, rdev, caller).await) });
+        self.spawn(|fs| async move { entry(reply, &fs, fs.mknod(parent.0, &name, kind, mode, rdev, caller).await) });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
         let (name, caller) = (name.as_bytes().to_vec(), caller(req));
-        self.spawn(|fs| async move { entry(reply, fs.mkdir(parent.0, &name, mode, caller).await) });
+        self.spawn(|fs| async move { entry(reply, &fs, fs.mkdir(parent.0, &name, mode, caller).await) });
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -177,7 +183,7 @@ impl fuser::Filesystem for Adapter {
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (name, target) = (link_name.as_bytes().to_vec(), target.as_os_str().as_bytes().to_vec());
         let caller = caller(req);
-        self.spawn(|fs| async move { entry(reply, fs.symlink(parent.0, &name, &target, caller).await) });
+        self.spawn(|fs| async move { entry(reply, &fs, fs.symlink(parent.0, &name, &target, caller).await) });
     }
 
     fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
@@ -316,9 +322,10 @@ impl fuser::Filesystem for Adapter {
             for (i, listed) in entries.iter().enumerate().skip(offset as usize) {
                 // An entry without attributes makes the kernel look the name up itself when somebody wants them.
                 let known = fs.attach(ino.0, listed).await;
+                let lasting = known.as_ref().map_or(UNTOLD, |attr| ttl(&fs, attr.ino));
                 let attr = known.map_or_else(|| unknown(listed.kind), |attr| convert::attr(&attr));
                 let name = OsStr::from_bytes(&listed.name);
-                if reply.add(INodeNo(listed.ino), i as u64 + 1, name, &TTL, &attr, GENERATION) {
+                if reply.add(INodeNo(listed.ino), i as u64 + 1, name, &lasting, &attr, GENERATION) {
                     if let Some(attr) = known {
                         fs.forget(attr.ino, 1);
                     }
@@ -359,7 +366,7 @@ impl fuser::Filesystem for Adapter {
             match fs.create(parent.0, &name, mode, caller, open).await {
                 Ok((attr, handle)) => {
                     let handle = FileHandle(handle.0);
-                    reply.created(&TTL, &convert::attr(&attr), GENERATION, handle, FopenFlags::empty());
+                    reply.created(&ttl(&fs, attr.ino), &convert::attr(&attr), GENERATION, handle, FopenFlags::empty());
                 }
                 Err(e) => reply.error(errno(e)),
             }

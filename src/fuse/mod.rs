@@ -6,6 +6,7 @@ mod adapter;
 mod convert;
 mod direct;
 mod mounts;
+mod notify;
 pub mod options;
 mod session;
 

@@ -17,6 +17,7 @@ use tokio::runtime;
 use super::adapter::Adapter;
 use super::direct::mount_as_root;
 use super::mounts::find_mount;
+use super::notify;
 use crate::fs::Filesystem;
 
 /// Threads that read requests. Each only hands its request to a task.
@@ -99,6 +100,7 @@ pub fn mount(spec: &MountSpec, fs: Arc<Filesystem>, runtime: runtime::Handle) ->
     };
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
+    let (served, handle) = (Arc::clone(&fs), runtime.clone());
     let adapter = Adapter { fs, runtime };
     let session = match mount_as_root(spec).map_err(MountError::Refused)? {
         Some(device) => Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
@@ -109,6 +111,7 @@ pub fn mount(spec: &MountSpec, fs: Arc<Filesystem>, runtime: runtime::Handle) ->
     };
     let session = session.map_err(MountError::Refused)?;
     let session = ManuallyDrop::new(session.spawn().map_err(MountError::Refused)?);
+    notify::begin(&served, session.notifier(), handle).map_err(MountError::Refused)?;
     let entry = find_mount(&spec.mountpoint).map_err(MountError::Refused)?;
     let entry = entry.ok_or_else(|| MountError::Refused(io::Error::other("the mount is gone again")))?;
     Ok(Mounted { session, mountpoint: spec.mountpoint.clone(), id: entry.id })

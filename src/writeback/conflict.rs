@@ -37,6 +37,7 @@ impl State {
         host: &str,
     ) {
         let name = &attempt.name;
+        self.tell(dir, name);
         let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get(name)) else { return };
         // Under a cap that was there before, only attributes have changed.
         let same = |a: &Cap, b: &Cap| a.readonly() == b.readonly();

@@ -42,7 +42,7 @@ type Work<'a> = BoxFuture<'a, (Subject, Result<(), NodeError>)>;
 impl Writeback {
     /// Stores, publishes and keeps house in the background, for ever: the owner runs it as a task.
     pub async fn run(&self) {
-        tokio::join!(self.empty(), self.keep_house());
+        tokio::join!(self.empty(), self.keep_house(), self.look_out());
     }
 
     async fn empty(&self) {

@@ -1,5 +1,6 @@
 //! Tables of directories: from the grid, or, while that cannot be asked, as they were last seen.
 
+use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard};
 
 use futures::stream::{self, StreamExt};
@@ -50,10 +51,8 @@ impl Writeback {
             Ok(table) => {
                 *self.away() = None;
                 let mut state = self.state();
-                if let Some(d) = state.dirs.get_mut(&dir)
-                    && d.epoch == epoch
-                {
-                    d.install(table);
+                if state.dirs.get(&dir).is_some_and(|d| d.epoch == epoch) {
+                    state.install(dir, table, &HashSet::new());
                 }
                 Ok(())
             }
@@ -99,7 +98,7 @@ impl Writeback {
         self.away.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn is_grid_away(&self) -> bool {
+    pub(super) fn is_grid_away(&self) -> bool {
         let away = *self.away();
         away.is_some_and(|at| at.elapsed() < self.options.refresh)
     }

@@ -13,6 +13,7 @@ mod due;
 mod file;
 mod kept;
 mod load;
+mod news;
 mod part;
 mod publish;
 mod queue;
@@ -37,6 +38,7 @@ use crate::util::{Clock, Cx, Priority};
 pub use conflict::Conflict;
 pub use file::{FileObject, Times};
 pub use kept::{CRASH_POINTS, Kept};
+pub use news::{Changed, LASTING, News};
 pub use part::Part;
 pub use queue::{Failure, QueueStatus, Scope, Standing};
 
@@ -186,6 +188,10 @@ pub struct Writeback {
     changed: Notify,
     /// Upkeep has something to do.
     upkeep: Notify,
+    /// A directory is watched.
+    watching: Notify,
+    /// Others of this machine have changed something.
+    expired: Notify,
     /// When the grid could last not be asked, if nothing was had from it since.
     away: Mutex<Option<Instant>>,
 }
@@ -213,6 +219,9 @@ struct State {
     /// For a place that a rename made: the old places, whose removal waits for its publish.
     waiting_for: HashMap<(DirId, Name), Vec<(DirId, Name)>>,
     failures: Vec<(queue::Subject, Failure)>,
+    /// When somebody was last told that what is in a directory lasts.
+    watched: HashMap<DirId, Instant>,
+    news: Arc<News>,
     /// The latest, oldest first.
     conflicts: VecDeque<Conflict>,
     /// Mutable files whose content has changed and may not be stored, whether a name leads to them or not.
@@ -380,6 +389,8 @@ impl Writeback {
             retiring: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             upkeep: Notify::new(),
+            watching: Notify::new(),
+            expired: Notify::new(),
             away: Mutex::default(),
         })
     }
@@ -443,6 +454,7 @@ impl Writeback {
     /// Has every directory loaded again before it is next shown.
     pub fn expire(&self) {
         self.state().dirs.values_mut().for_each(|dir| dir.checked = None);
+        self.expired.notify_one();
     }
 
     /// What stands under `name`. The directory must have been loaded, else nothing but pending changes is seen.

@@ -362,8 +362,10 @@ impl State {
         date: i64,
         host: &str,
     ) {
+        let applied = attempts.iter().zip(&outcomes).filter(|(_, o)| matches!(o, EditOutcome::Applied));
+        let ours = applied.map(|(attempt, _)| Arc::clone(&attempt.name)).collect();
+        self.install(dir, table, &ours);
         let Some(d) = self.dirs.get_mut(&dir) else { return };
-        d.install(table);
         d.epoch += 1;
         for (attempt, outcome) in attempts.into_iter().zip(outcomes) {
             match outcome {

@@ -72,9 +72,11 @@ impl Writeback {
         let freshness = if node.probe(cx).await? { Freshness::Newest } else { Freshness::Cached };
         let table = node.snapshot(cx, freshness).await?;
         *self.away() = None;
-        if let Some(d) = self.state().dirs.get_mut(&dir).filter(|d| d.epoch == epoch) {
-            d.install(Arc::clone(&table));
+        let mut state = self.state();
+        if state.dirs.get(&dir).is_some_and(|d| d.epoch == epoch) {
+            state.install(dir, Arc::clone(&table), &HashSet::new());
         }
+        drop(state);
         Ok(Some(table))
     }
 

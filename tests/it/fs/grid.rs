@@ -40,6 +40,7 @@ pub struct NodeGrid {
     faults: Mutex<Vec<Fault>>,
     publish_millis: AtomicU64,
     pub publishes: AtomicUsize,
+    pub probes: AtomicUsize,
     pub uploads: AtomicUsize,
     /// Files of exactly this many bytes are refused.
     pub unwanted: Mutex<Option<usize>>,
@@ -305,6 +306,7 @@ impl Directory for Dir {
     }
 
     async fn probe(&self, _cx: &Cx) -> Result<bool, NodeError> {
+        self.grid.probes.fetch_add(1, Ordering::Relaxed);
         Ok(true)
     }
 

@@ -1,5 +1,7 @@
 //! Several machines in one tree: directories that one removes while another puts something into them.
 
+use std::sync::atomic::Ordering;
+
 use super::grid::Fault;
 use super::*;
 
@@ -228,4 +230,64 @@ async fn a_directory_that_cannot_be_looked_at_is_not_removed_and_holds_up_nothin
     ground.grid.hide(&cap, false);
     fs.settle().await.unwrap();
     assert_eq!(ground.published().await, ["f"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_change_in_directories_in_use_is_told_until_they_are_left_alone() {
+    let ground = Ground::new();
+    tree(&ground, &["d"]).await;
+    let (ours, theirs) = (ground.mount().await, ground.mount().await);
+    let there = find(&theirs, &["d"]).await.unwrap();
+    write(&theirs, there, "changed", FILE).await;
+    write(&theirs, there, "removed", FILE).await;
+    theirs.settle().await.unwrap();
+    let news = ours.writeback().news();
+    news.listen();
+    let writeback = Arc::clone(ours.writeback());
+    let running = tokio::spawn(async move { writeback.run().await });
+    let d = find(&ours, &["d"]).await.unwrap();
+    let changed = ours.lookup(d, b"changed").await.unwrap().ino;
+    let removed = ours.lookup(d, b"removed").await.unwrap().ino;
+    assert!(ours.lasts(changed) && ours.lasts(d));
+    // What is done here is no news.
+    write(&ours, d, "own", FILE).await;
+    ours.settle().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(news.wait(Duration::ZERO), []);
+    assert!(ours.lasts(changed));
+    let replacement = write(&theirs, there, "changed.new", b"other").await;
+    theirs.rename(there, b"changed.new", there, b"changed", RenameMode::Replace).await.unwrap();
+    theirs.unlink(there, b"removed").await.unwrap();
+    write(&theirs, there, "added", FILE).await;
+    theirs.settle().await.unwrap();
+    assert_eq!(theirs.getattr(replacement).await.unwrap().size, 5);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let mut stale = ours.stale(news.wait(Duration::ZERO));
+    stale.sort_by_key(|stale| format!("{stale:?}"));
+    assert!(stale.contains(&Stale::Content(changed)), "{stale:?}");
+    assert!(stale.contains(&Stale::Name { parent: d, name: b"removed".to_vec() }), "{stale:?}");
+    assert!(!stale.iter().any(|s| matches!(s, Stale::Name { name, .. } if name != b"removed")), "{stale:?}");
+    assert_eq!(ours.getattr(changed).await.unwrap().size, 5);
+    assert_eq!(ours.getattr(removed).await.unwrap().nlink, 0);
+    // Nobody asks any more: the grid is left alone.
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let before = ground.grid.probes.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(ground.grid.probes.load(Ordering::Relaxed), before);
+    assert!(!ours.lasts(changed));
+    running.abort();
+}
+
+#[tokio::test]
+async fn only_so_many_directories_are_watched() {
+    let ground = Ground::new();
+    let fs = ground.mount().await;
+    fs.writeback().news().listen();
+    let mut files = Vec::new();
+    for n in 0..80 {
+        let dir = fs.mkdir(ROOT, format!("d{n}").as_bytes(), 0o755, ME).await.unwrap().ino;
+        files.push(write(&fs, dir, "f", b"x").await);
+    }
+    let lasting = files.iter().filter(|ino| fs.lasts(**ino)).count();
+    assert_eq!(lasting, 63, "beside the root");
 }

@@ -436,6 +436,56 @@ fn a_conflict_is_told_where_it_was_found() {
     theirs.unmount();
 }
 
+/// Longer than the refresh interval, much shorter than the kernel may keep what it was told.
+const TOLD_WITHIN: Duration = Duration::from_secs(20);
+
+#[test]
+fn the_kernel_is_told_what_another_machine_has_changed() {
+    let (ours, theirs) = two_machines();
+    fs::create_dir(ours.at("d")).unwrap();
+    for name in ["changed", "removed", "mode"] {
+        fs::write(ours.at("d").join(name), "old").unwrap();
+    }
+    ours.ok(&["flush"]);
+    agreed(&ours, &theirs);
+    let at = |name: &str| theirs.at("d").join(name);
+    let mut open = fs::File::open(at("changed")).unwrap();
+    for _ in 0..3 {
+        for name in ["changed", "removed", "mode"] {
+            assert_eq!(fs::read(at(name)).unwrap(), b"old");
+            fs::metadata(at(name)).unwrap();
+        }
+        thread::sleep(Duration::from_millis(1200));
+    }
+    fs::write(ours.at("d/changed.new"), "new content").unwrap();
+    fs::rename(ours.at("d/changed.new"), ours.at("d/changed")).unwrap();
+    fs::remove_file(ours.at("d/removed")).unwrap();
+    fs::set_permissions(ours.at("d/mode"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(ours.at("d/added"), "added").unwrap();
+    ours.ok(&["flush"]);
+    // Names that the kernel has: it does not ask for their directory.
+    let until = Instant::now() + TOLD_WITHIN;
+    let shows = || {
+        let size = fs::metadata(at("changed")).map(|meta| meta.len());
+        let mode = fs::metadata(at("mode")).map(|meta| meta.permissions().mode() & 0o777);
+        (size.ok(), fs::metadata(at("removed")).is_ok(), mode.ok())
+    };
+    while shows() != (Some(11), false, Some(0o600)) {
+        assert!(Instant::now() < until, "{:?}", shows());
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(fs::read(at("changed")).unwrap(), b"new content");
+    let mut old = String::new();
+    open.read_to_string(&mut old).unwrap();
+    assert_eq!(old, "old", "who has it open keeps what was opened");
+    let names = fs::read_dir(theirs.at("d")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.collect::<BTreeSet<_>>(), ["added", "changed", "mode"].map(str::to_owned).into());
+    assert_eq!(fs::read(at("added")).unwrap(), b"added");
+    drop(open);
+    ours.unmount();
+    theirs.unmount();
+}
+
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |text| text.parse().expect("a number"))
 }
