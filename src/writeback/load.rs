@@ -19,8 +19,9 @@ impl Writeback {
     /// Sees to it that the table of `dir` is there and not older than the refresh interval, or, with
     /// [`Freshness::Newest`], the newest there is. With the grid away, a table that was seen before serves on.
     pub async fn load(&self, cx: &Cx, dir: DirId, freshness: Freshness) -> Result<(), NodeError> {
-        let (node, known, epoch) = {
+        let (node, known, epoch, expiries) = {
             let mut state = self.state();
+            let expiries = state.expiries;
             let Some(d) = state.dirs.get_mut(&dir) else { return Ok(()) };
             let Some(node) = d.node.clone() else { return Ok(()) };
             let recent = d.checked.is_some_and(|at| at.elapsed() < self.options.refresh);
@@ -30,7 +31,7 @@ impl Writeback {
             if d.table.is_some() {
                 d.checked = Some(Instant::now());
             }
-            (node, d.table.is_some(), d.epoch)
+            (node, d.table.is_some(), d.epoch, expiries)
         };
         if !known
             && self.is_grid_away()
@@ -52,7 +53,7 @@ impl Writeback {
                 *self.away() = None;
                 let mut state = self.state();
                 if state.dirs.get(&dir).is_some_and(|d| d.epoch == epoch) {
-                    state.install(dir, table, &HashSet::new());
+                    state.install(dir, table, &HashSet::new(), expiries);
                 }
                 Ok(())
             }

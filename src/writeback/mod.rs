@@ -219,6 +219,8 @@ struct State {
     /// For a place that a rename made: the old places, whose removal waits for its publish.
     waiting_for: HashMap<(DirId, Name), Vec<(DirId, Name)>>,
     failures: Vec<(queue::Subject, Failure)>,
+    /// How often [`Writeback::expire`] was called: what was asked for before is old.
+    expiries: u64,
     /// When somebody was last told that what is in a directory lasts.
     watched: HashMap<DirId, Instant>,
     news: Arc<News>,
@@ -453,7 +455,10 @@ impl Writeback {
 
     /// Has every directory loaded again before it is next shown.
     pub fn expire(&self) {
-        self.state().dirs.values_mut().for_each(|dir| dir.checked = None);
+        let mut state = self.state();
+        state.expiries += 1;
+        state.dirs.values_mut().for_each(|dir| dir.checked = None);
+        drop(state);
         self.expired.notify_one();
     }
 

@@ -132,13 +132,13 @@ impl Writeback {
     }
 
     async fn look_at_watched(&self, cx: &Cx) {
-        let due: Vec<_> = {
+        let (due, expiries): (Vec<_>, u64) = {
             let state = self.state();
             let dirs = state.watched.keys().filter_map(|id| Some((*id, state.dirs.get(id)?)));
             // What somebody has looked at since the last time is fresh enough.
             let half = self.options.refresh / 2;
             let due = dirs.filter(|(_, d)| d.table.is_some() && d.checked.is_none_or(|at| at.elapsed() >= half));
-            due.filter_map(|(id, d)| Some((id, d.node.clone()?))).collect()
+            (due.filter_map(|(id, d)| Some((id, d.node.clone()?))).collect(), state.expiries)
         };
         stream::iter(due)
             .for_each_concurrent(PARALLEL_PROBES, |(dir, node)| async move {
@@ -149,7 +149,9 @@ impl Writeback {
                 match cx.run(node.probe(cx)).await.unwrap_or_else(|e| Err(e.into())) {
                     Ok(true) => drop(self.load(cx, dir, Freshness::Newest).await),
                     Ok(false) => {
-                        if let Some(d) = self.state().dirs.get_mut(&dir) {
+                        let mut state = self.state();
+                        let is_new = state.expiries == expiries;
+                        if let Some(d) = state.dirs.get_mut(&dir).filter(|_| is_new) {
                             d.checked = d.checked.max(Some(asked));
                         }
                     }
@@ -162,9 +164,9 @@ impl Writeback {
 }
 
 impl State {
-    /// Takes over a table of a directory that was seen; what is different from before, but for what this mount has
+    /// Takes over a table of a directory, which was asked for after so many expiries; what is different from before, but for what this mount has
     /// published, is told.
-    pub(super) fn install(&mut self, dir: DirId, table: Arc<Table>, ours: &HashSet<Name>) {
+    pub(super) fn install(&mut self, dir: DirId, table: Arc<Table>, ours: &HashSet<Name>, expiries: u64) {
         let is_watched = self.watched.contains_key(&dir);
         let Some(d) = self.dirs.get_mut(&dir) else { return };
         let changed = match &d.table {
@@ -172,6 +174,9 @@ impl State {
             _ => Vec::new(),
         };
         d.install(table);
+        if expiries != self.expiries {
+            d.checked = None;
+        }
         let changed: Vec<Name> = changed.into_iter().filter(|name| !ours.contains(name)).collect();
         self.news.tell(dir, changed);
     }

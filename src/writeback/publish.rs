@@ -364,7 +364,7 @@ impl State {
     ) {
         let applied = attempts.iter().zip(&outcomes).filter(|(_, o)| matches!(o, EditOutcome::Applied));
         let ours = applied.map(|(attempt, _)| Arc::clone(&attempt.name)).collect();
-        self.install(dir, table, &ours);
+        self.install(dir, table, &ours, self.expiries);
         let Some(d) = self.dirs.get_mut(&dir) else { return };
         d.epoch += 1;
         for (attempt, outcome) in attempts.into_iter().zip(outcomes) {

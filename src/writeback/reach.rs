@@ -66,15 +66,18 @@ impl Writeback {
     /// # Errors
     /// The grid cannot be asked. What was seen before does not do here.
     pub(super) async fn newest(&self, cx: &Cx, dir: DirId) -> Result<Option<Arc<Table>>, NodeError> {
-        let Some((node, epoch)) = self.state().dirs.get(&dir).and_then(|d| Some((d.node.clone()?, d.epoch))) else {
-            return Ok(None);
+        let (node, epoch, expiries) = {
+            let state = self.state();
+            let Some(d) = state.dirs.get(&dir) else { return Ok(None) };
+            let Some(node) = d.node.clone() else { return Ok(None) };
+            (node, d.epoch, state.expiries)
         };
         let freshness = if node.probe(cx).await? { Freshness::Newest } else { Freshness::Cached };
         let table = node.snapshot(cx, freshness).await?;
         *self.away() = None;
         let mut state = self.state();
         if state.dirs.get(&dir).is_some_and(|d| d.epoch == epoch) {
-            state.install(dir, Arc::clone(&table), &HashSet::new());
+            state.install(dir, Arc::clone(&table), &HashSet::new(), expiries);
         }
         drop(state);
         Ok(Some(table))
