@@ -13,6 +13,7 @@ mod due;
 mod file;
 mod kept;
 mod load;
+mod merge;
 mod news;
 mod part;
 mod publish;
@@ -256,6 +257,8 @@ struct Dir {
     published_here: HashMap<Name, Seen>,
     /// The directory in which it was last put; meaningful while that edge is pending.
     home: Option<DirId>,
+    /// It was made here, and no name has led others to it.
+    is_new: bool,
     /// Where this mount last found it or put it; `None` once this mount has removed that name.
     parent: Option<Parent>,
     /// When something in it was last changed here.
@@ -434,6 +437,7 @@ impl Writeback {
         let id = state.add(DirId(self.journal.next_id()), None, None);
         if let Some(dir) = state.dirs.get_mut(&id) {
             dir.table = Some(Arc::default());
+            dir.is_new = true;
         }
         id
     }
@@ -594,6 +598,7 @@ impl State {
             pending: BTreeMap::new(),
             published_here: HashMap::new(),
             home: None,
+            is_new: false,
             parent: None,
             changed: Instant::now(),
             publishing: Arc::default(),

@@ -77,7 +77,7 @@ pub(super) struct Attempt {
     pub tried: Option<Cap>,
     edit: Edit,
     /// The oldest change that is in it.
-    first: u64,
+    pub first: u64,
     /// Something is put there that was not.
     pub adds: bool,
 }
@@ -130,8 +130,9 @@ impl Writeback {
                     crash_point("writeback.rename.linked");
                 }
             }
-            let Some((node, publishing)) = self.node_of(dir) else { return resolved };
+            let Some((_, publishing)) = self.node_of(dir) else { return resolved };
             let _one = publishing.lock().await;
+            let Some((node, _)) = self.node_of(dir) else { return resolved };
             match self.send(cx, dir, &*node, force, links_only, &uploaded).await {
                 Ok(()) => self.solved(Subject::Directory(dir)),
                 Err(error) => {
@@ -179,13 +180,14 @@ impl Writeback {
         if published.is_some() || !satisfied.is_empty() {
             let outcomes = published.as_ref().map_or(&[][..], |(_, outcomes)| outcomes);
             let after = self.look_after(cx, dir, &before, &attempts, outcomes, &satisfied).await?;
-            self.reconcile(dir, published, attempts, satisfied, after).await?;
+            let merged = self.merge_all(cx, dir, &attempts, outcomes).await?;
+            self.reconcile(dir, published, attempts, satisfied, after, &merged).await?;
             crash_point("writeback.publish.noted");
         }
         before.error.map_or(Ok(()), Err)
     }
 
-    fn node_of(&self, dir: DirId) -> Option<(Arc<dyn Directory>, PublishLock)> {
+    pub(super) fn node_of(&self, dir: DirId) -> Option<(Arc<dyn Directory>, PublishLock)> {
         let state = self.state();
         let d = state.dirs.get(&dir)?;
         Some((d.node.clone()?, Arc::clone(&d.publishing)))
@@ -280,7 +282,8 @@ impl Writeback {
                 state.born.insert(dir);
             }
             let outcomes = attempts.iter().map(|_| EditOutcome::Applied).collect();
-            self.reconcile(dir, Some((table, outcomes)), attempts, satisfied, After::default()).await?;
+            self.reconcile(dir, Some((table, outcomes)), attempts, satisfied, After::default(), &HashSet::new())
+                .await?;
             resolved
         })
     }
@@ -333,6 +336,7 @@ impl Writeback {
         attempts: Vec<Attempt>,
         satisfied: Vec<Satisfied>,
         after: After,
+        merged: &HashSet<Name>,
     ) -> Result<(), NodeError> {
         let firsts = attempts.iter().map(|a| a.first).chain(satisfied.iter().map(|s| s.first));
         let first = firsts.min().unwrap_or_default();
@@ -340,7 +344,11 @@ impl Writeback {
         let kept = {
             let mut state = self.state();
             if let Some((table, outcomes)) = published {
-                state.reconcile(dir, table, attempts, outcomes, date, host);
+                let done = attempts.into_iter().zip(outcomes).filter(|(attempt, _)| !merged.contains(&attempt.name));
+                state.reconcile(dir, table, done.collect(), date, host);
+            }
+            for name in merged {
+                state.done(dir, name);
             }
             for Satisfied { name, seq, .. } in &satisfied {
                 state.settled(dir, name, *seq);
@@ -353,21 +361,13 @@ impl Writeback {
 }
 
 impl State {
-    fn reconcile(
-        &mut self,
-        dir: DirId,
-        table: Arc<Table>,
-        attempts: Vec<Attempt>,
-        outcomes: Vec<EditOutcome>,
-        date: i64,
-        host: &str,
-    ) {
-        let applied = attempts.iter().zip(&outcomes).filter(|(_, o)| matches!(o, EditOutcome::Applied));
+    fn reconcile(&mut self, dir: DirId, table: Arc<Table>, done: Vec<(Attempt, EditOutcome)>, date: i64, host: &str) {
+        let applied = done.iter().filter(|(_, o)| matches!(o, EditOutcome::Applied));
         let ours = applied.map(|(attempt, _)| Arc::clone(&attempt.name)).collect();
         self.install(dir, table, &ours, self.expiries);
         let Some(d) = self.dirs.get_mut(&dir) else { return };
         d.epoch += 1;
-        for (attempt, outcome) in attempts.into_iter().zip(outcomes) {
+        for (attempt, outcome) in done {
             match outcome {
                 EditOutcome::Applied => self.applied(dir, attempt),
                 EditOutcome::Conflict { found } => self.conflicted(dir, &attempt, found, date, host),
@@ -464,6 +464,11 @@ impl State {
     fn applied(&mut self, dir: DirId, attempt: Attempt) {
         let at = self.next_seq + 1;
         self.next_seq = at;
+        let wanted = self.dirs.get(&dir).filter(|d| !d.is_new);
+        let wanted = wanted.and_then(|d| d.pending.get(&attempt.name)?.wanted.as_ref());
+        if let Some(&Target::Directory(child)) = wanted.map(|entry| &entry.target) {
+            self.is_known_to_others(child);
+        }
         let Some(d) = self.dirs.get_mut(&dir) else { return };
         d.published_here.insert(Arc::clone(&attempt.name), Seen { cap: attempt.tried.clone(), at });
         if let Some(pending) = d.pending.get_mut(&attempt.name) {

@@ -133,6 +133,7 @@ impl Writeback {
             dir.parent =
                 parent.map(|(parent, name)| Parent { dir: DirId(parent), name: name.into(), attributes, metadata });
             dir.table = is_new.then(Arc::default);
+            dir.is_new = is_new;
         }
         Ok(())
     }

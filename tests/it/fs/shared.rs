@@ -291,3 +291,140 @@ async fn only_so_many_directories_are_watched() {
     let lasting = files.iter().filter(|ino| fs.lasts(**ino)).count();
     assert_eq!(lasting, 63, "beside the root");
 }
+
+/// All files below a directory, by path.
+async fn files(fs: &Filesystem, at: Ino, above: &str) -> Vec<(String, Vec<u8>)> {
+    let handle = fs.opendir(at).await.unwrap();
+    let mut found = Vec::new();
+    for listed in fs.readdir(handle, true).await.unwrap().iter().skip(2) {
+        let attr = fs.lookup(at, &listed.name).await.unwrap();
+        let path = format!("{above}{}", String::from_utf8_lossy(&listed.name));
+        if attr.kind == tahoefs::node::FileType::Directory {
+            found.extend(Box::pin(files(fs, attr.ino, &format!("{path}/"))).await);
+        } else {
+            found.push((path, read(fs, attr.ino).await));
+        }
+    }
+    fs.releasedir(handle);
+    found
+}
+
+/// Makes `d` and `d/sub` with files of its own, and others by names that all use.
+async fn make(fs: &Filesystem, who: &str) -> (Ino, Ino) {
+    let d = fs.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
+    let sub = fs.mkdir(d, b"sub", 0o755, ME).await.unwrap().ino;
+    let own = fs.mkdir(d, format!("dir of {who}").as_bytes(), 0o755, ME).await.unwrap().ino;
+    for dir in [d, sub, own] {
+        write(fs, dir, &format!("of {who}"), who.as_bytes()).await;
+        write(fs, dir, "both.txt", who.as_bytes()).await;
+        write(fs, dir, "same", b"same").await;
+    }
+    (d, sub)
+}
+
+#[tokio::test]
+async fn two_directories_under_one_name_become_one() {
+    let ground = Ground::new();
+    let (ours, theirs) = (ground.mount().await, ground.mount().await);
+    ours.opendir(ROOT).await.unwrap();
+    theirs.opendir(ROOT).await.unwrap();
+    make(&theirs, "them").await;
+    let (d, sub) = make(&ours, "us").await;
+    let (attr, handle) = ours.create(sub, b"open", 0o644, ME, WRITE).await.unwrap();
+    theirs.settle().await.unwrap();
+    let root = cap_of(&ground, "d");
+    ours.settle().await.unwrap();
+    assert_eq!(ground.published().await, ["d"]);
+    assert_eq!(cap_of(&ground, "d"), root, "theirs was there first");
+    // Who has it open goes on in the other one.
+    ours.write(attr.ino, handle, 0, Bytes::from_static(b"more")).await.unwrap();
+    ours.release(handle);
+    write(&ours, d, "later", b"later").await;
+    ours.unlink(sub, b"of them").await.unwrap();
+    assert_eq!(find(&ours, &["d", "sub"]).await, Some(sub));
+    ours.settle().await.unwrap();
+    assert_eq!(ours.writeback().status().changes, 0);
+    let mut expected = vec![
+        ("d/dir of them/both.txt", "them"),
+        ("d/dir of them/of them", "them"),
+        ("d/dir of us/both.txt", "us"),
+        ("d/dir of us/of us", "us"),
+        ("d/sub/both.txt", "them"),
+        ("d/sub/of us", "us"),
+        ("d/sub/open", "more"),
+        ("d/both.txt", "them"),
+        ("d/later", "later"),
+        ("d/of them", "them"),
+        ("d/of us", "us"),
+    ];
+    expected.sort();
+    let is_copy = |path: &str| path.contains("both (conflict ");
+    for fs in [&ground.mount().await, &ours] {
+        let mut found = files(fs, ROOT, "").await;
+        found.sort();
+        let same: Vec<_> = found.iter().filter(|(path, _)| path.ends_with("same")).collect();
+        assert!(same.len() == 4 && same.iter().all(|(_, content)| content == b"same"), "{same:?}");
+        let copies: Vec<_> = found.iter().filter(|(path, _)| is_copy(path)).collect();
+        assert!(copies.len() == 2 && copies.iter().all(|(_, content)| content == b"us"), "{copies:?}");
+        let rest = found.iter().filter(|(path, _)| !is_copy(path) && !path.ends_with("same"));
+        let rest: Vec<_> = rest.map(|(path, content)| (path.as_str(), std::str::from_utf8(content).unwrap())).collect();
+        assert_eq!(rest, expected);
+    }
+    let told = ours.writeback().status().conflicts;
+    let mut told: Vec<_> = told.iter().map(|c| c.path.as_str()).collect();
+    told.sort();
+    assert_eq!(told, ["d/both.txt", "d/sub/both.txt"]);
+}
+
+#[tokio::test]
+async fn directories_become_one_though_the_process_ends_at_any_publish() {
+    for lost in 0..7 {
+        let ground = Ground::new();
+        let folder = tempfile::tempdir().unwrap();
+        let ours = ground.mount_with(folder.path(), Durability::Local).await;
+        let theirs = ground.mount().await;
+        ours.opendir(ROOT).await.unwrap();
+        make(&theirs, "them").await;
+        make(&ours, "us").await;
+        theirs.settle().await.unwrap();
+        // The last of the list is met first; the others are published.
+        let mut faults = vec![Fault::ApplyThenFail; 20];
+        faults.extend(vec![Fault::ApplyTwice; lost]);
+        ground.grid.fail(&faults);
+        let _ = ours.settle().await;
+        ground.grid.fail(&[]);
+        drop(ours);
+        let ours = ground.mount_with(folder.path(), Durability::Local).await;
+        ours.settle().await.unwrap();
+        assert_eq!(ground.published().await, ["d"], "{lost}");
+        let found = files(&*ground.mount().await, ROOT, "").await;
+        for who in ["us", "them"] {
+            for dir in ["d/", "d/sub/", &format!("d/dir of {who}/")] {
+                let path = format!("{dir}of {who}");
+                assert!(found.iter().any(|(p, content)| *p == path && content == who.as_bytes()), "{lost} {path}");
+                let both = |(p, content): &&(String, Vec<u8>)| {
+                    p.starts_with(&format!("{dir}both")) && content == who.as_bytes()
+                };
+                assert_eq!(found.iter().filter(both).count(), 1, "{lost} {dir} {who} {found:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_others_may_know_keeps_its_name_beside_another() {
+    let ground = Ground::new();
+    tree(&ground, &["old"]).await;
+    let (ours, theirs) = (ground.mount().await, ground.mount().await);
+    let old = find(&ours, &["old"]).await.unwrap();
+    write(&ours, old, "f", FILE).await;
+    ours.rename(ROOT, b"old", ROOT, b"d", RenameMode::Replace).await.unwrap();
+    let d = theirs.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
+    write(&theirs, d, "g", FILE).await;
+    theirs.settle().await.unwrap();
+    ours.settle().await.unwrap();
+    let names = ground.published().await;
+    assert!(names.len() == 2 && names[0] == "d" && names[1].starts_with("d (conflict "), "{names:?}");
+    assert_eq!(content(&ground, &["d", "g"]).await.unwrap(), FILE);
+    assert_eq!(content(&ground, &[&names[1], "f"]).await.unwrap(), FILE);
+}
