@@ -28,7 +28,8 @@ impl Writeback {
             if d.table.is_some() && recent && freshness == Freshness::Cached {
                 return Ok(());
             }
-            if d.table.is_some() {
+            // Others need not wait for this, where what is there is old and not known to be wrong.
+            if d.table.is_some() && d.checked.is_some() && freshness == Freshness::Cached {
                 d.checked = Some(Instant::now());
             }
             (node, d.table.is_some(), d.epoch, expiries)
@@ -60,6 +61,9 @@ impl Writeback {
             Err(e) if known => {
                 if e.is_away() {
                     self.grid_is_away();
+                }
+                if let Some(d) = self.state().dirs.get_mut(&dir) {
+                    d.checked.get_or_insert_with(Instant::now);
                 }
                 tracing::warn!(error = %e, "a directory could not be refreshed; what was last seen is shown");
                 Ok(())
