@@ -11,7 +11,7 @@ use crate::util::{Cpu, Rng, at_leisure};
 /// Of keys that are kept on a shelf, how many are in memory: a process that is killed loses these.
 const IN_HAND: usize = 8;
 
-/// The pause between keys that are made for later.
+/// The pause before a key is made ahead: other programs may want both threads of a core.
 const LEISURE: Duration = Duration::from_millis(500);
 
 /// A pool of unused signing keys that refills itself.
@@ -39,8 +39,7 @@ impl KeyPool {
         KeyPool::over(None, size, size, rng, cpu)
     }
 
-    /// As [`KeyPool::new`], with most of the keys on a shelf, where they wait for the next process. Beyond `size` keys more
-    /// are made slowly, until there are `later`.
+    /// As [`KeyPool::new`], with most of the keys on a shelf, where they wait for the next process: `later` in all.
     pub fn shelved(shelf: KeyShelf, size: usize, later: usize, rng: Rng, cpu: Cpu) -> KeyPool {
         KeyPool::over(Some(Arc::new(shelf)), size, later, rng, cpu)
     }
@@ -71,34 +70,40 @@ impl KeyPool {
         self.ready().len()
     }
 
-    /// Refills for ever; the owner runs it as a task and drops it to stop.
+    /// Refills for ever, one key at a time, with pauses, and not while keys are being taken; the owner runs it as a task
+    /// and drops it to stop.
     pub async fn fill(&self) {
         loop {
-            while self.available() < self.in_hand() {
-                if self.fetch(self.in_hand().saturating_sub(self.available())).await == 0 {
-                    let key = self.make_at_leisure().await;
-                    self.ready().push(key);
-                }
-            }
-            let Some(shelf) = self.shared.shelf.clone() else {
-                self.shared.taken.notified().await;
+            let lacking = self.in_hand().saturating_sub(self.available());
+            if lacking > 0 && self.fetch(lacking).await > 0 {
                 continue;
-            };
-            let counted = Arc::clone(&shelf);
-            let there = self.available() + self.shared.cpu.run(move || counted.count()).await;
-            if there >= self.shared.later {
+            }
+            if self.count().await >= self.shared.later {
                 self.shared.taken.notified().await;
                 continue;
             }
-            if there >= self.shared.size && tokio::time::timeout(LEISURE, self.shared.taken.notified()).await.is_ok() {
+            if tokio::time::timeout(LEISURE, self.shared.taken.notified()).await.is_ok() {
                 continue;
             }
             let key = self.make_at_leisure().await;
-            if let Err(error) = self.shared.cpu.run(move || shelf.put(&key)).await {
-                tracing::debug!(%error, "a ready key could not be kept");
-                self.shared.taken.notified().await;
+            if let Some(shelf) = self.shared.shelf.clone().filter(|_| self.available() >= self.in_hand()) {
+                if let Err(error) = self.shared.cpu.run(move || shelf.put(&key)).await {
+                    tracing::debug!(%error, "a ready key could not be kept");
+                    self.shared.taken.notified().await;
+                }
+            } else {
+                self.ready().push(key);
             }
         }
+    }
+
+    /// Keys in memory and on the shelf.
+    async fn count(&self) -> usize {
+        let on_shelf = match self.shared.shelf.clone() {
+            Some(shelf) => self.shared.cpu.run(move || shelf.count()).await,
+            None => 0,
+        };
+        self.available() + on_shelf
     }
 
     /// Puts the keys in memory onto the shelf, for the next process.
