@@ -3,7 +3,7 @@
 //! Identity is (parent inode, name): the grid's graph may show one object under many names, a kernel wants one dentry
 //! for a directory. Numbers derive from that identity, so remounts agree; a rename keeps the number while it is mounted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::FsError;
@@ -24,6 +24,18 @@ pub(super) enum Kind {
     Mutable(Cap, Arc<FileObject>),
 }
 
+/// Whether a name leads to an inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Link {
+    /// That in its parent does.
+    Named,
+    /// Another client has removed it, or put something else there: a content that is changed here from then on is put
+    /// back, for changed beats removed.
+    Taken,
+    /// It was removed or replaced here: what is open lives until it is closed.
+    Removed,
+}
+
 pub(super) struct Inode {
     pub parent: Ino,
     pub name: Name,
@@ -36,8 +48,9 @@ pub(super) struct Inode {
     /// How often the kernel has been told of it and not forgotten it.
     pub lookups: u64,
     pub handles: u32,
-    /// No name leads to it any more.
-    pub unlinked: bool,
+    pub link: Link,
+    /// How many inodes have this one for their parent: it stays as long as they do.
+    below: usize,
 }
 
 impl Inode {
@@ -53,7 +66,8 @@ impl Inode {
             sighted: None,
             lookups: 1,
             handles: 0,
-            unlinked: false,
+            link: Link::Named,
+            below: 0,
         }
     }
 
@@ -97,6 +111,37 @@ impl Inode {
         };
     }
 
+    /// What it is if its name stands for `kind` now; `None` if that is another's: who has it open keeps what was opened,
+    /// and what was written here stays.
+    fn shows(&self, kind: &Kind) -> Option<Kind> {
+        let open = self.handles > 0;
+        match (&self.kind, kind) {
+            (Kind::Directory(old), Kind::Directory(new)) => (old == new).then(|| kind.clone()),
+            (Kind::Directory(_), _) | (_, Kind::Directory(_)) => None,
+            (Kind::Stored(old), Kind::Stored(new)) => (old == new || !open).then(|| kind.clone()),
+            (Kind::Staged(ours), Kind::Stored(cap)) => match ours.stored() {
+                Some(stored) if stored == *cap => Some(if open { self.kind.clone() } else { kind.clone() }),
+                Some(_) => (!open).then(|| kind.clone()),
+                // What was written last has not been submitted yet.
+                None => ours.is_of(cap).then(|| self.kind.clone()),
+            },
+            (Kind::Mutable(_, old), Kind::Mutable(_, new)) => (Arc::ptr_eq(old, new) || !open).then(|| kind.clone()),
+            (Kind::Staged(ours), Kind::Mutable(..)) if ours.stored().is_none() => None,
+            (Kind::Mutable(..), _) | (_, Kind::Mutable(..)) => (!open).then(|| kind.clone()),
+            (Kind::Staged(ours), Kind::Staged(other)) if ours.stored().is_none() => {
+                Arc::ptr_eq(ours, other).then(|| kind.clone())
+            }
+            (_, Kind::Staged(_)) => Some(kind.clone()),
+        }
+    }
+
+    /// Takes over what its edge says.
+    fn update(&mut self, entry: &Entry) {
+        self.attributes = entry.attributes.clone();
+        self.metadata = entry.metadata.clone();
+        self.seen = entry.seen.clone();
+    }
+
     /// A file that is stored and no longer open for writing needs no staging.
     pub fn unstage(&mut self) {
         if let Kind::Staged(file) = &self.kind
@@ -110,12 +155,22 @@ impl Inode {
 
 pub(super) struct Inodes {
     by_number: HashMap<Ino, Inode>,
-    by_place: HashMap<(Ino, Name), Ino>,
+    /// Those that have a name, by parent and name.
+    named: HashMap<Ino, HashMap<Name, Ino>>,
+    /// Those from which another client took a name, the last for each place.
+    taken: HashMap<(Ino, Name), Ino>,
+    /// Those that show a directory.
+    showing: HashMap<DirId, HashSet<Ino>>,
 }
 
 impl Inodes {
     pub fn new(root: Inode) -> Inodes {
-        Inodes { by_number: HashMap::from([(ROOT, root)]), by_place: HashMap::new() }
+        let showing = match root.kind {
+            Kind::Directory(dir) => HashMap::from([(dir, HashSet::from([ROOT]))]),
+            Kind::Stored(_) | Kind::Staged(_) | Kind::Mutable(..) => HashMap::new(),
+        };
+        let by_number = HashMap::from([(ROOT, root)]);
+        Inodes { by_number, named: HashMap::new(), taken: HashMap::new(), showing }
     }
 
     pub fn root(&self) -> &Inode {
@@ -139,8 +194,8 @@ impl Inodes {
 
     /// The number that (parent, name) has, or would get.
     pub fn number(&self, parent: Ino, name: &Name) -> Ino {
-        if let Some(ino) = self.by_place.get(&(parent, Arc::clone(name))) {
-            return *ino;
+        if let Some(ino) = self.at(parent, name) {
+            return ino;
         }
         let hash = sha256d(&[&parent.to_be_bytes(), name.as_bytes()].concat());
         let first = u64::from_be_bytes(hash[..8].try_into().expect("eight bytes")) >> 1;
@@ -161,6 +216,12 @@ impl Inodes {
     /// Puts a new inode at a place that has none.
     pub fn add(&mut self, parent: Ino, name: Name, kind: Kind, attributes: Attributes, metadata: Metadata) -> Ino {
         let ino = self.number(parent, &name);
+        if let Kind::Directory(dir) = kind {
+            self.showing.entry(dir).or_default().insert(ino);
+        }
+        if let Some(above) = self.by_number.get_mut(&parent) {
+            above.below += 1;
+        }
         let inode = Inode {
             parent,
             name: Arc::clone(&name),
@@ -171,90 +232,123 @@ impl Inodes {
             sighted: None,
             lookups: 0,
             handles: 0,
-            unlinked: false,
+            link: Link::Named,
+            below: 0,
         };
-        self.by_place.insert((parent, name), ino);
+        self.named.entry(parent).or_default().insert(name, ino);
         self.by_number.insert(ino, inode);
         ino
     }
 
     /// The inode at a place, made or brought up to date for `entry`, whose kind has been found out as `kind`.
     pub fn bind(&mut self, parent: Ino, name: &Name, kind: Kind, entry: &Entry) -> Ino {
-        let place = (parent, Arc::clone(name));
-        if let Some(ino) = self.by_place.get(&place).copied()
+        if let Some(ino) = self.at(parent, name)
             && let Some(inode) = self.by_number.get_mut(&ino)
         {
-            // Who has it open keeps what was opened: other content gets an inode of its own.
-            let open = inode.handles > 0;
-            let now = match (&inode.kind, &kind) {
-                (Kind::Directory(old), Kind::Directory(new)) => (old == new).then(|| kind.clone()),
-                (Kind::Directory(_), _) | (_, Kind::Directory(_)) => None,
-                (Kind::Stored(old), Kind::Stored(new)) => (old == new || !open).then(|| kind.clone()),
-                (Kind::Staged(ours), Kind::Stored(cap)) => match ours.stored() {
-                    Some(stored) if stored == *cap => Some(if open { inode.kind.clone() } else { kind.clone() }),
-                    Some(_) => (!open).then(|| kind.clone()),
-                    // Ours is yet to be published.
-                    None => Some(inode.kind.clone()),
-                },
-                (Kind::Mutable(_, old), Kind::Mutable(_, new)) => {
-                    (Arc::ptr_eq(old, new) || !open).then(|| kind.clone())
+            match inode.shows(&kind) {
+                Some(now) => {
+                    inode.kind = now;
+                    inode.update(entry);
+                    return ino;
                 }
-                (Kind::Staged(ours), Kind::Mutable(..)) if ours.stored().is_none() => Some(inode.kind.clone()),
-                (Kind::Mutable(..), _) | (_, Kind::Mutable(..)) => (!open).then(|| kind.clone()),
-                (_, Kind::Staged(_)) => Some(kind.clone()),
-            };
-            if let Some(now) = now {
-                inode.kind = now;
-                inode.attributes = entry.attributes.clone();
-                inode.metadata = entry.metadata.clone();
-                inode.seen = entry.seen.clone();
-                return ino;
+                None => self.detach(ino, Link::Taken),
             }
-            self.detach(ino);
         }
-        let ino = self.add(parent, Arc::clone(name), kind, entry.attributes.clone(), entry.metadata.clone());
+        let ino = match self.taken_before(parent, name, &kind) {
+            Some(ino) => {
+                self.relocate(ino, parent, Arc::clone(name));
+                ino
+            }
+            None => self.add(parent, Arc::clone(name), kind, entry.attributes.clone(), entry.metadata.clone()),
+        };
         if let Some(inode) = self.by_number.get_mut(&ino) {
-            inode.seen = entry.seen.clone();
+            inode.update(entry);
         }
         ino
     }
 
+    /// The inode of what is about to have a name at a place, where another client had taken its name.
+    fn taken_before(&self, parent: Ino, name: &Name, kind: &Kind) -> Option<Ino> {
+        let is_taken = |ino: &Ino| self.get(*ino).is_some_and(|inode| inode.link == Link::Taken);
+        if let Kind::Directory(dir) = kind {
+            return self.showing.get(dir)?.iter().copied().find(is_taken);
+        }
+        let ino = self.taken.get(&(parent, Arc::clone(name))).copied().filter(is_taken)?;
+        let is_same = match (&self.get(ino)?.kind, kind) {
+            (Kind::Stored(old), Kind::Stored(new)) => old == new,
+            (Kind::Staged(ours), Kind::Stored(new)) => ours.is_of(new),
+            (Kind::Staged(ours), Kind::Staged(new)) => Arc::ptr_eq(ours, new),
+            (Kind::Mutable(_, ours), Kind::Mutable(_, new)) => Arc::ptr_eq(ours, new),
+            _ => false,
+        };
+        is_same.then_some(ino)
+    }
+
     /// The inodes that show a directory.
     pub fn of_directory(&self, dir: DirId) -> Vec<Ino> {
-        let shows = |inode: &Inode| matches!(inode.kind, Kind::Directory(shown) if shown == dir);
-        self.by_number.iter().filter(|(_, inode)| shows(inode)).map(|(ino, _)| *ino).collect()
+        self.showing.get(&dir).into_iter().flatten().copied().collect()
     }
 
     /// The names in a directory that have inodes.
     pub fn names_in(&self, parent: Ino) -> Vec<Name> {
-        self.by_place.keys().filter(|(above, _)| *above == parent).map(|(_, name)| Arc::clone(name)).collect()
+        self.named.get(&parent).into_iter().flat_map(HashMap::keys).map(Arc::clone).collect()
     }
 
     /// The number at a place, if an inode is there.
     pub fn at(&self, parent: Ino, name: &Name) -> Option<Ino> {
-        self.by_place.get(&(parent, Arc::clone(name))).copied()
+        self.named.get(&parent)?.get(name).copied()
     }
 
-    /// Takes the name away from an inode; it lives on while the kernel knows it or it is open.
-    pub fn detach(&mut self, ino: Ino) {
+    /// Takes the name away from an inode, and says by whom that was done; it lives on while the kernel knows it or it is
+    /// open.
+    pub fn detach(&mut self, ino: Ino, link: Link) {
         let Some(inode) = self.by_number.get_mut(&ino) else {
             return;
         };
-        inode.unlinked = true;
+        inode.link = link;
         let place = (inode.parent, Arc::clone(&inode.name));
-        self.by_place.remove(&place);
+        self.leave(ino, &place);
+        if link == Link::Taken {
+            self.taken.insert(place, ino);
+        }
         self.release(ino);
     }
 
-    /// Gives an inode another place, from which whatever was there has been detached.
+    /// Gives an inode a name, at a place from which whatever was there has been detached.
     pub fn relocate(&mut self, ino: Ino, parent: Ino, name: Name) {
         let Some(inode) = self.by_number.get_mut(&ino) else {
             return;
         };
         let old = (inode.parent, std::mem::replace(&mut inode.name, Arc::clone(&name)));
         inode.parent = parent;
-        self.by_place.remove(&old);
-        self.by_place.insert((parent, name), ino);
+        inode.link = Link::Named;
+        self.leave(ino, &old);
+        self.named.entry(parent).or_default().insert(name, ino);
+        if let Some(above) = self.by_number.get_mut(&parent) {
+            above.below += 1;
+        }
+        self.has_one_less_below(old.0);
+    }
+
+    /// No table leads to an inode by a place any more.
+    fn leave(&mut self, ino: Ino, place: &(Ino, Name)) {
+        if self.taken.get(place) == Some(&ino) {
+            self.taken.remove(place);
+        }
+        let Some(names) = self.named.get_mut(&place.0) else { return };
+        if names.get(&place.1) == Some(&ino) {
+            names.remove(&place.1);
+            if names.is_empty() {
+                self.named.remove(&place.0);
+            }
+        }
+    }
+
+    fn has_one_less_below(&mut self, parent: Ino) {
+        if let Some(above) = self.by_number.get_mut(&parent) {
+            above.below = above.below.saturating_sub(1);
+            self.release(parent);
+        }
     }
 
     /// Drops an inode that nothing holds any more.
@@ -263,13 +357,156 @@ impl Inodes {
             return;
         };
         inode.unstage();
-        if ino == ROOT || inode.lookups > 0 || inode.handles > 0 {
+        if ino == ROOT || inode.lookups > 0 || inode.handles > 0 || inode.below > 0 {
             return;
         }
-        let place = (inode.parent, Arc::clone(&inode.name));
-        self.by_number.remove(&ino);
-        if self.by_place.get(&place) == Some(&ino) {
-            self.by_place.remove(&place);
+        let Some(inode) = self.by_number.remove(&ino) else { return };
+        if let Kind::Directory(dir) = inode.kind
+            && let Some(inodes) = self.showing.get_mut(&dir)
+        {
+            inodes.remove(&ino);
+            if inodes.is_empty() {
+                self.showing.remove(&dir);
+            }
+        }
+        self.leave(ino, &(inode.parent, inode.name));
+        self.has_one_less_below(inode.parent);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cap::{FileCap, LitCap};
+    use crate::crypto::JournalKey;
+    use crate::journal::{Journal, JournalOptions};
+    use crate::node::FileType;
+    use crate::util::Rng;
+
+    fn literal(content: &[u8]) -> Cap {
+        Cap::File(FileCap::Lit(LitCap { data: content.to_vec() }))
+    }
+
+    fn entry(target: Target) -> Entry {
+        let (attributes, metadata) = (Attributes::new(FileType::File), Metadata::default());
+        Entry { target, attributes, metadata, seen: Seen::default() }
+    }
+
+    /// A directory that is told apart from others by its number.
+    fn directory(number: u64) -> DirId {
+        DirId::of_test(number)
+    }
+
+    fn empty() -> Inodes {
+        Inodes::new(Inode::root(directory(0), Attributes::new(FileType::Directory), Metadata::default()))
+    }
+
+    fn add(inodes: &mut Inodes, parent: Ino, name: &str, kind: Kind) -> Ino {
+        inodes.add(parent, name.into(), kind, Attributes::new(FileType::File), Metadata::default())
+    }
+
+    #[tokio::test]
+    async fn what_was_written_and_is_not_submitted_yet_does_not_become_anothers() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = JournalKey::new([1; 32]);
+        let (journal, _) = Journal::open(folder.path(), &key, JournalOptions::default()).unwrap();
+        let (was, other, name) = (literal(b"was"), literal(b"other"), Name::from("f"));
+        for (now, stays) in [(&was, true), (&other, false)] {
+            let mut inodes = empty();
+            let file = FileObject::new(journal.create_file(None).unwrap(), Some(was.clone()));
+            file.write(0, bytes::Bytes::from_static(b"ours")).await.unwrap();
+            let ino = add(&mut inodes, ROOT, &name, Kind::Staged(file));
+            inodes.get_mut(ino).unwrap().lookups = 1;
+            let bound = inodes.bind(ROOT, &name, Kind::Stored(now.clone()), &entry(Target::Stored(now.clone())));
+            assert_eq!(bound == ino, stays);
+            let inode = inodes.get(ino).unwrap();
+            assert_eq!(inode.link, if stays { Link::Named } else { Link::Taken });
+            assert!(matches!(inode.kind, Kind::Staged(_)));
+        }
+    }
+
+    #[test]
+    fn the_tables_agree_whatever_is_done_and_nothing_stays() {
+        let rng = Rng::seeded(7);
+        let mut inodes = empty();
+        let mut known: Vec<Ino> = vec![ROOT];
+        for _ in 0..5000 {
+            let [what, one, other, name] = rng.bytes::<4>();
+            let pick = |n: u8| known[usize::from(n) % known.len()];
+            let (ino, parent, name) = (pick(one), pick(other), Name::from(format!("n{}", name % 8)));
+            let is_directory = |ino| inodes.directory(ino).is_ok();
+            match what % 6 {
+                0 | 1 if is_directory(parent) && inodes.at(parent, &name).is_none() => {
+                    let dir = Kind::Directory(directory(u64::from(one % 16)));
+                    let kind = if what % 6 == 0 { dir } else { Kind::Stored(literal(b"x")) };
+                    let ino = add(&mut inodes, parent, &name, kind);
+                    inodes.get_mut(ino).unwrap().lookups = 1;
+                    known.push(ino);
+                }
+                2 if ino != ROOT => inodes.detach(ino, Link::Taken),
+                3 if ino != ROOT => inodes.detach(ino, Link::Removed),
+                4 if ino != ROOT && is_directory(parent) && !inodes.is_within(parent, ino) => {
+                    if let Some(old) = inodes.at(parent, &name).filter(|old| *old != ino) {
+                        inodes.detach(old, Link::Removed);
+                    }
+                    inodes.relocate(ino, parent, name);
+                }
+                5 if ino != ROOT => {
+                    inodes.get_mut(ino).unwrap().lookups = 0;
+                    inodes.release(ino);
+                }
+                _ => {}
+            }
+            known.retain(|ino| inodes.get(*ino).is_some());
+            inodes.check();
+        }
+        for ino in known {
+            if let Some(inode) = inodes.get_mut(ino).filter(|_| ino != ROOT) {
+                inode.lookups = 0;
+                inodes.release(ino);
+            }
+        }
+        inodes.check();
+        assert_eq!(inodes.by_number.len(), 1, "the root alone");
+        assert!(inodes.named.is_empty() && inodes.taken.is_empty() && inodes.showing.len() == 1);
+    }
+
+    impl Inodes {
+        fn is_within(&self, ino: Ino, above: Ino) -> bool {
+            let mut at = ino;
+            while at != ROOT && at != above {
+                at = self.by_number[&at].parent;
+            }
+            at == above
+        }
+
+        /// Every table is what can be told from the inodes alone.
+        fn check(&self) {
+            let (mut named, mut showing, mut below) = (HashMap::new(), HashMap::new(), HashMap::new());
+            for (ino, inode) in self.by_number.iter() {
+                if let Kind::Directory(dir) = inode.kind {
+                    showing.entry(dir).or_insert_with(HashSet::new).insert(*ino);
+                }
+                if *ino == ROOT {
+                    continue;
+                }
+                *below.entry(inode.parent).or_insert(0) += 1;
+                if inode.link == Link::Named {
+                    let names = named.entry(inode.parent).or_insert_with(HashMap::new);
+                    assert_eq!(names.insert(Arc::clone(&inode.name), *ino), None, "two at one place");
+                }
+            }
+            assert_eq!(self.named, named);
+            assert_eq!(self.showing, showing);
+            for (ino, inode) in &self.by_number {
+                assert_eq!(inode.below, below.get(ino).copied().unwrap_or_default());
+            }
+            let is_taken = |(place, ino): (&(Ino, Name), &Ino)| {
+                self.get(*ino).is_some_and(|inode| {
+                    inode.link == Link::Taken && (inode.parent, &inode.name) == (place.0, &place.1)
+                })
+            };
+            assert!(self.taken.iter().all(is_taken));
         }
     }
 }

@@ -12,6 +12,7 @@ mod mutable;
 mod names;
 mod ops;
 mod stale;
+mod taken;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
@@ -31,7 +32,7 @@ pub use ops::{Listed, RenameMode, TARGET_MAX};
 pub use stale::Stale;
 
 use handles::Handles;
-use inodes::{Inode, Inodes, Kind};
+use inodes::{Inode, Inodes, Kind, Link};
 use mutable::Mutables;
 
 /// The directory that is mounted, and where its own attributes stand.
@@ -202,16 +203,11 @@ impl Filesystem {
 
     /// The present state of an inode is to be kept in its edge.
     fn submit(&self, state: &mut State, ino: Ino, weight: Weight) {
-        let Some(inode) = state.inodes.get(ino) else { return };
-        if inode.unlinked {
-            return;
-        }
-        if let Kind::Staged(file) | Kind::Mutable(_, file) = &inode.kind
-            && let Ok(dir) = state.inodes.directory(inode.parent)
-            && let Some(name) = file.take_conflict_name(dir, &inode.name)
-        {
-            let parent = inode.parent;
-            state.inodes.relocate(ino, parent, name);
+        self.follow_conflict(state, ino);
+        match state.inodes.get(ino).map(|inode| inode.link) {
+            Some(Link::Named) => {}
+            Some(Link::Taken) if weight == Weight::Times && self.put_back(state, ino) => {}
+            Some(Link::Taken | Link::Removed) | None => return,
         }
         let Some(inode) = state.inodes.get(ino) else { return };
         let place = match (ino, &self.root.edge) {
@@ -254,7 +250,7 @@ impl Filesystem {
         let (uid, gid) = self.options.owner.shown(attributes);
         let directory = attributes.kind == FileType::Directory;
         let nlink = match &inode.kind {
-            _ if inode.unlinked => 0,
+            _ if inode.link != Link::Named => 0,
             Kind::Directory(dir) => self.writeback.count_directories(*dir).map_or(1, |n| n.saturating_add(2)),
             Kind::Stored(_) | Kind::Staged(_) | Kind::Mutable(..) => 1,
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::inodes::Kind;
+use super::inodes::{Kind, Link};
 use super::{Filesystem, Ino, ROOT, State, names};
 use crate::node::Name;
 use crate::writeback::{Changed, DirId};
@@ -44,9 +44,10 @@ impl Filesystem {
     }
 
     /// Has an inode, if there is one by this name, be what the name stands for now, as a lookup would.
-    fn renew(&self, state: &mut State, parent: Ino, dir: DirId, edge: &Name) -> Option<Stale> {
-        let old = state.inodes.at(parent, edge)?;
-        let inode = state.inodes.get(old)?;
+    fn renew(&self, state: &mut State, parent: Ino, dir: DirId, edge: &Name) -> Vec<Stale> {
+        let Some(old) = state.inodes.at(parent, edge) else { return Vec::new() };
+        self.follow_conflict(state, old);
+        let Some(inode) = state.inodes.get(old) else { return Vec::new() };
         let name = names::shown(edge, inode.attributes.name.as_deref()).into_owned();
         let is_directory = matches!(inode.kind, Kind::Directory(_));
         let stored = |kind: &Kind| match kind {
@@ -58,20 +59,23 @@ impl Filesystem {
         let bound = match self.writeback.find(dir, edge) {
             Some(entry) => self.bind(state, parent, edge, &entry).ok(),
             None => {
-                state.inodes.detach(old);
+                self.is_gone(state, parent, edge);
                 None
             }
         };
         match bound {
             Some(ino) if ino == old => {
                 let is_same = is_directory || state.inodes.get(ino).is_some_and(|inode| stored(&inode.kind) == before);
-                Some(if is_same { Stale::Attributes(ino) } else { Stale::Content(ino) })
+                vec![if is_same { Stale::Attributes(ino) } else { Stale::Content(ino) }]
             }
             other => {
                 if let Some(new) = other {
                     state.inodes.release(new);
                 }
-                Some(Stale::Name { parent, name })
+                let mut stale = vec![Stale::Name { parent, name }];
+                // Who has it open may ask how many names it has.
+                stale.extend(state.inodes.get(old).map(|_| Stale::Attributes(old)));
+                stale
             }
         }
     }
@@ -80,7 +84,7 @@ impl Filesystem {
     /// [`crate::writeback::LASTING`] at least.
     pub fn lasts(&self, ino: Ino) -> bool {
         let state = self.lock();
-        let Some(inode) = state.inodes.get(ino).filter(|inode| !inode.unlinked) else { return false };
+        let Some(inode) = state.inodes.get(ino).filter(|inode| inode.link == Link::Named) else { return false };
         let own = match &inode.kind {
             Kind::Directory(dir) => Some(*dir),
             Kind::Stored(_) | Kind::Staged(_) => None,

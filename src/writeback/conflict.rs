@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::publish::Attempt;
-use super::{DirId, Key, Seen, State, Target};
+use super::{DirId, Key, Seen, State, Target, Writeback};
 use crate::cap::Cap;
 use crate::node::{Child, Name};
 use crate::util::Utc;
@@ -25,6 +25,24 @@ pub struct Conflict {
     pub kept_as: Option<Name>,
 }
 
+impl Writeback {
+    /// A conflict name beside `name`, under which another client has stored something else than what is open here; and
+    /// that nothing stood there.
+    pub fn beside(&self, dir: DirId, name: &Name) -> (Name, Seen) {
+        let mut state = self.state();
+        let now_secs = self.clock.now_secs();
+        let fresh = state.fresh_name(dir, name, now_secs, &self.host);
+        tracing::warn!(name = &**name, kept_as = &*fresh, "another client stored a different file here; both stay");
+        state.note_conflict(dir, name, Some(Arc::clone(&fresh)), now_secs);
+        (fresh, Seen { cap: None, at: state.next_seq })
+    }
+
+    /// That nothing stands now under a name that has just been looked for.
+    pub fn nothing_seen(&self) -> Seen {
+        Seen { cap: None, at: self.state().next_seq }
+    }
+}
+
 impl State {
     /// Settles a conflict over `name`, under which `found` stands now. Changed beats removed; a change of attributes
     /// yields to a new file; two different files both stay, ours under a conflict name.
@@ -41,7 +59,12 @@ impl State {
         let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get(name)) else { return };
         // Under a cap that was there before, only attributes have changed.
         let same = |a: &Cap, b: &Cap| a.readonly() == b.readonly();
-        let is_content = !matches!((&attempt.tried, &pending.base), (Some(tried), Some(base)) if same(tried, base));
+        let is_same = matches!((&attempt.tried, &pending.base), (Some(tried), Some(base)) if same(tried, base));
+        // It may have been written to since.
+        let is_content = !is_same
+            || pending
+                .file()
+                .is_some_and(|file| !file.is_mutable() && file.stored().as_ref() != attempt.tried.as_ref());
         if !is_content || pending.wanted.is_none() {
             tracing::warn!(name = &**name, "another client changed this name at the same time; its change stays");
             return self.done(dir, name);

@@ -263,6 +263,12 @@ impl FileObject {
         stored.as_ref().filter(|(generation, _)| *generation == self.staged.generation()).map(|(_, cap)| cap.clone())
     }
 
+    /// Whether `cap` is what it was made from, or the last content of it that was stored.
+    pub fn is_of(&self, cap: &Cap) -> bool {
+        let stored = self.stored.lock().unwrap_or_else(|e| e.into_inner());
+        stored.as_ref().is_some_and(|(_, stored)| stored == cap)
+    }
+
     /// Counts an open handle that may write: until the last is closed the content is uploaded only if somebody waits.
     pub fn open_writer(&self) {
         self.writers.fetch_add(1, Ordering::AcqRel);

@@ -53,6 +53,13 @@ const LONGEST_CHAIN: usize = 10_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DirId(u64);
 
+#[cfg(test)]
+impl DirId {
+    pub(crate) fn of_test(number: u64) -> DirId {
+        DirId(number)
+    }
+}
+
 /// What a name stands for.
 #[derive(Clone)]
 pub enum Target {

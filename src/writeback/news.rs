@@ -164,8 +164,8 @@ impl Writeback {
 }
 
 impl State {
-    /// Takes over a table of a directory, which was asked for after so many expiries; what is different from before, but for what this mount has
-    /// published, is told.
+    /// Takes over a table of a directory, which was asked for after so many expiries; what is different from before, but
+    /// for what this mount has published or is about to, is told.
     pub(super) fn install(&mut self, dir: DirId, table: Arc<Table>, ours: &HashSet<Name>, expiries: u64) {
         let is_watched = self.watched.contains_key(&dir);
         let Some(d) = self.dirs.get_mut(&dir) else { return };
@@ -177,7 +177,9 @@ impl State {
         if expiries != self.expiries {
             d.checked = None;
         }
-        let changed: Vec<Name> = changed.into_iter().filter(|name| !ours.contains(name)).collect();
+        // What is pending shows, whatever the table says.
+        let is_news = |name: &Name| !ours.contains(name) && !d.pending.contains_key(name);
+        let changed: Vec<Name> = changed.into_iter().filter(is_news).collect();
         self.news.tell(dir, changed);
     }
 

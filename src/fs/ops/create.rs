@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::cap::{Cap, FileCap, LitCap};
 use crate::fs::attr::{Attr, Caller, Ino};
 use crate::fs::handles::{Handle, Open, OpenMode};
-use crate::fs::inodes::Kind;
+use crate::fs::inodes::{Kind, Link};
 use crate::fs::names::edge_name;
 use crate::fs::{Filesystem, FsError};
 use crate::node::{Attributes, FileType, Metadata};
@@ -98,7 +98,7 @@ impl Filesystem {
                 return Err(FsError::Exists);
             }
             let above = state.inodes.get(parent).ok_or(FsError::Stale)?;
-            if above.unlinked {
+            if above.link != Link::Named {
                 return Err(FsError::NotFound);
             }
             let inherited = above.attributes.mode.filter(|m| m & SET_GID != 0).map(|_| above.attributes.gid);
@@ -114,9 +114,7 @@ impl Filesystem {
             if file_type != FileType::Directory {
                 attributes.id = Some(base32::encode(&self.rng.bytes::<10>()));
             }
-            if let Some(leftover) = state.inodes.at(parent, &edge) {
-                state.inodes.detach(leftover);
-            }
+            self.is_gone(&mut state, parent, &edge);
             let ino = state.inodes.add(parent, edge, kind, attributes, Metadata::default());
             self.submit(&mut state, ino, Weight::Full);
             self.touch_directory(&mut state, parent);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::fs::attr::Ino;
 use crate::fs::handles::{Handle, Open, OpenMode};
-use crate::fs::inodes::Kind;
+use crate::fs::inodes::{Kind, Link};
 use crate::fs::{Durability, Filesystem, FsError};
 use crate::journal::Room;
 use crate::node::FileType;
@@ -124,7 +124,7 @@ impl Filesystem {
             };
             let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
             match &inode.kind {
-                Kind::Staged(file) if mode.write && !inode.unlinked => Arc::clone(file),
+                Kind::Staged(file) if mode.write && inode.link == Link::Named => Arc::clone(file),
                 Kind::Mutable(cap, file) if mode.write && !cap.is_readonly() => Arc::clone(file),
                 _ => return Ok(()),
             }
@@ -166,7 +166,7 @@ impl Filesystem {
             let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
             match &inode.kind {
                 Kind::Mutable(cap, file) if !cap.is_readonly() => Scope::File(Arc::clone(file)),
-                _ if inode.unlinked => return Ok(()),
+                _ if inode.link != Link::Named => return Ok(()),
                 Kind::Staged(file) => Scope::File(Arc::clone(file)),
                 Kind::Stored(_) | Kind::Mutable(..) => Scope::Directory(state.inodes.directory(inode.parent)?),
                 Kind::Directory(dir) => Scope::Directory(*dir),

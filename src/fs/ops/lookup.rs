@@ -20,10 +20,7 @@ impl Filesystem {
         let ino = {
             let mut state = self.lock();
             let Some((edge, entry)) = self.find(dir, name)? else {
-                // Another client has removed it: who still holds its inode changes nothing under the name any more.
-                if let Some(gone) = state.inodes.at(parent, &edge_name(name)?.0) {
-                    state.inodes.detach(gone);
-                }
+                self.is_gone(&mut state, parent, &edge_name(name)?.0);
                 return Err(FsError::NotFound);
             };
             self.bind(&mut state, parent, &edge, &entry)?
@@ -144,6 +141,7 @@ impl Filesystem {
         {
             self.writeback.led_to(*dir, above, edge, entry);
         }
+        self.inode_at(state, parent, edge);
         let ino = state.inodes.bind(parent, edge, kind, entry);
         if let Some(Kind::Mutable(cap, _)) = state.inodes.get(ino).map(|inode| inode.kind.clone()) {
             state.mutables.shown_by(&cap, ino);

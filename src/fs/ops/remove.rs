@@ -1,6 +1,7 @@
 //! Removing names.
 
 use crate::fs::attr::Ino;
+use crate::fs::inodes::Link;
 use crate::fs::{Filesystem, FsError, State};
 use crate::node::{FileType, Freshness, Name};
 use crate::writeback::{Change, DirId, Entry, Target};
@@ -54,14 +55,20 @@ impl Filesystem {
         }
     }
 
-    fn remove(&self, state: &mut State, parent: Ino, dir: DirId, edge: Name) {
-        if let Some(ino) = state.inodes.at(parent, &edge) {
-            let now = self.now();
+    /// A name is removed or replaced here: whatever shows it lives until it is closed.
+    pub(super) fn remove_inodes(&self, state: &mut State, dir: DirId, edge: &Name) {
+        let now = self.now();
+        for parent in state.inodes.of_directory(dir) {
+            let Some(ino) = self.inode_at(state, parent, edge) else { continue };
             if let Some(inode) = state.inodes.get_mut(ino) {
                 inode.attributes.ctime = Some(now);
             }
-            state.inodes.detach(ino);
+            state.inodes.detach(ino, Link::Removed);
         }
+    }
+
+    fn remove(&self, state: &mut State, parent: Ino, dir: DirId, edge: Name) {
+        self.remove_inodes(state, dir, &edge);
         state.changes.push(Change::Remove { dir, name: edge });
         self.touch_directory(state, parent);
     }

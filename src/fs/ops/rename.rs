@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::fs::attr::Ino;
+use crate::fs::inodes::Link;
 use crate::fs::names::edge_name;
 use crate::fs::{Filesystem, FsError};
 use crate::node::{FileType, Freshness};
@@ -37,7 +38,10 @@ impl Filesystem {
             let mut state = self.lock();
             self.check_writeable(from_dir)?;
             self.check_writeable(to_dir)?;
-            if [parent, new_parent].iter().any(|ino| state.inodes.get(*ino).is_none_or(|inode| inode.unlinked)) {
+            if [parent, new_parent]
+                .iter()
+                .any(|ino| state.inodes.get(*ino).is_none_or(|inode| inode.link != Link::Named))
+            {
                 return Err(FsError::NotFound);
             }
             let (from, entry) = self.find(from_dir, name)?.ok_or(FsError::NotFound)?;
@@ -70,9 +74,10 @@ impl Filesystem {
                         state.changes.push(Change::Discard { dir });
                     }
                 }
-                if let Some(old) = state.inodes.at(new_parent, &to) {
-                    state.inodes.detach(old);
-                }
+                self.remove_inodes(&mut state, to_dir, &to);
+            }
+            if state.inodes.at(new_parent, &to) != Some(ino) {
+                self.is_gone(&mut state, new_parent, &to);
             }
             let now = self.now();
             state.inodes.relocate(ino, new_parent, Arc::clone(&to));

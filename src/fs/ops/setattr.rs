@@ -1,6 +1,7 @@
 //! Changing attributes and size.
 
 use crate::fs::attr::{Attr, Ino, ROOT, SetAttr, SetTime};
+use crate::fs::inodes::Link;
 use crate::fs::{Filesystem, FsError};
 use crate::node::FileType;
 use crate::writeback::Weight;
@@ -57,7 +58,7 @@ impl Filesystem {
         let dir = {
             let state = self.lock();
             let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
-            if inode.unlinked {
+            if inode.link == Link::Removed {
                 return if self.options.read_only { Err(FsError::ReadOnly) } else { Ok(()) };
             }
             state.inodes.directory(inode.parent)?

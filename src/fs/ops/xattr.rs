@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::fs::attr::{Ino, ROOT};
-use crate::fs::inodes::Kind;
+use crate::fs::inodes::{Kind, Link};
 use crate::fs::{Filesystem, FsError};
 
 /// Where a file stands on its way to the grid.
@@ -22,7 +22,7 @@ impl Filesystem {
         let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
         let place = match (ino, &self.root.edge) {
             (ROOT, edge) => edge.clone(),
-            _ if inode.unlinked => None,
+            _ if inode.link != Link::Named => None,
             _ => Some((state.inodes.directory(inode.parent)?, Arc::clone(&inode.name))),
         };
         let (file, inside) = match &inode.kind {

@@ -10,6 +10,7 @@ mod promises;
 mod queue;
 mod races;
 mod shared;
+mod taken;
 
 use std::sync::Arc;
 use std::time::Duration;

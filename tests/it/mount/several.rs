@@ -486,6 +486,44 @@ fn the_kernel_is_told_what_another_machine_has_changed() {
     theirs.unmount();
 }
 
+#[test]
+fn who_writes_on_loses_nothing_when_the_kernel_was_told_of_anothers_change() {
+    let (ours, theirs) = two_machines();
+    for name in ["replaced.txt", "removed"] {
+        fs::write(ours.at(name), "old").unwrap();
+    }
+    ours.ok(&["flush"]);
+    agreed(&ours, &theirs);
+    let open = |name: &str| OpenOptions::new().append(true).open(theirs.at(name)).unwrap();
+    let (mut replaced, mut removed) = (open("replaced.txt"), open("removed"));
+    fs::write(ours.at("new"), "theirs").unwrap();
+    fs::rename(ours.at("new"), ours.at("replaced.txt")).unwrap();
+    fs::remove_file(ours.at("removed")).unwrap();
+    ours.ok(&["flush"]);
+    let until = Instant::now() + TOLD_WITHIN;
+    while [&replaced, &removed].iter().any(|file| file.metadata().unwrap().nlink() != 0) {
+        assert!(Instant::now() < until, "the kernel was not told");
+        let _ = (fs::metadata(theirs.at("replaced.txt")), fs::metadata(theirs.at("removed")));
+        thread::sleep(Duration::from_millis(100));
+    }
+    for file in [&mut replaced, &mut removed] {
+        file.write_all(b" and more").unwrap();
+        file.sync_all().unwrap();
+    }
+    assert_eq!(fs::metadata(theirs.at("removed")).unwrap().ino(), removed.metadata().unwrap().ino());
+    drop((replaced, removed));
+    theirs.ok(&["flush"]);
+    let found = agreed(&ours, &theirs);
+    let content = |path: &Path| found[path].content.as_deref().unwrap();
+    assert_eq!(content(Path::new("replaced.txt")), b"theirs");
+    assert_eq!(content(Path::new("removed")), b"old and more");
+    let copy = found.keys().find(|path| path.to_str().unwrap().contains("replaced (conflict ")).expect("a copy");
+    assert_eq!(content(copy), b"old and more");
+    assert_eq!(found.len(), 3);
+    ours.unmount();
+    theirs.unmount();
+}
+
 fn number(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).map_or(otherwise, |text| text.parse().expect("a number"))
 }

@@ -1,0 +1,82 @@
+//! Names that other clients take away from what is open here, or give to something else.
+//!
+//! Two rules keep what is written: a file whose name a conflict has given to another goes on under its own new name; and
+//! one whose name was taken while nothing of it was pending is put back with the first change of its content.
+
+use std::sync::Arc;
+
+use super::inodes::{Kind, Link};
+use super::{Filesystem, Ino, State};
+use crate::node::Name;
+use crate::writeback::Target;
+
+impl Filesystem {
+    /// The inode at a place, once one that a conflict has given another name is there no more.
+    pub(super) fn inode_at(&self, state: &mut State, parent: Ino, edge: &Name) -> Option<Ino> {
+        let ino = state.inodes.at(parent, edge)?;
+        self.follow_conflict(state, ino);
+        state.inodes.at(parent, edge)
+    }
+
+    /// Nothing stands under a name any more, and this mount has not removed it.
+    pub(super) fn is_gone(&self, state: &mut State, parent: Ino, edge: &Name) {
+        if let Some(ino) = self.inode_at(state, parent, edge) {
+            state.inodes.detach(ino, Link::Taken);
+        }
+    }
+
+    /// Gives an inode the name that a conflict has given to its file.
+    pub(super) fn follow_conflict(&self, state: &mut State, ino: Ino) {
+        let Some(inode) = state.inodes.get(ino).filter(|inode| inode.link == Link::Named) else { return };
+        let (Kind::Staged(file) | Kind::Mutable(_, file)) = &inode.kind else { return };
+        if let Ok(dir) = state.inodes.directory(inode.parent)
+            && let Some(name) = file.take_conflict_name(dir, &inode.name)
+        {
+            let parent = inode.parent;
+            self.name_inode(state, ino, parent, name);
+        }
+    }
+
+    /// Gives an inode a place; another that is there loses it.
+    fn name_inode(&self, state: &mut State, ino: Ino, parent: Ino, name: Name) {
+        if let Some(other) = state.inodes.at(parent, &name).filter(|other| *other != ino) {
+            state.inodes.detach(other, Link::Taken);
+        }
+        state.inodes.relocate(ino, parent, name);
+    }
+
+    /// Names a file again from which another client took the name, and whose content was changed since: as it was named
+    /// if that is free, else by a conflict name. `false` if it has gone for good, with a directory that was removed here.
+    pub(super) fn put_back(&self, state: &mut State, ino: Ino) -> bool {
+        let Some(inode) = state.inodes.get(ino) else { return false };
+        // A mutable file stands where its cap says, whatever names lead to it.
+        let Kind::Staged(file) = &inode.kind else { return false };
+        let (parent, name, file) = (inode.parent, Arc::clone(&inode.name), Arc::clone(file));
+        if state.inodes.ancestors(parent).any(|above| above.link == Link::Removed) {
+            return false;
+        }
+        let Ok(dir) = state.inodes.directory(parent) else { return false };
+        let is_own = |target: &Target| match target {
+            Target::File(other) => Arc::ptr_eq(other, &file),
+            Target::Stored(cap) => file.is_of(cap),
+            Target::Directory(_) => false,
+        };
+        let found = self.writeback.find(dir, &name);
+        let (place, seen) = match found {
+            Some(found) if is_own(&found.target) => (name, found.seen),
+            Some(_) => self.writeback.beside(dir, &name),
+            None => {
+                tracing::warn!(
+                    name = &*name,
+                    "another client has removed this file, which is written to; it is put back"
+                );
+                (name, self.writeback.nothing_seen())
+            }
+        };
+        self.name_inode(state, ino, parent, place);
+        if let Some(inode) = state.inodes.get_mut(ino) {
+            inode.seen = seen;
+        }
+        true
+    }
+}
