@@ -43,7 +43,7 @@ impl DirNode {
 
     /// Keeps the table that was seen last, which this process has stored.
     pub async fn keep_stored(&self) {
-        let last = self.last().clone();
+        let last = self.newest().clone();
         if let Some(last) = last {
             self.put_away(&last, true).await;
         }
@@ -75,7 +75,7 @@ impl DirNode {
     /// # Errors
     /// [`NodeError::OutOfReach`] if none is kept.
     pub(super) async fn last_seen(&self) -> Result<Arc<Table>, NodeError> {
-        if let Some(last) = self.last().as_ref() {
+        if let Some(last) = self.newest().as_ref() {
             return Ok(Arc::clone(&last.table));
         }
         let (snapshot, holders) = self.kept().await.ok_or(NodeError::OutOfReach)?;
@@ -83,7 +83,7 @@ impl DirNode {
             // Nothing is built on an older version from now on.
             file.saw(Arc::clone(version), holders);
         }
-        Ok(Arc::clone(&self.last().get_or_insert(snapshot).table))
+        Ok(Arc::clone(&self.newest().get_or_insert(snapshot).table))
     }
 
     /// The table that is on the disk, and the tub ids of those who held its shares.

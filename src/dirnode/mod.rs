@@ -13,7 +13,7 @@ use crate::cap::{Cap, FileCap, MutableFormat, StorageIndex};
 use crate::crypto::SigningKey;
 use crate::crypto::secrets::write_key;
 use crate::grid::Grid;
-use crate::mutable::{Change, MutableFile};
+use crate::mutable::{Breadth, Change, MutableFile};
 use crate::node::{
     Child, Directory, Edit, EditOutcome, Freshness, Metadata, Name, NodeError, Readable, Table, normalize,
 };
@@ -27,6 +27,10 @@ impl From<BadTable> for NodeError {
     fn from(bad: BadTable) -> NodeError {
         NodeError::Corrupt(bad.to_string())
     }
+}
+
+fn breadth(freshness: Freshness) -> Breadth {
+    if freshness == Freshness::Recent { Breadth::Quick } else { Breadth::Wide }
 }
 
 /// What a directory's table is kept in.
@@ -103,7 +107,7 @@ impl DirNode {
         let version = file.version();
         let dir = DirNode::mutable(Arc::new(file), cap);
         if version.is_some() {
-            *dir.last() = Some(Snapshot::new(version, content, entries)?);
+            *dir.newest() = Some(Snapshot::new(version, content, entries)?);
         }
         Ok(dir)
     }
@@ -121,27 +125,27 @@ impl DirNode {
         }
     }
 
-    fn last(&self) -> MutexGuard<'_, Option<Snapshot>> {
+    fn newest(&self) -> MutexGuard<'_, Option<Snapshot>> {
         self.last.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// The version of the last snapshot.
     fn version(&self) -> Option<Arc<Version>> {
-        self.last().as_ref().and_then(|last| last.version.clone())
+        self.newest().as_ref().and_then(|last| last.version.clone())
     }
 
     /// Makes `snapshot` the last one, unless a newer one came while it was on its way, `before` being the last when it
     /// set out; returns the table that is the last then.
     fn keep(&self, before: Option<Arc<Version>>, snapshot: Snapshot) -> Arc<Table> {
-        let mut last = self.last();
+        let mut last = self.newest();
         match &*last {
             Some(newer) if newer.version != before && newer.version > snapshot.version => Arc::clone(&newer.table),
             _ => Arc::clone(&last.insert(snapshot).table),
         }
     }
 
-    async fn fetch(&self, cx: &Cx) -> Result<Snapshot, NodeError> {
-        let last = self.last().clone();
+    async fn fetch(&self, cx: &Cx, breadth: Breadth) -> Result<Snapshot, NodeError> {
+        let last = self.newest().clone();
         let known = match last {
             Some(last) => Some(last),
             None => self.kept().await.map(|(kept, _)| kept),
@@ -149,7 +153,7 @@ impl DirNode {
         let (version, content) = match &self.container {
             Container::Mutable(file) => {
                 let read = known.as_ref().and_then(|known| Some((known.content.clone(), known.version.clone()?)));
-                let (version, content) = file.read_beyond(cx, read).await?;
+                let (version, content) = file.read_beyond(cx, read, breadth).await?;
                 (Some(version), content)
             }
             Container::Immutable(_) if let Some(known) = known => return Ok(known),
@@ -194,21 +198,24 @@ impl Directory for DirNode {
         }
         let fixed = matches!(self.container, Container::Immutable(_));
         if (fixed || freshness == Freshness::Cached)
-            && let Some(last) = self.last().as_ref()
+            && let Some(last) = self.newest().as_ref()
         {
             return Ok(Arc::clone(&last.table));
         }
         let before = self.version();
-        let fetched = self.fetch(cx).await?;
+        let fetched = self.fetch(cx, breadth(freshness)).await?;
         Ok(self.keep(before, fetched))
     }
 
-    async fn probe(&self, cx: &Cx) -> Result<bool, NodeError> {
-        let known = self.last().as_ref().map(|last| last.version.clone());
-        match (&self.container, known) {
-            (_, None) => Ok(true),
-            (Container::Immutable(_), Some(_)) => Ok(false),
-            (Container::Mutable(file), Some(version)) => file.newer_than(cx, version.as_deref()).await,
+    fn last(&self) -> Option<Arc<Table>> {
+        self.newest().as_ref().map(|last| Arc::clone(&last.table))
+    }
+
+    async fn probe(&self, cx: &Cx, freshness: Freshness) -> Result<bool, NodeError> {
+        match (&self.container, self.version()) {
+            (Container::Immutable(_), _) => Ok(self.newest().is_none()),
+            (Container::Mutable(_), None) => Ok(true),
+            (Container::Mutable(file), Some(version)) => file.newer_than(cx, &version, breadth(freshness)).await,
         }
     }
 
@@ -219,10 +226,10 @@ impl Directory for DirNode {
         let mut change = Edits { dir: self, file, edits: edits.into(), outcomes: Vec::new(), made: None };
         let (version, content) = file.change(cx, &mut change).await?;
         let Edits { outcomes, made, .. } = change;
-        let unchanged = self.last().as_ref().is_some_and(|last| last.version.as_ref() == Some(&version));
+        let unchanged = self.newest().as_ref().is_some_and(|last| last.version.as_ref() == Some(&version));
         if let Some(entries) = made.filter(|_| !unchanged) {
             let snapshot = Snapshot::new(Some(version), content, entries)?;
-            *self.last() = Some(snapshot.clone());
+            *self.newest() = Some(snapshot.clone());
             self.put_away(&snapshot, true).await;
         }
         Ok(outcomes)
@@ -242,7 +249,7 @@ struct Edits<'a> {
 #[async_trait]
 impl Change for Edits<'_> {
     async fn apply(&mut self, version: Option<&Arc<Version>>, old: Bytes) -> Result<Option<Bytes>, NodeError> {
-        let last = self.dir.last().clone().filter(|last| last.version.as_ref() == version);
+        let last = self.dir.newest().clone().filter(|last| last.version.as_ref() == version);
         let (access, edits) = (self.dir.access.clone(), Arc::clone(&self.edits));
         let now = self.file.grid().clock().now_float();
         let done = self.file.grid().cpu().run(move || -> Result<_, NodeError> {
@@ -260,7 +267,7 @@ impl Change for Edits<'_> {
     }
 
     fn known(&self, version: &Version) -> Option<Bytes> {
-        let last = self.dir.last();
+        let last = self.dir.newest();
         last.as_ref().filter(|last| last.version.as_deref() == Some(version)).map(|last| last.content.clone())
     }
 }

@@ -14,6 +14,8 @@ use crate::node::{Attributes, FileType, Metadata, Timestamp};
 pub struct DirRecord {
     /// Its cap, once it is on the grid.
     pub cap: Option<String>,
+    /// Its cap, while it is not known to have passed the barrier: after power loss it may be gone.
+    pub unproven: Option<String>,
     /// The directory in which it was last put.
     pub home: Option<u64>,
     /// The directory and the name in it by which it was last found or put.
@@ -327,7 +329,7 @@ pub(super) mod tests {
         assert_eq!(EdgeRecord::read(&record.write("n\u{e4}me")), Some(("n\u{e4}me".into(), record.clone())));
         let gone = EdgeRecord { wanted: None, ..record };
         assert_eq!(EdgeRecord::read(&gone.write("x")), Some(("x".into(), gone)));
-        let dir = DirRecord { cap: None, home: Some(u64::MAX), parent: Some((1, "a".into())) };
+        let dir = DirRecord { cap: None, unproven: None, home: Some(u64::MAX), parent: Some((1, "a".into())) };
         assert_eq!(DirRecord::read(&dir.write()), Some(dir));
         assert_eq!(DirRecord::read(b"{}").map(|_| ()), Some(()));
         assert!(EdgeRecord::read(b"{}").is_none());
@@ -335,7 +337,7 @@ pub(super) mod tests {
 
     #[test]
     fn nothing_secret_is_printed() {
-        let dir = DirRecord { cap: Some("URI:secret".into()), home: None, parent: None };
+        let dir = DirRecord { cap: Some("URI:secret".into()), unproven: None, home: None, parent: None };
         let cap = WantedTarget::Cap("URI:secret".into());
         let text = format!("{:?} {dir:?} {cap:?}", edge(1));
         assert!(!text.contains("secret") && !text.contains("115"), "{text}");

@@ -12,7 +12,7 @@ use super::Slot;
 use super::encode::{Code, NewVersion, encode_sdmf, finish};
 use super::publish::{Goal, Published, Unpublished, publish, wanted};
 use super::retrieve::{Leaves, Retrieve, Unread};
-use super::servermap::{Mode, ServerMap};
+use super::servermap::{Breadth, Known, Mode, ServerMap};
 use super::turns::Reach;
 use super::update::{Again, Job, salts};
 use crate::cap::{MutableCap, MutableFormat};
@@ -31,6 +31,9 @@ pub(super) const READ_AGAIN: u32 = 3;
 
 /// How long ranges are read from a version before a newer one is looked for.
 const READING: Duration = Duration::from_secs(3);
+
+/// How long at most fewer servers are asked for a newer version than a reader asks who knows nothing.
+const WIDE_AGAIN: Duration = Duration::from_secs(60);
 
 /// How long changes are published from memory although some server has not answered: one that comes back holds an old
 /// version, and only asking finds that out.
@@ -86,6 +89,8 @@ struct State {
     content: Option<(Arc<Version>, Bytes)>,
     /// The newest version that was read or written.
     seen: Option<Arc<Version>>,
+    /// When as many servers as a reader asks who knows nothing were last asked, or fewer for the first time.
+    looked: Option<Instant>,
     /// The hashes of all blocks of a version that was written here, by share number.
     leaves: Option<(Arc<Version>, Vec<Leaves>)>,
     /// Versions that were made here, of which it is not known whether they are stored, each behind what it was made of.
@@ -145,19 +150,21 @@ impl MutableFile {
 
     /// The whole content of the best version.
     pub async fn read_best(&self, cx: &Cx) -> Result<(Arc<Version>, Bytes), NodeError> {
-        self.read_beyond(cx, None).await
+        self.read_beyond(cx, None, Breadth::Wide).await
     }
 
-    /// As [`MutableFile::read_best`], with a version that was read before, and its content: they are not fetched again,
-    /// and fewer servers are asked as long as nothing speaks of another version.
+    /// As [`MutableFile::read_best`], with a version that was read before, and its content: they are not fetched again.
     pub async fn read_beyond(
         &self,
         cx: &Cx,
         known: Option<(Bytes, Arc<Version>)>,
+        breadth: Breadth,
     ) -> Result<(Arc<Version>, Bytes), NodeError> {
         let _turn = self.take_turn(cx).await?;
-        let version = known.as_ref().map(|(_, version)| &**version);
-        let map = ServerMap::update(cx, &self.slot, Mode::Read, None, version).await?;
+        let map = match &known {
+            Some((_, version)) => self.look(cx, Mode::Read, version, breadth).await?,
+            None => ServerMap::update(cx, &self.slot, Mode::Read, None, None).await?,
+        };
         let (map, version, content) = self.read_from(cx, map, known).await.map_err(|(_, error)| error)?;
         self.was_read(map, &version, Some(&content));
         Ok((version, content))
@@ -171,13 +178,31 @@ impl MutableFile {
     /// Whether the grid holds a newer version than was last read or written here; reads the first bytes of shares only.
     pub async fn probe(&self, cx: &Cx) -> Result<bool, NodeError> {
         let seen = self.state().seen.clone();
-        self.newer_than(cx, seen.as_deref()).await
+        match seen {
+            Some(seen) => self.newer_than(cx, &seen, Breadth::Wide).await,
+            None => Ok(ServerMap::update(cx, &self.slot, Mode::Probe, None, None).await?.best().is_some()),
+        }
     }
 
     /// Whether the grid holds a newer version than `known`.
-    pub async fn newer_than(&self, cx: &Cx, known: Option<&Version>) -> Result<bool, NodeError> {
-        let map = ServerMap::update(cx, &self.slot, Mode::Probe, None, known).await?;
-        Ok(map.best().is_some_and(|best| known.is_none_or(|known| *best > *known)))
+    pub async fn newer_than(&self, cx: &Cx, known: &Version, breadth: Breadth) -> Result<bool, NodeError> {
+        let map = self.look(cx, Mode::Probe, known, breadth).await?;
+        Ok(map.best().is_some_and(|best| *best > *known))
+    }
+
+    async fn look(&self, cx: &Cx, mode: Mode, known: &Version, breadth: Breadth) -> Result<ServerMap, NodeError> {
+        let mut breadth = breadth;
+        {
+            let mut state = self.state();
+            if state.looked.is_some_and(|at| at.elapsed() >= WIDE_AGAIN) {
+                breadth = Breadth::Wide;
+            }
+            if breadth == Breadth::Wide || state.looked.is_none() {
+                state.looked = Some(Instant::now());
+            }
+        }
+        let known = Known { version: known, breadth };
+        ServerMap::update(cx, &self.slot, mode, None, Some(known)).await
     }
 
     /// Which server holds what.
@@ -439,7 +464,8 @@ impl MutableFile {
         if let (0, 0, Some(why)) = (found, seen, self.slot.grid.locked_out()) {
             return NodeError::LockedOut(why);
         }
-        NodeError::NotEnoughShares { found: found.max(seen).min(needed.saturating_sub(1)), needed }
+        let found = found.max(seen).min(needed.saturating_sub(1));
+        NodeError::NotEnoughShares { found, needed, all_answered: map.is_complete() }
     }
 
     /// The map and version that ranges are read from.

@@ -26,7 +26,7 @@ use crate::util::Cx;
 use encode::Keys;
 
 pub use file::{Change, MutableFile};
-pub use servermap::{KnownShare, Mode, ServerMap};
+pub use servermap::{Breadth, KnownShare, Mode, ServerMap};
 
 /// The largest content that is read whole or written, in bytes: more is taken for a hostile header.
 pub const MAX_CONTENT: u64 = 1 << 30;

@@ -86,6 +86,23 @@ pub struct ServerMap {
     highest_seqnum: u64,
 }
 
+/// How many servers are asked whether there is something newer than what is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breadth {
+    /// As few as one can be among that holds a version which was stored with our own `shares.happy`, as long as all they
+    /// hold is of the known version. Others may store with less: every minute as many as with [`Breadth::Wide`] are asked.
+    Quick,
+    /// As many as a reader asks who knows nothing: 2k.
+    Wide,
+}
+
+/// A version whose signature was verified, for a reader who looks for a newer one.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub version: &'a Version,
+    pub breadth: Breadth,
+}
+
 impl ServerMap {
     /// A map of which nothing is known.
     pub(super) fn new(slot: &Slot) -> ServerMap {
@@ -213,14 +230,13 @@ impl ServerMap {
     }
 
     /// A fresh map. Shares that `before` knows as bad stay so unless they were rewritten, and servers that it saw
-    /// shares on are asked first. A reader who has a `known` version, whose signature was verified, asks fewer servers
-    /// as long as all they hold is of that.
+    /// shares on are asked first.
     pub(super) async fn update(
         cx: &Cx,
         slot: &Arc<Slot>,
         mode: Mode,
         before: Option<&ServerMap>,
-        known: Option<&Version>,
+        known: Option<Known<'_>>,
     ) -> Result<ServerMap, NodeError> {
         let mut map = ServerMap::new(slot);
         let mut asked_first = BTreeSet::new();
@@ -236,14 +252,15 @@ impl ServerMap {
         let remembered = std::mem::take(&mut map.bad);
         let head = if mode == Mode::Probe { SHORT_HEAD } else { HEAD };
         let want_key = mode.writes() && slot.write_key().is_some();
-        let query = Query::new(Arc::clone(slot), head, want_key, known);
+        let query = Query::new(Arc::clone(slot), head, want_key, known.map(|known| known.version));
         let encoding = slot.grid.encoding();
         let (k, n) = match before.and_then(|b| b.newest()) {
             Some((version, _)) => (version.header.needed.into(), version.header.total.into()),
             None => (usize::from(encoding.needed), usize::from(encoding.total)),
         };
-        let known = known.filter(|_| matches!(mode, Mode::Read | Mode::Probe));
-        // A newer version that is stored stands on the servers of happiness, one of these among them.
+        let known = known.filter(|known| known.breadth == Breadth::Quick && matches!(mode, Mode::Read | Mode::Probe));
+        let known = known.map(|known| known.version);
+        // A newer version that a client with our happiness has stored stands on one of these.
         let few = (map.servers.len() + 1).saturating_sub(encoding.happy.into()).clamp(k, 2 * k);
         let at_once = match mode {
             _ if known.is_some() => few,

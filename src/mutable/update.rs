@@ -85,7 +85,10 @@ impl Again<'_> {
             retrieve.trust(&segments.leaves);
             keep(segments, &untouched, &mut retrieve, whole).await.map_err(|unread| match unread {
                 Unread::Failed(error) => error,
-                Unread::TooFew(found) => NodeError::NotEnoughShares { found, needed: self.job.code.needed.into() },
+                Unread::TooFew(found) => {
+                    let needed = self.job.code.needed.into();
+                    NodeError::NotEnoughShares { found, needed, all_answered: false }
+                }
             })?;
         }
         self.job.seal(segments, &self.kept).await

@@ -14,6 +14,8 @@ pub enum NodeError {
         found: usize,
         /// k.
         needed: usize,
+        /// Every server was asked and has answered: the others are lost, and not merely out of reach.
+        all_answered: bool,
     },
     /// A version that was read or stored before, or that others seem to have stored, cannot be had just now: the servers
     /// that hold it do not answer. Nothing was written, for that would take its changes back.
@@ -68,6 +70,19 @@ pub enum NodeError {
 }
 
 impl NodeError {
+    /// Whether asking the same servers again is of no use.
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            NodeError::NotEnoughShares { all_answered: true, .. }
+                | NodeError::WrongKind(_)
+                | NodeError::BadCap(_)
+                | NodeError::Corrupt(_)
+                | NodeError::Refused(_)
+                | NodeError::TooLarge
+        )
+    }
+
     /// Whether the servers could not be asked, or too few of them: what was seen before may still be so.
     pub fn is_away(&self) -> bool {
         matches!(

@@ -32,6 +32,9 @@ pub use table::{Child, Name, Table, name_of, normalize};
 pub enum Freshness {
     /// What was last seen will do, if anything was.
     Cached,
+    /// The newest version the grid holds, as far as few servers tell: one that others have stored with less happiness than
+    /// is asked for here may be overlooked for a minute.
+    Recent,
     /// The newest version the grid holds.
     Newest,
     /// What was last seen, by an earlier process too where that is kept; the grid is not asked.
@@ -99,8 +102,12 @@ pub trait Directory: Send + Sync {
     /// The table of children.
     async fn snapshot(&self, cx: &Cx, freshness: Freshness) -> Result<Arc<Table>, NodeError>;
 
-    /// Whether the grid holds a newer version than the last snapshot; cheaper than fetching it.
-    async fn probe(&self, cx: &Cx) -> Result<bool, NodeError>;
+    /// The newest table that was read or made here; the grid is not asked.
+    fn last(&self) -> Option<Arc<Table>>;
+
+    /// Whether the grid holds a newer version than the last snapshot; cheaper than fetching it. `freshness` says whether
+    /// it may be overlooked ([`Freshness::Recent`]).
+    async fn probe(&self, cx: &Cx, freshness: Freshness) -> Result<bool, NodeError>;
 
     /// Applies `edits` in one publish, on the newest version, again after an uncoordinated write; one outcome for each.
     ///

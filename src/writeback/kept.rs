@@ -254,8 +254,10 @@ impl State {
         // One that has not passed the barrier may be gone after power loss: it is made anew then.
         let cap = d.cap.as_ref().filter(|_| !self.born.contains(&dir)).map(Cap::to_uri);
         let parent = d.parent.as_ref().map(|parent| (parent.dir, parent.name.to_string()));
+        let unproven = d.unproven.as_ref().filter(|_| cap.is_none()).map(Cap::to_uri);
         let record = DirRecord {
             cap,
+            unproven,
             home: d.home.map(|home| home.0),
             parent: parent.as_ref().map(|(parent, name)| (parent.0, name.clone())),
         };

@@ -1,6 +1,5 @@
 //! Tables of directories: from the grid, or, while that cannot be asked, as they were last seen.
 
-use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard};
 
 use futures::stream::{self, StreamExt};
@@ -19,7 +18,7 @@ impl Writeback {
     /// Sees to it that the table of `dir` is there and not older than the refresh interval, or, with
     /// [`Freshness::Newest`], the newest there is. With the grid away, a table that was seen before serves on.
     pub async fn load(&self, cx: &Cx, dir: DirId, freshness: Freshness) -> Result<(), NodeError> {
-        let (node, known, epoch, expiries) = {
+        let (node, known, expiries) = {
             let mut state = self.state();
             let expiries = state.expiries;
             let Some(d) = state.dirs.get_mut(&dir) else { return Ok(()) };
@@ -32,30 +31,28 @@ impl Writeback {
             if d.table.is_some() && d.checked.is_some() && freshness == Freshness::Cached {
                 d.checked = Some(Instant::now());
             }
-            (node, d.table.is_some(), d.epoch, expiries)
+            (node, d.table.is_some(), expiries)
         };
         if !known
             && self.is_grid_away()
             && let Ok(table) = node.snapshot(cx, Freshness::Kept).await
         {
-            self.install_kept(dir, epoch, table);
+            self.install_kept(dir, table);
             return Ok(());
         }
+        let enough = if freshness == Freshness::Newest { freshness } else { Freshness::Recent };
         // Some of the time is for what is kept.
         let newest = match cx.remaining().filter(|_| !known) {
             Some(left) => {
-                let newest = tokio::time::timeout(left.mul_f64(0.8), node.snapshot(cx, Freshness::Newest)).await;
+                let newest = tokio::time::timeout(left.mul_f64(0.8), node.snapshot(cx, enough)).await;
                 newest.unwrap_or(Err(NodeError::Stopped(Stopped::Deadline)))
             }
-            None => node.snapshot(cx, Freshness::Newest).await,
+            None => node.snapshot(cx, enough).await,
         };
         match newest {
-            Ok(table) => {
+            Ok(_) => {
                 *self.away() = None;
-                let mut state = self.state();
-                if state.dirs.get(&dir).is_some_and(|d| d.epoch == epoch) {
-                    state.install(dir, table, &HashSet::new(), expiries);
-                }
+                self.state().install(dir, expiries);
                 Ok(())
             }
             Err(e) if known => {
@@ -72,7 +69,7 @@ impl Writeback {
                 let table = node.snapshot(cx, Freshness::Kept).await.map_err(|_| e.clone())?;
                 tracing::warn!(error = %e, "a directory could not be read; it is shown as it was last seen");
                 self.grid_is_away();
-                self.install_kept(dir, epoch, table);
+                self.install_kept(dir, table);
                 Ok(())
             }
             Err(e) => Err(e),
@@ -109,10 +106,9 @@ impl Writeback {
     }
 
     /// Shows a table that was seen before, unless another has come meanwhile; the grid is asked again before long.
-    fn install_kept(&self, dir: DirId, epoch: u64, table: Arc<Table>) {
+    fn install_kept(&self, dir: DirId, table: Arc<Table>) {
         let mut state = self.state();
         if let Some(d) = state.dirs.get_mut(&dir)
-            && d.epoch == epoch
             && d.table.is_none()
         {
             d.install(table);

@@ -12,26 +12,41 @@ use crate::cap::Cap;
 use crate::node::{Directory, EditOutcome, Freshness, Name, NodeError, Table};
 use crate::util::Cx;
 
+/// Directories of ours that have met others under their names.
+#[derive(Default)]
+pub(super) struct Merged {
+    /// Those that are the others now.
+    pub names: HashSet<Name>,
+    /// Those that could not be looked at: it is tried again.
+    pub unknown: HashSet<Name>,
+    pub error: Option<NodeError>,
+}
+
 impl Writeback {
-    /// Merges the new directories of ours among `attempts` that have met others under their names in `dir`; returns
-    /// the names. What cannot be looked at is an error: it is tried again.
-    pub(super) async fn merge_all(
-        &self,
-        cx: &Cx,
-        dir: DirId,
-        attempts: &[Attempt],
-        outcomes: &[EditOutcome],
-    ) -> Result<HashSet<Name>, NodeError> {
-        let mut merged = HashSet::new();
-        for (attempt, outcome) in attempts.iter().zip(outcomes) {
+    /// Merges the new directories of ours among `attempts` that have met others under their names in `dir`. One that can
+    /// be read by nobody is left alone: ours gets a conflict name.
+    pub(super) async fn merge_all(&self, cx: &Cx, dir: DirId, attempts: &[(Attempt, EditOutcome)]) -> Merged {
+        let mut all = Merged::default();
+        for (attempt, outcome) in attempts {
             let EditOutcome::Conflict { found: Some(found) } = outcome else { continue };
-            let Some(ours) = self.state().new_directory_at(dir, &attempt.name, &found.cap) else { continue };
-            if self.merge(cx, ours, &found.cap, attempt.first).await? {
-                tracing::info!(name = &*attempt.name, "another client has made this directory too; they are one now");
-                merged.insert(Arc::clone(&attempt.name));
+            let name = &attempt.name;
+            let Some(ours) = self.state().new_directory_at(dir, name, &found.cap) else { continue };
+            match self.merge(cx, ours, &found.cap, attempt.first).await {
+                Ok(true) => {
+                    tracing::info!(name = &**name, "another client has made this directory too; they are one now");
+                    all.names.insert(Arc::clone(name));
+                }
+                Ok(false) => {}
+                Err(error) if error.is_final() => {
+                    tracing::warn!(name = &**name, %error, "another client has made this directory too; it cannot be read");
+                }
+                Err(error) => {
+                    all.unknown.insert(Arc::clone(name));
+                    all.error = Some(error);
+                }
             }
         }
-        Ok(merged)
+        all
     }
 
     /// Makes `ours` the directory behind `cap`. Who publishes the directory above holds its lock; that of `ours`, below it,
@@ -80,11 +95,11 @@ impl State {
         let Some(d) = self.dirs.get_mut(&ours) else { return };
         let pending = std::mem::take(&mut d.pending);
         let old = d.cap.replace(cap.clone());
+        d.unproven = None;
         d.node = Some(node);
         d.directories.1 = 0;
         d.published_here.clear();
         d.is_new = false;
-        d.epoch += 1;
         d.install(there);
         if let Some(old) = old {
             self.by_cap.remove(&cap_key(&old));

@@ -133,8 +133,8 @@ pub enum Change {
         /// The entry, with the attributes it has now.
         entry: Entry,
     },
-    /// Forgets what is pending inside a directory that has been removed before it was ever published. One that is on the
-    /// grid may have other names, under which its changes count.
+    /// Forgets what is pending inside a directory that has been removed before it was ever published. One that is or may
+    /// be on the grid may have other names, under which its changes count.
     Discard {
         /// The directory.
         dir: DirId,
@@ -253,12 +253,12 @@ struct Content {
 struct Dir {
     node: Option<Arc<dyn Directory>>,
     cap: Option<Cap>,
+    /// Under which it was made on the grid, by an earlier process maybe, before the last barrier that passed.
+    unproven: Option<Cap>,
     table: Option<Arc<Table>>,
     checked: Option<Instant>,
     /// Directories in the table, and how many more there are with what is pending.
     directories: (usize, isize),
-    /// Counts the tables that publishes installed, so that a slower read does not put an older one back.
-    epoch: u64,
     pending: BTreeMap<Name, Pending>,
     /// What this mount has published, by name, and when.
     published_here: HashMap<Name, Seen>,
@@ -585,12 +585,19 @@ impl State {
                 }
             }
             Change::Discard { dir } => {
-                if let Some(d) = self.dirs.get_mut(&dir).filter(|d| d.cap.is_none()) {
-                    d.directories.1 = 0;
-                    let names = std::mem::take(&mut d.pending).into_keys();
-                    self.touched.extend(names.map(|name| Key::Edge(dir, name)));
+                if self.dirs.get(&dir).is_some_and(|d| d.unproven.is_none()) {
+                    self.discard(dir);
                 }
             }
+        }
+    }
+
+    /// Forgets what is pending in a directory that is not on the grid.
+    fn discard(&mut self, dir: DirId) {
+        if let Some(d) = self.dirs.get_mut(&dir).filter(|d| d.cap.is_none()) {
+            d.directories.1 = 0;
+            let names = std::mem::take(&mut d.pending).into_keys();
+            self.touched.extend(names.map(|name| Key::Edge(dir, name)));
         }
     }
 
@@ -598,10 +605,10 @@ impl State {
         let dir = Dir {
             node,
             cap,
+            unproven: None,
             table: None,
             checked: None,
             directories: (0, 0),
-            epoch: 0,
             pending: BTreeMap::new(),
             published_here: HashMap::new(),
             home: None,

@@ -146,7 +146,7 @@ impl Writeback {
                     return;
                 }
                 let asked = Instant::now();
-                match cx.run(node.probe(cx)).await.unwrap_or_else(|e| Err(e.into())) {
+                match cx.run(node.probe(cx, Freshness::Recent)).await.unwrap_or_else(|e| Err(e.into())) {
                     Ok(true) => drop(self.load(cx, dir, Freshness::Newest).await),
                     Ok(false) => {
                         let mut state = self.state();
@@ -164,22 +164,22 @@ impl Writeback {
 }
 
 impl State {
-    /// Takes over a table of a directory, which was asked for after so many expiries; what is different from before, but
-    /// for what this mount has published or is about to, is told.
-    pub(super) fn install(&mut self, dir: DirId, table: Arc<Table>, ours: &HashSet<Name>, expiries: u64) {
+    /// Takes over the newest table of a directory, after something that set out when there had been so many expiries. What
+    /// shows other than before is told.
+    pub(super) fn install(&mut self, dir: DirId, expiries: u64) {
         let is_watched = self.watched.contains_key(&dir);
         let Some(d) = self.dirs.get_mut(&dir) else { return };
-        let changed = match &d.table {
+        // Whatever was read or made meanwhile is in it.
+        let Some(table) = d.node.as_ref().and_then(|node| node.last()) else { return };
+        let mut changed = match &d.table {
             Some(old) if is_watched && !Arc::ptr_eq(old, &table) => differences(old, &table),
             _ => Vec::new(),
         };
+        changed.retain(|name| !d.pending.contains_key(name));
         d.install(table);
         if expiries != self.expiries {
             d.checked = None;
         }
-        // What is pending shows, whatever the table says.
-        let is_news = |name: &Name| !ours.contains(name) && !d.pending.contains_key(name);
-        let changed: Vec<Name> = changed.into_iter().filter(is_news).collect();
         self.news.tell(dir, changed);
     }
 

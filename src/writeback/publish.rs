@@ -8,10 +8,11 @@ use futures::stream::{self, StreamExt};
 
 use super::{DirId, Key, Pending, Seen, State, Target, Writeback, cap_key};
 use crate::cap::Cap;
-use crate::node::{Directory, Edit, EditOutcome, Freshness, Metadata, Name, NodeError, Table};
+use crate::node::{Directory, Edit, EditOutcome, Freshness, Metadata, Name, NodeError};
 use crate::util::{Cx, crash_point};
 
 use super::file::FileObject;
+use super::merge::Merged;
 use super::part::Needs;
 use super::queue::Subject;
 use super::reach::After;
@@ -91,6 +92,25 @@ pub(super) struct Satisfied {
     pub adds: bool,
 }
 
+/// What a publish did.
+pub(super) struct Done {
+    pub attempts: Vec<(Attempt, EditOutcome)>,
+    pub satisfied: Vec<Satisfied>,
+    /// See [`State::install`].
+    expiries: u64,
+}
+
+impl Done {
+    fn is_empty(&self) -> bool {
+        self.attempts.is_empty() && self.satisfied.is_empty()
+    }
+
+    /// What stands on the grid as it was wanted.
+    pub fn applied(&self) -> impl Iterator<Item = &Attempt> {
+        self.attempts.iter().filter(|(_, outcome)| matches!(outcome, EditOutcome::Applied)).map(|(attempt, _)| attempt)
+    }
+}
+
 /// A file that was stored as it stood when `seq` was its newest change. It may have changed since.
 struct Upload {
     file: Arc<FileObject>,
@@ -165,26 +185,28 @@ impl Writeback {
         };
         // What is tried is known after a crash: then it is no other client's.
         kept.done().await?;
-        let mut published = None;
+        let expiries = self.state().expiries;
+        let mut outcomes = Vec::new();
         if !attempts.is_empty() {
             // What the new table names may have shares that power loss takes, and takes the place of what had none: the
             // records from which they are stored again must outlive it.
             self.journal.barrier().await?;
             crash_point("writeback.publish.recorded");
             let edits: Vec<Edit> = attempts.iter().map(|a| a.edit.clone()).collect();
-            let outcomes = node.modify(cx, &edits).await?;
+            outcomes = node.modify(cx, &edits).await?;
             tracing::info!(storage_index = ?node.storage_index(), changes = edits.len(), "published a directory");
             crash_point("writeback.publish.made");
-            published = Some((node.snapshot(cx, Freshness::Cached).await?, outcomes));
         }
-        if published.is_some() || !satisfied.is_empty() {
-            let outcomes = published.as_ref().map_or(&[][..], |(_, outcomes)| outcomes);
-            let after = self.look_after(cx, dir, &before, &attempts, outcomes, &satisfied).await?;
-            let merged = self.merge_all(cx, dir, &attempts, outcomes).await?;
-            self.reconcile(dir, published, attempts, satisfied, after, &merged).await?;
+        let done = Done { attempts: attempts.into_iter().zip(outcomes).collect(), satisfied, expiries };
+        let mut error = before.error.clone();
+        if !done.is_empty() {
+            let after = self.look_after(cx, dir, &before, &done).await;
+            let merged = self.merge_all(cx, dir, &done.attempts).await;
+            error = error.or_else(|| after.error.clone()).or_else(|| merged.error.clone());
+            self.reconcile(dir, done, after, merged).await?;
             crash_point("writeback.publish.noted");
         }
-        before.error.map_or(Ok(()), Err)
+        error.map_or(Ok(()), Err)
     }
 
     pub(super) fn node_of(&self, dir: DirId) -> Option<(Arc<dyn Directory>, PublishLock)> {
@@ -251,11 +273,14 @@ impl Writeback {
             if self.cap(dir).is_some() {
                 return Ok(());
             }
+            if self.find_again(cx, dir).await? {
+                return Ok(());
+            }
             let (uploaded, resolved) = self.resolve(cx, dir, force).await;
-            let (attempts, satisfied, kept) = {
+            let (attempts, satisfied, kept, expiries) = {
                 let mut state = self.state();
                 let (attempts, satisfied) = state.attempts(dir, force, false, &uploaded, &HashSet::new());
-                (attempts, satisfied, self.keep(&mut state))
+                (attempts, satisfied, self.keep(&mut state), state.expiries)
             };
             kept.done().await?;
             crash_point("writeback.birth.recorded");
@@ -271,19 +296,11 @@ impl Writeback {
             let cap = self.factory.create_directory(cx, &children).await?;
             crash_point("writeback.birth.made");
             let node = self.factory.directory(&cap)?;
-            let table = node.snapshot(cx, Freshness::Cached).await?;
-            {
-                let mut state = self.state();
-                state.by_cap.insert(cap_key(&cap), dir);
-                if let Some(d) = state.dirs.get_mut(&dir) {
-                    d.node = Some(node);
-                    d.cap = Some(cap);
-                }
-                state.born.insert(dir);
-            }
-            let outcomes = attempts.iter().map(|_| EditOutcome::Applied).collect();
-            self.reconcile(dir, Some((table, outcomes)), attempts, satisfied, After::default(), &HashSet::new())
-                .await?;
+            node.snapshot(cx, Freshness::Cached).await?;
+            self.state().is_born(dir, cap, node);
+            let attempts = attempts.into_iter().map(|attempt| (attempt, EditOutcome::Applied)).collect();
+            let done = Done { attempts, satisfied, expiries };
+            self.reconcile(dir, done, After::default(), Merged::default()).await?;
             resolved
         })
     }
@@ -328,29 +345,25 @@ impl Writeback {
         chain
     }
 
-    /// Takes over what a publish did, which made this table, and what was looked at after it.
-    async fn reconcile(
-        &self,
-        dir: DirId,
-        published: Option<(Arc<Table>, Vec<EditOutcome>)>,
-        attempts: Vec<Attempt>,
-        satisfied: Vec<Satisfied>,
-        after: After,
-        merged: &HashSet<Name>,
-    ) -> Result<(), NodeError> {
-        let firsts = attempts.iter().map(|a| a.first).chain(satisfied.iter().map(|s| s.first));
+    /// Takes over what a publish did, and what was looked at after it. What could not be looked at stays pending.
+    async fn reconcile(&self, dir: DirId, done: Done, after: After, merged: Merged) -> Result<(), NodeError> {
+        let firsts = done.attempts.iter().map(|(a, _)| a.first).chain(done.satisfied.iter().map(|s| s.first));
         let first = firsts.min().unwrap_or_default();
         let (date, host) = (self.clock.now_secs(), &self.host);
+        let is_open = |name: &Name| after.unknown.contains(name) || merged.unknown.contains(name);
         let kept = {
             let mut state = self.state();
-            if let Some((table, outcomes)) = published {
-                let done = attempts.into_iter().zip(outcomes).filter(|(attempt, _)| !merged.contains(&attempt.name));
-                state.reconcile(dir, table, done.collect(), date, host);
+            state.install(dir, done.expiries);
+            for (attempt, outcome) in done.attempts {
+                match outcome {
+                    _ if is_open(&attempt.name) => {}
+                    _ if merged.names.contains(&attempt.name) => state.done(dir, &attempt.name),
+                    EditOutcome::Applied => state.applied(dir, attempt),
+                    EditOutcome::Conflict { found } => state.conflicted(dir, &attempt, found, date, host),
+                }
             }
-            for name in merged {
-                state.done(dir, name);
-            }
-            for Satisfied { name, seq, .. } in &satisfied {
+            for Satisfied { name, seq, .. } in done.satisfied.iter().filter(|s| !is_open(&s.name)) {
+                state.is_linked_for_others(dir, name);
                 state.settled(dir, name, *seq);
             }
             state.looked_after(dir, after, first, date, host);
@@ -361,18 +374,18 @@ impl Writeback {
 }
 
 impl State {
-    fn reconcile(&mut self, dir: DirId, table: Arc<Table>, done: Vec<(Attempt, EditOutcome)>, date: i64, host: &str) {
-        let applied = done.iter().filter(|(_, o)| matches!(o, EditOutcome::Applied));
-        let ours = applied.map(|(attempt, _)| Arc::clone(&attempt.name)).collect();
-        self.install(dir, table, &ours, self.expiries);
+    /// A directory is on the grid, and is not known to have passed the barrier.
+    pub(super) fn is_born(&mut self, dir: DirId, cap: Cap, node: Arc<dyn Directory>) {
         let Some(d) = self.dirs.get_mut(&dir) else { return };
-        d.epoch += 1;
-        for (attempt, outcome) in done {
-            match outcome {
-                EditOutcome::Applied => self.applied(dir, attempt),
-                EditOutcome::Conflict { found } => self.conflicted(dir, &attempt, found, date, host),
-            }
+        let unproven = d.unproven.replace(cap.clone()).filter(|before| *before != cap);
+        d.node = Some(node);
+        d.cap = Some(cap.clone());
+        if let Some(lost) = unproven {
+            self.by_cap.remove(&cap_key(&lost));
         }
+        self.by_cap.insert(cap_key(&cap), dir);
+        self.born.insert(dir);
+        self.touched.insert(Key::Dir(dir));
     }
 
     /// Whether a renamed entry stands under its new name on the grid, or is wanted nowhere any more.
@@ -464,10 +477,13 @@ impl State {
     fn applied(&mut self, dir: DirId, attempt: Attempt) {
         let at = self.next_seq + 1;
         self.next_seq = at;
-        let wanted = self.dirs.get(&dir).filter(|d| !d.is_new);
-        let wanted = wanted.and_then(|d| d.pending.get(&attempt.name)?.wanted.as_ref());
-        if let Some(&Target::Directory(child)) = wanted.map(|entry| &entry.target) {
-            self.is_known_to_others(child);
+        self.is_linked_for_others(dir, &attempt.name);
+        let Some(d) = self.dirs.get_mut(&dir) else { return };
+        let there = d.table.as_ref().and_then(|table| table.entries.get(&attempt.name));
+        let is_ours = there.map(|child| child.cap.readonly()) == attempt.tried.as_ref().map(Cap::readonly);
+        if !is_ours {
+            // Another client was quick.
+            self.tell(dir, &attempt.name);
         }
         let Some(d) = self.dirs.get_mut(&dir) else { return };
         d.published_here.insert(Arc::clone(&attempt.name), Seen { cap: attempt.tried.clone(), at });
@@ -477,6 +493,14 @@ impl State {
             pending.tried.clear();
         }
         self.settled(dir, &attempt.name, attempt.seq);
+    }
+
+    /// A name is published: where others can see it, they can reach the directory that it is wanted for.
+    fn is_linked_for_others(&mut self, dir: DirId, name: &Name) {
+        let wanted = self.dirs.get(&dir).filter(|d| !d.is_new).and_then(|d| d.pending.get(name)?.wanted.as_ref());
+        if let Some(&Target::Directory(child)) = wanted.map(|entry| &entry.target) {
+            self.is_known_to_others(child);
+        }
     }
 
     /// All changes of a name up to `seq` are published.

@@ -13,10 +13,10 @@ use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
-use super::publish::{Attempt, Force, Satisfied};
+use super::publish::{Done, Force};
 use super::{DirId, Entry, Key, Parent, Pending, Removed, Seen, State, Target, Writeback, cap_key};
 use crate::cap::Cap;
-use crate::node::{Attributes, EditOutcome, FileType, Freshness, Metadata, Name, NodeError, Table};
+use crate::node::{Attributes, FileType, Freshness, Metadata, Name, NodeError, Table};
 use crate::util::Cx;
 
 /// Directories that are looked at, or published before they go, at the same time.
@@ -43,6 +43,9 @@ pub(super) struct After {
     /// Those that are.
     empty: Vec<(Name, Cap)>,
     standing: Standing,
+    /// Names that must stay pending, for what was to be looked at could not be.
+    pub unknown: HashSet<Name>,
+    pub error: Option<NodeError>,
 }
 
 /// Whether a directory is named where it was.
@@ -66,31 +69,44 @@ impl Writeback {
     /// # Errors
     /// The grid cannot be asked. What was seen before does not do here.
     pub(super) async fn newest(&self, cx: &Cx, dir: DirId) -> Result<Option<Arc<Table>>, NodeError> {
-        let (node, epoch, expiries) = {
-            let state = self.state();
-            let Some(d) = state.dirs.get(&dir) else { return Ok(None) };
-            let Some(node) = d.node.clone() else { return Ok(None) };
-            (node, d.epoch, state.expiries)
-        };
-        let freshness = if node.probe(cx).await? { Freshness::Newest } else { Freshness::Cached };
-        let table = node.snapshot(cx, freshness).await?;
+        let expiries = self.state().expiries;
+        let Some((node, _)) = self.node_of(dir) else { return Ok(None) };
+        let is_older = node.probe(cx, Freshness::Newest).await?;
+        let table = node.snapshot(cx, if is_older { Freshness::Newest } else { Freshness::Cached }).await?;
         *self.away() = None;
-        let mut state = self.state();
-        if state.dirs.get(&dir).is_some_and(|d| d.epoch == epoch) {
-            state.install(dir, Arc::clone(&table), &HashSet::new(), expiries);
-        }
-        drop(state);
+        self.state().install(dir, expiries);
         Ok(Some(table))
     }
 
     async fn is_full(&self, cx: &Cx, removed: &Removed) -> Result<bool, NodeError> {
         let dir = self.directory(&removed.cap)?;
+        if !self.recover(cx, dir).await? {
+            return Ok(false);
+        }
         match self.newest(cx, dir).await {
             Ok(table) => Ok(table.is_some_and(|table| !table.entries.is_empty())),
             // Power loss has taken it, before anybody was told that it would stay.
-            Err(NodeError::NotEnoughShares { found: 0, .. }) if removed.is_new => Ok(false),
+            Err(NodeError::NotEnoughShares { all_answered: true, .. }) if removed.is_new => Ok(false),
+            // Whatever is in it, its name is all that may lead there.
+            Err(error) if error.is_final() => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether a directory that was removed is on the grid. What is pending in one that power loss has taken is forgotten.
+    async fn recover(&self, cx: &Cx, dir: DirId) -> Result<bool, NodeError> {
+        let Some(publishing) = self.state().dirs.get(&dir).map(|d| Arc::clone(&d.publishing)) else { return Ok(false) };
+        let _one = publishing.lock().await;
+        if self.cap(dir).is_some() || self.find_again(cx, dir).await? {
+            return Ok(true);
+        }
+        let kept = {
+            let mut state = self.state();
+            state.discard(dir);
+            self.keep(&mut state)
+        };
+        kept.done().await?;
+        Ok(false)
     }
 
     /// Publishes what is pending in directories that are about to go from `dir`, those below first: only then is it
@@ -105,7 +121,9 @@ impl Writeback {
             let levels = self.state().to_empty_first(dir, force);
             let mut result = Ok(());
             for level in levels.into_iter().rev() {
-                let work = level.into_iter().map(|dir| self.publish_this(cx, dir, force, false));
+                let work = level.into_iter().map(|dir| async move {
+                    if self.recover(cx, dir).await? { self.publish_this(cx, dir, force, false).await } else { Ok(()) }
+                });
                 let mut work = stream::iter(work).buffer_unordered(PARALLEL_LOOKS);
                 while let Some(done) = work.next().await {
                     result = result.and(done);
@@ -129,10 +147,11 @@ impl Writeback {
             (name, removed, full)
         });
         let looks: Vec<_> = looks.buffer_unordered(PARALLEL_LOOKS).collect().await;
+        let mut full_ones: HashMap<Name, Vec<Cap>> = HashMap::new();
         for (name, removed, full) in looks {
             match full {
                 Ok(Some(false)) => before.going.entry(name).or_default().push(removed),
-                Ok(Some(true)) => self.state().stays(dir, &name, &removed.cap, self.clock.now_secs(), &self.host),
+                Ok(Some(true)) => full_ones.entry(name).or_default().push(removed.cap),
                 Ok(None) => drop(before.held.insert(name)),
                 Err(error) => {
                     before.held.insert(name);
@@ -141,23 +160,17 @@ impl Writeback {
             }
         }
         before.going.retain(|name, _| !before.held.contains(name));
+        for (name, full) in full_ones {
+            self.state().stay(dir, &name, &full, self.clock.now_secs(), &self.host);
+        }
         before
     }
 
     /// Looks, after a publish of `dir`, at what lost its name by it, and whether `dir` itself still has one.
-    pub(super) async fn look_after(
-        &self,
-        cx: &Cx,
-        dir: DirId,
-        before: &Before,
-        attempts: &[Attempt],
-        outcomes: &[EditOutcome],
-        satisfied: &[Satisfied],
-    ) -> Result<After, NodeError> {
-        let applied = attempts.iter().zip(outcomes).filter(|(_, o)| matches!(o, EditOutcome::Applied)).map(|(a, _)| a);
-        let adds = applied.clone().any(|attempt| attempt.adds) || satisfied.iter().any(|s| s.adds);
-        let names = applied.map(|a| &a.name).chain(satisfied.iter().map(|s| &s.name));
-        let gone = names.filter_map(|name| Some((name, before.going.get(name)?)));
+    pub(super) async fn look_after(&self, cx: &Cx, dir: DirId, before: &Before, done: &Done) -> After {
+        let applied = done.applied().map(|attempt| (&attempt.name, attempt.adds));
+        let names: Vec<_> = applied.chain(done.satisfied.iter().map(|s| (&s.name, s.adds))).collect();
+        let gone = names.iter().filter_map(|(name, _)| Some((*name, before.going.get(*name)?)));
         let gone = gone.flat_map(|(name, caps)| caps.iter().map(move |removed| (Arc::clone(name), removed.clone())));
         let gone: Vec<(Name, Removed)> = gone.collect();
         let mut after = After::default();
@@ -167,13 +180,27 @@ impl Writeback {
         });
         let mut looks = looks.buffer_unordered(PARALLEL_LOOKS);
         while let Some((name, cap, full)) = looks.next().await {
-            if full? { after.full.push((name, cap)) } else { after.empty.push((name, cap)) }
+            match full {
+                Ok(true) => after.full.push((name, cap)),
+                Ok(false) => after.empty.push((name, cap)),
+                Err(error) => {
+                    after.unknown.insert(name);
+                    after.error = Some(error);
+                }
+            }
         }
         drop(looks);
-        if adds {
-            after.standing = self.look_up(cx, dir).await?;
+        let added: Vec<_> = names.iter().filter(|(_, adds)| *adds).map(|(name, _)| Arc::clone(name)).collect();
+        if !added.is_empty() {
+            match self.look_up(cx, dir).await {
+                Ok(standing) => after.standing = standing,
+                Err(error) => {
+                    after.unknown.extend(added);
+                    after.error = Some(error);
+                }
+            }
         }
-        Ok(after)
+        after
     }
 
     /// Whether `dir` is named where it was.
@@ -192,7 +219,13 @@ impl Writeback {
         if !self.is_writeable(parent) {
             return Ok(Standing::Named);
         }
-        let Some(table) = self.newest(cx, parent).await? else { return Ok(Standing::Named) };
+        let table = match self.newest(cx, parent).await {
+            Ok(Some(table)) => table,
+            Ok(None) => return Ok(Standing::Named),
+            // Nobody can name anything there.
+            Err(error) if error.is_final() => return Ok(Standing::Named),
+            Err(error) => return Err(error),
+        };
         if table.entries.get(&name).is_some_and(|child| is_it(&child.cap)) {
             return Ok(Standing::Named);
         }
@@ -242,7 +275,7 @@ impl State {
         }
     }
 
-    /// This mount takes the name away from what has it; hands back a directory that is on the grid.
+    /// This mount takes the name away from what has it; hands back a directory that is or may be on the grid.
     pub(super) fn leaves(&mut self, parent: DirId, name: &Name) -> Option<Removed> {
         let dir = match &self.find(parent, name)?.target {
             Target::Directory(dir) => *dir,
@@ -256,8 +289,9 @@ impl State {
                 self.touched.insert(Key::Dir(dir));
             }
         }
-        let cap = d.cap.clone().filter(Cap::is_mutable)?;
-        Some(Removed { cap, is_new: self.born.contains(&dir) })
+        let is_new = d.cap.is_none() || self.born.contains(&dir);
+        let cap = d.cap.clone().or_else(|| d.unproven.clone()).filter(Cap::is_mutable)?;
+        Some(Removed { cap, is_new })
     }
 
     /// What was removed at a place is to be looked at when that is published.
@@ -310,39 +344,32 @@ impl State {
         }
     }
 
-    /// A directory that was to lose its name is not empty: what is in it was put there by another client.
-    fn stays(&mut self, dir: DirId, name: &Name, cap: &Cap, now_secs: i64, host: &str) {
+    /// Directories that were to lose this name are not empty: what is in them was put there by another client.
+    fn stay(&mut self, dir: DirId, name: &Name, full: &[Cap], now_secs: i64, host: &str) {
         let Some(d) = self.dirs.get(&dir) else { return };
-        let Some(pending) = d.pending.get(name).filter(|p| p.removed.iter().any(|removed| removed.cap == *cap)) else {
-            return;
-        };
+        let Some(pending) = d.pending.get(name) else { return };
+        let was_removed = |cap: &&Cap| pending.removed.iter().any(|removed| removed.cap == **cap);
         let there = d.table.as_ref().and_then(|t| t.entries.get(name)).cloned();
-        let is_there = there.as_ref().is_some_and(|child| child.cap.readonly() == cap.readonly());
-        let is_removal = pending.wanted.is_none();
+        let is_there = |cap: &Cap| there.as_ref().is_some_and(|child| child.cap.readonly() == cap.readonly());
+        let (named, nameless): (Vec<Cap>, Vec<Cap>) =
+            full.iter().filter(was_removed).cloned().partition(|cap| is_there(cap));
+        let (is_removal, first) = (pending.wanted.is_none(), pending.first);
         tracing::warn!(name = &**name, "another client has put something into this directory; it is not removed");
-        match (is_there, is_removal) {
-            (true, true) => {
-                self.done(dir, name);
-                self.note_conflict(dir, name, None, now_secs);
+        if let (Some(cap), Some(there)) = (named.first(), &there) {
+            let fresh = if is_removal { None } else { self.set_aside(dir, name, now_secs, host) };
+            self.done(dir, name);
+            self.note_conflict(dir, name, fresh, now_secs);
+            if let Some(id) = self.by_cap.get(&cap_key(cap)).copied() {
+                let entry = Entry::of(name, there, self.next_seq);
+                self.led_to(id, dir, name, &entry);
             }
-            (true, false) => {
-                let fresh = self.set_aside(dir, name, now_secs, host);
-                self.note_conflict(dir, name, fresh, now_secs);
-            }
-            (false, true) => {
-                let first = pending.first;
-                self.done(dir, name);
-                return self.name_again(dir, name, cap, first, now_secs, host);
-            }
-            (false, false) => {
-                let first = pending.first;
-                self.forget_removed(dir, name, cap);
-                return self.name_again(dir, name, cap, first, now_secs, host);
-            }
+        } else if is_removal {
+            self.done(dir, name);
+        } else {
+            nameless.iter().for_each(|cap| self.forget_removed(dir, name, cap));
         }
-        if let (Some(id), Some(child)) = (self.by_cap.get(&cap_key(cap)).copied(), there) {
-            let entry = Entry::of(name, &child, self.next_seq);
-            self.led_to(id, dir, name, &entry);
+        for cap in nameless {
+            self.name_again(dir, name, &cap, first, now_secs, host);
         }
     }
 

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::cap::{Cap, StorageIndex};
 use crate::journal::{DirRecord, EdgeRecord, FileRecord, Replay, Spare, Staged, Wanted, WantedTarget};
-use crate::node::{Attributes, FileType, Metadata, Name, NodeError, Readable};
+use crate::node::{Attributes, FileType, Freshness, Metadata, Name, NodeError, Readable};
+use crate::util::Cx;
 
 type Place = (DirId, Name);
 
@@ -119,8 +120,9 @@ impl Writeback {
 
     fn restore_dir(&self, state: &mut State, id: u64, record: &DirRecord) -> Result<(), NodeError> {
         let cap = record.cap.as_deref().map(parse).transpose()?;
+        let unproven = record.unproven.as_deref().map(parse).transpose()?;
         let node = cap.as_ref().map(|cap| self.factory.directory(cap)).transpose()?;
-        if let Some(cap) = &cap {
+        if let Some(cap) = cap.as_ref().or(unproven.as_ref()) {
             state.by_cap.insert(cap_key(cap), DirId(id));
         }
         let is_new = cap.is_none();
@@ -128,6 +130,7 @@ impl Writeback {
         state.recorded.insert(id);
         if let Some(dir) = state.dirs.get_mut(&id) {
             dir.home = record.home.map(DirId);
+            dir.unproven = unproven;
             let (attributes, metadata) = (Attributes::new(FileType::Directory), Metadata::default());
             let parent = record.parent.clone();
             dir.parent =
@@ -136,6 +139,27 @@ impl Writeback {
             dir.is_new = is_new;
         }
         Ok(())
+    }
+
+    /// Looks for a directory that an earlier process has made and that may not have passed the barrier; returns whether it
+    /// is there. Others may have put something into it: it is made anew only if it is lost.
+    pub(super) async fn find_again(&self, cx: &Cx, dir: DirId) -> Result<bool, NodeError> {
+        let Some(cap) = self.state().dirs.get(&dir).and_then(|d| d.unproven.clone()) else { return Ok(false) };
+        let node = self.factory.directory(&cap)?;
+        match node.snapshot(cx, Freshness::Newest).await {
+            Ok(_) => {}
+            Err(error) if error.is_final() => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let kept = {
+            let mut state = self.state();
+            state.is_born(dir, cap, node);
+            let expiries = state.expiries;
+            state.install(dir, expiries);
+            self.keep(&mut state)
+        };
+        kept.done().await?;
+        Ok(true)
     }
 
     /// Opens the files that `edges` need, and those that belong into mutable ones. The others are forgotten, unless
@@ -303,7 +327,7 @@ impl State {
         Ok((source, Entry { target, attributes: wanted.attributes, metadata: wanted.metadata, seen }))
     }
 
-    /// The directories on the grid, and those that will be there once these names are published. What is in others was
+    /// The directories that are or may be on the grid, and those that will be there once these names are published. What is in others was
     /// removed with them.
     fn reachable(&self, edges: &[Edge]) -> HashSet<DirId> {
         let mut below: HashMap<DirId, Vec<DirId>> = HashMap::new();
@@ -312,7 +336,7 @@ impl State {
                 below.entry(edge.place.0).or_default().push(*child);
             }
         }
-        let on_grid = self.dirs.iter().filter(|(_, d)| d.cap.is_some()).map(|(id, _)| *id);
+        let on_grid = self.dirs.iter().filter(|(_, d)| d.cap.is_some() || d.unproven.is_some()).map(|(id, _)| *id);
         let mut to_do: VecDeque<DirId> = on_grid.collect();
         let mut found = HashSet::new();
         while let Some(dir) = to_do.pop_front() {

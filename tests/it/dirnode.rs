@@ -457,9 +457,9 @@ async fn immutable_directories_are_read_alone() {
         Cap::parse(text(&case["dir_cap"])).unwrap(),
     );
     assert!(!dir.is_writeable());
-    assert!(dir.probe(&cx()).await.unwrap());
+    assert!(dir.probe(&cx(), Freshness::Recent).await.unwrap());
     assert_eq!(names(&dir).await, ["dir-chk", "dir-lit", "file.txt", "lit"]);
-    assert!(!dir.probe(&cx()).await.unwrap());
+    assert!(!dir.probe(&cx(), Freshness::Recent).await.unwrap());
     assert!(table(&dir).await.version.is_empty());
     assert!(matches!(dir.modify(&cx(), &[]).await, Err(NodeError::NotWriteable)));
     let broken = DirNode::immutable(Arc::new(InMemory(Bytes::from_static(b"hello"))), lit("x"));
@@ -471,12 +471,12 @@ async fn probing_tells_of_other_writers() {
     let servers = Servers::new(5);
     let dir = make(&servers, &[]).await;
     let other = reopen(&servers, &dir);
-    assert!(other.probe(&cx()).await.unwrap());
+    assert!(other.probe(&cx(), Freshness::Recent).await.unwrap());
     table(&other).await;
-    assert!(!other.probe(&cx()).await.unwrap());
+    assert!(!other.probe(&cx(), Freshness::Recent).await.unwrap());
     dir.modify(&cx(), &[link("x", lit("x"))]).await.unwrap();
-    assert!(!dir.probe(&cx()).await.unwrap());
-    assert!(other.probe(&cx()).await.unwrap());
+    assert!(!dir.probe(&cx(), Freshness::Recent).await.unwrap());
+    assert!(other.probe(&cx(), Freshness::Recent).await.unwrap());
     assert!(other.snapshot(&cx(), Freshness::Cached).await.unwrap().entries.is_empty());
     assert_eq!(names(&other).await, ["x"]);
 }

@@ -25,7 +25,7 @@ use crate::testgrid::{Store, TestGrid, cx, encoding, read, read_all};
 use crate::vectors::data;
 
 fn not_enough(found: usize, needed: usize) -> NodeError {
-    NodeError::NotEnoughShares { found, needed }
+    NodeError::NotEnoughShares { found, needed, all_answered: false }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tahoefs::cap::MutableFormat;
 use tahoefs::crypto::secrets;
-use tahoefs::mutable::{Mode, MutableFile};
+use tahoefs::mutable::{Breadth, Mode, MutableFile};
 use tahoefs::node::{NodeError, Readable, Writeable};
 use tahoefs::share::{MutableHeader, SdmfShare, Version};
 use tahoefs::storage::StorageError;
@@ -48,14 +48,14 @@ async fn as_many_servers_may_go_as_there_are_spare_shares() {
     assert_eq!(content(&servers, &file).await.unwrap(), CONTENT);
     servers.0[1].set_down(true);
     let error = content(&servers, &file).await.unwrap_err();
-    assert_eq!(error, NodeError::NotEnoughShares { found: 2, needed: 3 });
+    assert_eq!(error, NodeError::NotEnoughShares { found: 2, needed: 3, all_answered: false });
     let error = reopen(&servers, &file).modify(&cx(), becomes(b"x")).await.unwrap_err();
-    assert_eq!(error, NodeError::NotEnoughShares { found: 2, needed: 3 });
+    assert_eq!(error, NodeError::NotEnoughShares { found: 2, needed: 3, all_answered: false });
     for server in &servers.0 {
         server.inner().clear();
     }
     let error = content(&servers, &file).await.unwrap_err();
-    assert_eq!(error, NodeError::NotEnoughShares { found: 0, needed: 3 });
+    assert_eq!(error, NodeError::NotEnoughShares { found: 0, needed: 3, all_answered: false });
 }
 
 #[tokio::test]
@@ -111,7 +111,10 @@ async fn one_corrupt_share_too_many_is_an_error() {
         let data = Version::parse(&bytes).unwrap().share_data().start as usize;
         servers.0[server].inner().edit_share(si, number, |bytes| bytes[data] ^= 1);
     }
-    assert_eq!(content(&servers, &file).await, Err(NodeError::NotEnoughShares { found: 2, needed: 3 }));
+    assert_eq!(
+        content(&servers, &file).await,
+        Err(NodeError::NotEnoughShares { found: 2, needed: 3, all_answered: true })
+    );
 }
 
 #[tokio::test]
@@ -352,7 +355,7 @@ async fn an_unrecoverable_newer_version_is_stepped_over() {
     }
     let (version, bytes) = reopen(&servers, &file).read_best(&cx()).await.unwrap();
     assert_eq!((version.header.seqnum, &bytes[..]), (1, CONTENT));
-    assert!(!reopen(&servers, &file).newer_than(&cx(), Some(&version)).await.unwrap());
+    assert!(!reopen(&servers, &file).newer_than(&cx(), &version, Breadth::Wide).await.unwrap());
     let writer = reopen(&servers, &file);
     assert_eq!(writer.servermap(&cx(), Mode::Check).await.unwrap().highest_seqnum(), 2);
     writer.modify(&cx(), |old| Ok(Some([old, b"!"].concat()))).await.unwrap();
@@ -409,7 +412,10 @@ async fn numbers_beyond_n_count_for_nothing() {
     for (server, number, _) in servers.shares(si).into_iter().filter(|(_, number, _)| *number < 3) {
         servers.0[server].inner().remove_share(si, number);
     }
-    assert_eq!(content(&servers, &file).await, Err(NodeError::NotEnoughShares { found: 2, needed: 3 }));
+    assert_eq!(
+        content(&servers, &file).await,
+        Err(NodeError::NotEnoughShares { found: 2, needed: 3, all_answered: true })
+    );
 }
 
 #[tokio::test]
@@ -421,7 +427,10 @@ async fn one_share_under_many_numbers_is_still_one() {
     for (server, number, _) in &shares {
         servers.0[*server].inner().edit_share(si, *number, |share| share.clone_from(&shares[0].2));
     }
-    assert_eq!(content(&servers, &file).await, Err(NodeError::NotEnoughShares { found: 1, needed: 3 }));
+    assert_eq!(
+        content(&servers, &file).await,
+        Err(NodeError::NotEnoughShares { found: 1, needed: 3, all_answered: true })
+    );
 }
 
 /// Headers that the file's own writer signed, but whose numbers would take all memory.

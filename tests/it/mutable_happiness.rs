@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use tahoefs::cap::MutableFormat;
-use tahoefs::mutable::MutableFile;
+use tahoefs::mutable::{Breadth, MutableFile};
 use tahoefs::node::{Changes, NodeError, Writeable};
 use tahoefs::share::Version;
 use tahoefs::storage::StorageError;
@@ -293,13 +293,32 @@ async fn who_knows_a_version_asks_fewer_servers_and_meets_the_next() {
         let before = lists(&servers);
         let again = stranger(&servers, &file);
         let known = || Some((old.clone(), version.clone()));
-        assert_eq!(again.read_beyond(&cx(), known()).await.unwrap(), (version.clone(), old.clone()));
+        assert_eq!(again.read_beyond(&cx(), known(), Breadth::Quick).await.unwrap(), (version.clone(), old.clone()));
         assert_eq!(lists(&servers) - before, 3);
 
         down(&servers, &away);
         add(&file, "next").await.unwrap();
         down(&servers, &[]);
-        let (newer, content) = stranger(&servers, &file).read_beyond(&cx(), known()).await.unwrap();
+        let (newer, content) = stranger(&servers, &file).read_beyond(&cx(), known(), Breadth::Quick).await.unwrap();
         assert_eq!((newer.header.seqnum, &content[..]), (2, &b"<><next>"[..]), "{away:?}");
+    }
+}
+
+/// Others may store with less happiness.
+#[tokio::test(start_paused = true)]
+async fn every_minute_as_many_servers_are_asked_as_who_knows_nothing_asks() {
+    let servers = Servers::new(5);
+    let file = create(&servers, MutableFormat::Sdmf).await;
+    let (version, old) = file.read_best(&cx()).await.unwrap();
+    let reader = stranger(&servers, &file);
+    let lists = || servers.0.iter().map(|server| server.calls(Method::ListShares)).sum::<u64>();
+    for (pause, expected) in [(0, 3), (59, 3), (2, 5), (59, 3), (2, 5)] {
+        tokio::time::advance(std::time::Duration::from_secs(pause)).await;
+        let before = lists();
+        reader.read_beyond(&cx(), Some((old.clone(), version.clone())), Breadth::Quick).await.unwrap();
+        assert_eq!(lists() - before, expected, "{pause}");
+        let before = lists();
+        assert!(!stranger(&servers, &file).newer_than(&cx(), &version, Breadth::Wide).await.unwrap());
+        assert_eq!(lists() - before, 5);
     }
 }

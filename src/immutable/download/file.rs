@@ -222,7 +222,7 @@ impl Fetch {
             let exhausted = self.file.finder.is_exhausted();
             let wanting = self.blocks.len() + self.prompt() < needed;
             if wanting && exhausted && self.flights.is_empty() && self.pick().is_none() {
-                return Err(NodeError::NotEnoughShares { found: self.blocks.len(), needed });
+                return Err(NodeError::NotEnoughShares { found: self.blocks.len(), needed, all_answered: false });
             }
             let search = !exhausted && (wanting || self.file.usable(self.segment).len() < spare);
             let wake = self.next_wake();

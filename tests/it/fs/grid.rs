@@ -39,6 +39,7 @@ pub struct NodeGrid {
     next: AtomicU64,
     faults: Mutex<Vec<Fault>>,
     publish_millis: AtomicU64,
+    probe_millis: AtomicU64,
     pub publishes: AtomicUsize,
     pub probes: AtomicUsize,
     pub uploads: AtomicUsize,
@@ -71,6 +72,11 @@ impl NodeGrid {
         self.publish_millis.store(time.as_millis() as u64, Ordering::Relaxed);
     }
 
+    /// Every look for a newer table takes this long from now on.
+    pub fn probes_take(&self, time: std::time::Duration) {
+        self.probe_millis.store(time.as_millis() as u64, Ordering::Relaxed);
+    }
+
     /// Uploads of `size` bytes and more never end, until this is called with `None`.
     pub fn hang_from(&self, size: Option<usize>) {
         *self.heavy.lock().unwrap() = size;
@@ -81,6 +87,17 @@ impl NodeGrid {
         let si = cap.storage_index().unwrap();
         let mut all = self.hidden.lock().unwrap();
         if hidden { all.push(si) } else { all.retain(|other| *other != si) }
+    }
+
+    /// No server has a directory any more.
+    pub fn forget(&self, cap: &Cap) {
+        self.state.lock().unwrap().dirs.remove(&cap.storage_index().unwrap());
+    }
+
+    /// Takes away all that was stored since the barrier last passed.
+    pub fn lose_all(&self) {
+        let synced = self.synced.lock().unwrap().clone();
+        *self.state.lock().unwrap() = synced;
     }
 
     /// All that is there passes the barrier.
@@ -296,17 +313,25 @@ impl Directory for Dir {
             return Ok(Arc::clone(table));
         }
         if self.grid.hidden.lock().unwrap().contains(&self.si) {
-            return Err(NodeError::NotEnoughShares { found: 0, needed: 3 });
+            return Err(NodeError::NotEnoughShares { found: 0, needed: 3, all_answered: false });
         }
         let state = self.grid.state.lock().unwrap();
-        let table =
-            Arc::new(state.dirs.get(&self.si).cloned().ok_or(NodeError::NotEnoughShares { found: 0, needed: 3 })?);
+        let lost = NodeError::NotEnoughShares { found: 0, needed: 3, all_answered: true };
+        let table = Arc::new(state.dirs.get(&self.si).cloned().ok_or(lost)?);
         *cached = Some(Arc::clone(&table));
         Ok(table)
     }
 
-    async fn probe(&self, _cx: &Cx) -> Result<bool, NodeError> {
+    fn last(&self) -> Option<Arc<Table>> {
+        self.cached.lock().unwrap().clone()
+    }
+
+    async fn probe(&self, _cx: &Cx, _freshness: Freshness) -> Result<bool, NodeError> {
         self.grid.probes.fetch_add(1, Ordering::Relaxed);
+        let time = self.grid.probe_millis.load(Ordering::Relaxed);
+        if time > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(time)).await;
+        }
         Ok(true)
     }
 
@@ -385,7 +410,9 @@ impl NodeFactory for Factory {
             return Ok(Arc::new(MutableFile { grid: Arc::clone(&self.0), si }));
         }
         let bytes = self.0.state.lock().unwrap().files.get(&si).cloned();
-        Ok(Arc::new(File { bytes: bytes.ok_or(NodeError::NotEnoughShares { found: 0, needed: 3 })? }))
+        Ok(Arc::new(File {
+            bytes: bytes.ok_or(NodeError::NotEnoughShares { found: 0, needed: 3, all_answered: true })?,
+        }))
     }
 
     fn writeable(&self, cap: &Cap) -> Result<Arc<dyn Writeable>, NodeError> {

@@ -11,6 +11,7 @@ mod queue;
 mod races;
 mod shared;
 mod taken;
+mod unproven;
 
 use std::sync::Arc;
 use std::time::Duration;

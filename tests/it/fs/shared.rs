@@ -8,12 +8,12 @@ use super::*;
 const FILE: &[u8] = &[7; 100];
 
 /// What a mount that comes later reads at a path.
-async fn content(ground: &Ground, path: &[&str]) -> Option<Vec<u8>> {
+pub async fn content(ground: &Ground, path: &[&str]) -> Option<Vec<u8>> {
     let other = ground.mount().await;
     Some(read(&other, find(&other, path).await?).await)
 }
 
-async fn find(fs: &Filesystem, path: &[&str]) -> Option<Ino> {
+pub async fn find(fs: &Filesystem, path: &[&str]) -> Option<Ino> {
     let mut at = ROOT;
     for name in path {
         at = fs.lookup(at, name.as_bytes()).await.ok()?.ino;
@@ -427,4 +427,91 @@ async fn a_directory_that_others_may_know_keeps_its_name_beside_another() {
     assert!(names.len() == 2 && names[0] == "d" && names[1].starts_with("d (conflict "), "{names:?}");
     assert_eq!(content(&ground, &["d", "g"]).await.unwrap(), FILE);
     assert_eq!(content(&ground, &[&names[1], "f"]).await.unwrap(), FILE);
+}
+
+#[tokio::test]
+async fn others_know_a_directory_also_when_the_answer_to_its_publish_was_lost() {
+    let ground = Ground::new();
+    let (ours, theirs) = (ground.mount().await, ground.mount().await);
+    let mine = ours.mkdir(ROOT, b"mine", 0o755, ME).await.unwrap().ino;
+    write(&ours, mine, "f", FILE).await;
+    ground.grid.fail(&[Fault::ApplyThenFail]);
+    assert!(ours.settle().await.is_err());
+    ours.writeback().expire();
+    ours.lookup(ROOT, b"mine").await.unwrap();
+    ours.settle().await.unwrap();
+    ours.rename(ROOT, b"mine", ROOT, b"d", RenameMode::Replace).await.unwrap();
+    let d = theirs.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
+    write(&theirs, d, "g", FILE).await;
+    theirs.settle().await.unwrap();
+    ours.settle().await.unwrap();
+    let names = ground.published().await;
+    assert!(names.len() == 2 && names[0] == "d" && names[1].starts_with("d (conflict "), "{names:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_merged_holds_up_nothing_else() {
+    for lost in [false, true] {
+        let ground = Ground::new();
+        let (ours, theirs) = (ground.mount().await, ground.mount().await);
+        ours.opendir(ROOT).await.unwrap();
+        let there = theirs.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
+        write(&theirs, there, "f", FILE).await;
+        theirs.settle().await.unwrap();
+        let cap = cap_of(&ground, "d");
+        let d = ours.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
+        write(&ours, d, "g", FILE).await;
+        write(&ours, ROOT, "other", FILE).await;
+        if lost {
+            ground.grid.forget(&cap);
+            ours.settle().await.unwrap();
+            let names = ground.published().await;
+            assert!(names.len() == 3 && names[1].starts_with("d (conflict "), "{names:?}");
+            assert_eq!(content(&ground, &[&names[1], "g"]).await.unwrap(), FILE);
+        } else {
+            ground.grid.hide(&cap, true);
+            assert!(ours.settle().await.is_err());
+            assert_eq!(ground.published().await, ["d", "other"]);
+            assert_eq!(ours.writeback().status().changes, 1);
+            ground.grid.hide(&cap, false);
+            ours.settle().await.unwrap();
+            assert_eq!(content(&ground, &["d", "g"]).await.unwrap(), FILE);
+        }
+        assert_eq!(ours.writeback().status().changes, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_is_lost_keeps_its_name_and_holds_up_nothing() {
+    let ground = Ground::new();
+    tree(&ground, &["d"]).await;
+    let fs = ground.mount().await;
+    fs.rmdir(ROOT, b"d").await.unwrap();
+    write(&fs, ROOT, "f", FILE).await;
+    ground.grid.forget(&cap_of(&ground, "d"));
+    fs.settle().await.unwrap();
+    assert_eq!(ground.published().await, ["d", "f"]);
+    assert_eq!(fs.writeback().status().changes, 0);
+}
+
+/// A table that was read while a publish was looked after is newer than the one that it made.
+#[tokio::test(start_paused = true)]
+async fn what_was_seen_while_a_publish_ends_stays_in_sight() {
+    let ground = Ground::new();
+    tree(&ground, &["d"]).await;
+    let (ours, cap) = (ground.mount().await, cap_of(&ground, "d"));
+    let d = find(&ours, &["d"]).await.unwrap();
+    write(&ours, d, "ours", FILE).await;
+    ground.grid.probes_take(Duration::from_secs(2));
+    let publish = ours.settle();
+    let look = async {
+        // Ours is published, and its parent is being looked at.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        ground.grid.link(&cap, "theirs", &Cap::parse("URI:LIT:mzxw6").unwrap());
+        ours.writeback().expire();
+        ours.lookup(d, b"theirs").await.unwrap();
+    };
+    let (publish, ()) = tokio::join!(publish, look);
+    publish.unwrap();
+    ours.lookup(d, b"theirs").await.unwrap();
 }

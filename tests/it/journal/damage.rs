@@ -19,7 +19,7 @@ async fn filled(folder: &Path) {
     large.write(0, Bytes::from(SMALL.repeat(5000))).await.unwrap();
     for i in 0..200 {
         let mut batch = Batch::new();
-        batch.put_dir(i, DirRecord { cap: Some("URI:DIR2:in-clear".into()), home: None, parent: None });
+        batch.put_dir(i, DirRecord { cap: Some("URI:DIR2:in-clear".into()), unproven: None, home: None, parent: None });
         batch.put_edge(i, "a name, in clear", edge(WantedTarget::File(small.id().unwrap()), i));
         journal.commit(batch).await.unwrap();
     }

@@ -145,7 +145,12 @@ async fn records(batches: Vec<Vec<(u64, u8, u8)>>) {
                     dirs.remove(&dir);
                 }
                 2 => {
-                    let record = DirRecord { cap: Some(format!("URI:DIR2:{seq}")), home: Some(seq), parent: None };
+                    let record = DirRecord {
+                        cap: Some(format!("URI:DIR2:{seq}")),
+                        unproven: None,
+                        home: Some(seq),
+                        parent: None,
+                    };
                     batch.put_dir(dir, record.clone());
                     dirs.insert(dir, record);
                 }
