@@ -24,11 +24,9 @@ pub struct Movement {
 
 impl Movement {
     /// A wait that begins now with `left`, when `sent` bytes had left for the servers in all. It is over once nothing has
-    /// moved for `patience`, or once `limit` has passed.
-    pub fn begin(patience: Duration, limit: Option<Duration>, left: &Left, sent: u64) -> Movement {
-        let moved = Instant::now();
-        let end = limit.map(|limit| moved + limit);
-        Movement { patience, end, moved, least: left.amount(), sent, vain: 0 }
+    /// moved for `patience`, and at `end` whatever moves: several waits may share that.
+    pub fn begin(patience: Duration, end: Option<Instant>, left: &Left, sent: u64) -> Movement {
+        Movement { patience, end, moved: Instant::now(), least: left.amount(), sent, vain: 0 }
     }
 
     /// An attempt has failed: this is left, and so much has been sent in all.
@@ -100,13 +98,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_limit_ends_what_moves() {
-        let mut wait = Movement::begin(PATIENCE, Some(Duration::from_secs(90)), &left(3, 300), 0);
+    async fn one_end_ends_all_that_moves() {
+        let end = Some(Instant::now() + Duration::from_secs(90));
+        let mut wait = Movement::begin(PATIENCE, end, &left(3, 300), 0);
         tokio::time::sleep(MOST).await;
         wait.failed(&left(2, 300), 5);
         assert!(!wait.is_over());
         tokio::time::sleep(MOST).await;
         wait.failed(&left(1, 300), 10);
         assert!(wait.is_over());
+        // What begins later has no time of its own.
+        assert!(Movement::begin(PATIENCE, end, &left(1, 300), 10).is_over());
     }
 }

@@ -10,6 +10,7 @@ use futures::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::exit::{Exit, Failure, away};
@@ -186,10 +187,10 @@ impl Target {
     }
 
     /// Stores what is left, again after failures of the grid, for as long as the client's patience lasts without anything
-    /// moving, and for `limit` at the longest.
-    async fn store_what_is_left(&self, limit: Option<Duration>, progress: Option<&ProgressSink>) -> Result<(), Failed> {
+    /// moving, and until `end` at the longest.
+    async fn store_what_is_left(&self, end: Option<Instant>, progress: Option<&ProgressSink>) -> Result<(), Failed> {
         let patience = self.client.cx().patience().unwrap_or_default();
-        let mut wait = Movement::begin(patience, limit, &self.left(), self.sent());
+        let mut wait = Movement::begin(patience, end, &self.left(), self.sent());
         let mut said = String::new();
         loop {
             let attempt = self.settle_all(progress);
@@ -206,7 +207,8 @@ impl Target {
                 tracing::warn!("{}; trying again", failed.message);
                 said.clone_from(&failed.message);
             }
-            tokio::time::sleep(TRY_AGAIN).await;
+            let again = Instant::now() + TRY_AGAIN;
+            tokio::time::sleep_until(wait.end().map_or(again, |end| end.min(again))).await;
         }
     }
 
@@ -378,12 +380,14 @@ impl Serving {
             tracing::warn!("{AS_LAST_SEEN}");
         }
         manager.ready(&target.left());
+        // Only a signal sets one, for all that is stored from then on.
+        let mut end = None;
         loop {
             tokio::select! {
                 () = target.mounted.ended() => break,
                 () = target.leave.notified() => break,
-                _ = self.terminate.recv() => break self.drain(&mut manager).await,
-                _ = self.interrupt.recv() => break self.drain(&mut manager).await,
+                _ = self.terminate.recv() => break end = Some(self.drain(&mut manager).await),
+                _ = self.interrupt.recv() => break end = Some(self.drain(&mut manager).await),
                 () = tokio::time::sleep(notify::NEWS) => {
                     manager.queue(&target.left());
                     // What is known of the room is there for a mount that comes up without the grid.
@@ -397,7 +401,7 @@ impl Serving {
             tokio::select! {
                 biased;
                 () = target.make_way.notified() => tracing::info!("a new mount takes the journal over"),
-                stored = target.store_what_is_left(None, None) => if let Err(failed) = stored {
+                stored = target.store_what_is_left(end, None) => if let Err(failed) = stored {
                     tracing::error!("{}", failed.message);
                 },
             }
@@ -428,10 +432,11 @@ impl Serving {
     }
 
     /// A signal asked to end: store what is left, as long as that moves and there is time, and unmount even if it is in use.
-    /// What could not be stored by then stays in the journal.
-    async fn drain(&mut self, manager: &mut Manager) {
+    /// What could not be stored by then stays in the journal. Returns the end of that time, which is that of the process.
+    async fn drain(&mut self, manager: &mut Manager) -> Instant {
         let target = Arc::clone(&self.target);
-        let stored = target.store_what_is_left(Some(DRAIN_LIMIT), None);
+        let end = Instant::now() + DRAIN_LIMIT;
+        let stored = target.store_what_is_left(Some(end), None);
         if let Err(failed) = self.unless_signalled(manager, stored).await {
             tracing::error!("{}", failed.message);
             target.forced.store(true, Ordering::Release);
@@ -439,6 +444,7 @@ impl Serving {
         if let Err(error) = target.mounted.unmount(true) {
             tracing::error!(%error, "the mount could not be taken down");
         }
+        end
     }
 
     /// A second signal ends the process at once. Until `work` ends, which it does by itself when nothing moves, the
