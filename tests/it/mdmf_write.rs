@@ -318,6 +318,35 @@ async fn a_server_that_was_away_gets_a_whole_share() {
 }
 
 #[tokio::test]
+async fn a_missing_share_is_made_from_what_is_read_window_by_window() {
+    // Whole segments in 4 MiB.
+    const WINDOW: u64 = (4 << 20) / SEGMENT;
+    let mut more = Vec::new();
+    // So many lie behind the one that is written.
+    for segments in [1, WINDOW, WINDOW + 1, 2 * WINDOW, 2 * WINDOW + 1] {
+        let mut model = bytes((segments + 1) * SEGMENT, segments);
+        let servers = Servers::new(5);
+        let file = create(&servers, model.clone()).await;
+        let reads = || servers.0.iter().map(|server| server.calls(Method::ReadShare)).sum::<u64>();
+        let change = async |model: &mut Vec<u8>, text: &'static [u8]| {
+            let before = reads();
+            reopen(&servers, &file).update(&cx(), 7, Bytes::from_static(text)).await.unwrap();
+            model[7..7 + text.len()].copy_from_slice(text);
+            reads() - before
+        };
+        let usual = change(&mut model, b"first").await;
+        let (server, number, _) = servers.shares(file.cap().storage_index()).remove(0);
+        servers.0[server].inner().remove_share(file.cap().storage_index(), number);
+        more.push(change(&mut model, b"again").await - usual);
+        verify(&servers, &file, &model, "the share is there again");
+    }
+    // A full window of a share is more than one request reads (1 MiB): it takes two of each of k shares. One that has
+    // just begun takes one.
+    let requests: Vec<u64> = more.iter().map(|reads| (reads - more[0]) / 3).collect();
+    assert_eq!(requests, [0, 1, 2, 3, 4], "{more:?}");
+}
+
+#[tokio::test]
 async fn corrupt_shares_are_replaced_by_an_update() {
     let servers = Servers::new(5);
     let mut model = bytes(2 * SEGMENT + 100, 1);

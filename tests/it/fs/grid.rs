@@ -53,6 +53,8 @@ pub struct NodeGrid {
     hidden: Mutex<Vec<StorageIndex>>,
     /// What is on the blacklist.
     pub refused: Mutex<Vec<Cap>>,
+    /// See [`NodeGrid::hang`].
+    hangs: AtomicBool,
     /// Bytes that were written into mutable files.
     pub written: AtomicUsize,
 }
@@ -80,6 +82,18 @@ impl NodeGrid {
     /// Uploads of `size` bytes and more never end, until this is called with `None`.
     pub fn hang_from(&self, size: Option<usize>) {
         *self.heavy.lock().unwrap() = size;
+    }
+
+    /// What is read never comes until this is called with `false`, and of directories nothing is kept.
+    pub fn hang(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::Relaxed);
+    }
+
+    async fn answer(&self) {
+        tokio::task::yield_now().await;
+        while self.hangs.load(Ordering::Relaxed) {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
     }
 
     /// A directory can be read no more, or again.
@@ -211,6 +225,7 @@ struct Dir {
 }
 
 struct File {
+    grid: Arc<NodeGrid>,
     bytes: Bytes,
 }
 
@@ -221,7 +236,7 @@ impl Readable for File {
     }
 
     async fn read(&self, _cx: &Cx, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
-        tokio::task::yield_now().await;
+        self.grid.answer().await;
         let length = self.bytes.len() as u64;
         let cut = |r: &Range<u64>| self.bytes.slice(r.start.min(length) as usize..r.end.min(length) as usize);
         Ok(ranges.iter().map(cut).collect())
@@ -248,7 +263,7 @@ impl Readable for MutableFile {
     }
 
     async fn read(&self, _cx: &Cx, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, NodeError> {
-        tokio::task::yield_now().await;
+        self.grid.answer().await;
         let state = self.grid.state.lock().unwrap();
         let (_, content) = &state.mutables[&self.si];
         let length = content.len() as u64;
@@ -257,7 +272,7 @@ impl Readable for MutableFile {
     }
 
     async fn file_version(&self, _cx: &Cx) -> Result<Option<FileVersion>, NodeError> {
-        tokio::task::yield_now().await;
+        self.grid.answer().await;
         let state = self.grid.state.lock().unwrap();
         let (seqnum, content) = &state.mutables[&self.si];
         Ok(Some(version(*seqnum, content)))
@@ -307,7 +322,13 @@ impl Directory for Dir {
     }
 
     async fn snapshot(&self, _cx: &Cx, freshness: Freshness) -> Result<Arc<Table>, NodeError> {
-        tokio::task::yield_now().await;
+        match freshness {
+            Freshness::Kept if self.grid.hangs.load(Ordering::Relaxed) => {
+                return Err(NodeError::NotEnoughShares { found: 0, needed: 3, all_answered: true });
+            }
+            Freshness::Cached if self.cached.lock().unwrap().is_some() => tokio::task::yield_now().await,
+            _ => self.grid.answer().await,
+        }
         let mut cached = self.cached.lock().unwrap();
         if let (Freshness::Cached, Some(table)) = (freshness, &*cached) {
             return Ok(Arc::clone(table));
@@ -403,16 +424,15 @@ impl NodeFactory for Factory {
     fn readable(&self, cap: &Cap) -> Result<Arc<dyn Readable>, NodeError> {
         self.0.check(cap)?;
         if let Cap::File(FileCap::Lit(lit)) = cap {
-            return Ok(Arc::new(File { bytes: lit.data.clone().into() }));
+            return Ok(Arc::new(File { grid: Arc::clone(&self.0), bytes: lit.data.clone().into() }));
         }
         let si = cap.storage_index().ok_or(NodeError::WrongKind("a file"))?;
         if cap.is_mutable() {
             return Ok(Arc::new(MutableFile { grid: Arc::clone(&self.0), si }));
         }
         let bytes = self.0.state.lock().unwrap().files.get(&si).cloned();
-        Ok(Arc::new(File {
-            bytes: bytes.ok_or(NodeError::NotEnoughShares { found: 0, needed: 3, all_answered: true })?,
-        }))
+        let bytes = bytes.ok_or(NodeError::NotEnoughShares { found: 0, needed: 3, all_answered: true })?;
+        Ok(Arc::new(File { grid: Arc::clone(&self.0), bytes }))
     }
 
     fn writeable(&self, cap: &Cap) -> Result<Arc<dyn Writeable>, NodeError> {

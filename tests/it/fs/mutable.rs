@@ -505,3 +505,20 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn an_append_goes_to_where_the_file_ended_when_it_was_last_looked_at() {
+    let (ground, cap) = with_file(&["f"], b"base");
+    let fs = ground.mount().await;
+    let file = open(&fs, "f", APPEND).await;
+    put(&fs, file, 0, b"ours").await;
+    ground.grid.overwrite(&cap, |content| content.extend(b"theirs!"));
+    // While there is something to be stored nothing is looked at.
+    put(&fs, file, 0, b"+").await;
+    assert_eq!(size_of(&fs, file.0).await, 9);
+    fs.flush(file.0, file.1).await.unwrap();
+    assert_eq!(ground.grid.content(&cap), b"baseours+s!");
+    put(&fs, file, 0, b"end").await;
+    fs.flush(file.0, file.1).await.unwrap();
+    assert_eq!(ground.grid.content(&cap), b"baseours+s!end");
+}

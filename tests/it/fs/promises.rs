@@ -115,3 +115,75 @@ async fn a_directory_that_holds_itself_ends_where_the_cycle_closes() {
     let fs = ground.mount().await;
     assert_eq!(fs.lookup(ROOT, b"self").await.unwrap_err().errno(), libc::ELOOP);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_was_changed_anywhere_is_stored_whole() {
+    let ground = Ground::new();
+    let fs = ground.mount().await;
+    write(&fs, ROOT, "f", &[1; 5000]).await;
+    fs.settle().await.unwrap();
+    let old = ground.grid.child(&ground.root, "f").unwrap().cap;
+    let fs = ground.mount().await;
+    let ino = fs.lookup(ROOT, b"f").await.unwrap().ino;
+    let handle = fs.open(ino, WRITE).await.unwrap();
+    fs.write(ino, handle, 100, Bytes::from_static(&[2; 10])).await.unwrap();
+    // The rest is on the stores alone.
+    ground.grid.hang(true);
+    assert!(fs.flush(ino, handle).await.is_err());
+    assert_eq!(ground.grid.child(&ground.root, "f").unwrap().cap, old);
+    ground.grid.hang(false);
+    fs.flush(ino, handle).await.unwrap();
+    let new = ground.grid.child(&ground.root, "f").unwrap().cap;
+    assert_ne!(new, old);
+    let cx = Cx::new(Priority::Waiting, 1 << 20);
+    for (cap, expected) in [(new, [&[1; 100][..], &[2; 10], &[1; 4890]].concat()), (old, vec![1; 5000])] {
+        let stored = Factory(Arc::clone(&ground.grid)).readable(&cap).unwrap();
+        assert_eq!(stored.read(&cx, &[0..9999]).await.unwrap(), [expected]);
+    }
+}
+
+/// What a mount of these tests waits for the grid, for a call and for an upload alike.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Fails unless a call ends in time, with an error.
+async fn gives_up<T>(what: &str, call: impl Future<Output = Result<T, FsError>>) {
+    let began = tokio::time::Instant::now();
+    let ended = tokio::time::timeout(10 * LIMIT, call).await.unwrap_or_else(|_| panic!("{what} waits for ever"));
+    assert!(ended.is_err(), "{what} has no answer");
+    assert!(began.elapsed() < LIMIT + Duration::from_millis(100), "{what}: {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_call_waits_for_ever() {
+    let (ground, _) = with_file(&["mutable"], b"mutable");
+    let fs = ground.mount().await;
+    let d = fs.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
+    write(&fs, d, "f", &[1; 100]).await;
+    write(&fs, ROOT, "f", &[1; 100]).await;
+    fs.settle().await.unwrap();
+    let fs = ground.mount().await;
+    let d = fs.lookup(ROOT, b"d").await.unwrap().ino;
+    let mut open = Vec::new();
+    for name in ["f", "mutable"] {
+        let ino = fs.lookup(ROOT, name.as_bytes()).await.unwrap().ino;
+        open.push((name, ino, fs.open(ino, READ).await.unwrap()));
+    }
+    let (new, writer) = fs.create(ROOT, b"new", 0o644, ME, WRITE).await.unwrap();
+    fs.write(new.ino, writer, 0, Bytes::from_static(&[2; 100])).await.unwrap();
+    ground.grid.hang(true);
+    ground.grid.hang_from(Some(1));
+    gives_up("lookup", fs.lookup(d, b"f")).await;
+    gives_up("opendir", fs.opendir(d)).await;
+    for (name, ino, handle) in &open {
+        gives_up(name, fs.read(*ino, *handle, 0, 10)).await;
+    }
+    gives_up("getattr", fs.getattr(open[1].1)).await;
+    gives_up("close", fs.flush(new.ino, writer)).await;
+    gives_up("fsync", fs.fsync(new.ino, writer)).await;
+    // What was given up is done once it can be.
+    ground.grid.hang(false);
+    ground.grid.hang_from(None);
+    fs.flush(new.ino, writer).await.unwrap();
+    assert!(fs.lookup(d, b"f").await.is_ok());
+    assert_eq!(WritebackOptions::default().patience, Duration::from_secs(60));
+}
