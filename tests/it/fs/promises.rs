@@ -138,7 +138,7 @@ async fn a_file_that_was_changed_anywhere_is_stored_whole() {
     let cx = Cx::new(Priority::Waiting, 1 << 20);
     for (cap, expected) in [(new, [&[1; 100][..], &[2; 10], &[1; 4890]].concat()), (old, vec![1; 5000])] {
         let stored = Factory(Arc::clone(&ground.grid)).readable(&cap).unwrap();
-        assert_eq!(stored.read(&cx, &[0..9999]).await.unwrap(), [expected]);
+        assert_eq!(stored.read(&cx, std::slice::from_ref(&(0..9999))).await.unwrap(), [expected]);
     }
 }
 
