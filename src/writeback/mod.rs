@@ -146,10 +146,11 @@ pub enum Change {
 pub enum Weight {
     /// One like any other.
     Full,
-    /// The change alone is no reason to publish: it rides along with the next, or with a flush of everything.
+    /// The times of a directory have changed with the names in it. That alone is no reason to publish: it rides along with
+    /// the next change, or with a flush of everything. It may come into the journal later, with [`Writeback::catch_up`].
     RidesAlong,
     /// A content has changed, and with it nothing but times: where the name stands for this content already, these times
-    /// may come into the journal later, with [`Writeback::catch_up`].
+    /// may come into the journal later too.
     Times,
 }
 
@@ -557,9 +558,12 @@ impl State {
             Change::Put { dir, name, entry, weight } => {
                 let key = Key::Edge(dir, Arc::clone(&name));
                 let before = self.dirs.get(&dir).and_then(|d| d.pending.get(&name));
-                let lags = weight == Weight::Times
-                    && before.is_some_and(|p| p.is_kept_as(&entry))
-                    && !self.touched.contains(&key);
+                let may_lag = match weight {
+                    Weight::Full => false,
+                    Weight::RidesAlong => true,
+                    Weight::Times => before.is_some_and(|p| p.is_kept_as(&entry)),
+                };
+                let lags = may_lag && !self.touched.contains(&key);
                 let base = entry.seen.clone();
                 self.want(dir, name, Some(entry), base, weight == Weight::RidesAlong, None);
                 if lags {

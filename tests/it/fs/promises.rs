@@ -2,11 +2,21 @@
 
 use std::sync::atomic::Ordering;
 
+use super::grid::Fault;
 use super::mutable::with_file;
 use super::*;
 
 /// The state of a directory is looked at again after this time.
 const REFRESH: Duration = Duration::from_secs(10);
+
+/// A mount of what the journal in `folder` holds, as after kill -9.
+async fn killed(ground: &Ground, fs: Arc<Filesystem>, folder: &std::path::Path) -> Arc<Filesystem> {
+    let copy = tempfile::tempdir_in(ground.local.path()).unwrap().keep();
+    let copied = std::process::Command::new("cp").arg("-a").arg(folder.join(".")).arg(&copy).status();
+    assert!(copied.unwrap().success());
+    drop(fs);
+    ground.mount_with(&copy, Durability::Local).await
+}
 
 #[tokio::test(start_paused = true)]
 async fn times_of_a_write_come_into_the_journal_within_a_second() {
@@ -26,17 +36,35 @@ async fn times_of_a_write_come_into_the_journal_within_a_second() {
         (attr.mtime, attr.ctime)
     };
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    // As after kill -9: nothing is closed.
+    // Nothing is closed.
     running.abort();
     assert!(running.await.unwrap_err().is_cancelled());
-    let copy = tempfile::tempdir_in(ground.local.path()).unwrap();
-    let copied = std::process::Command::new("cp").arg("-a").arg(journal.path().join(".")).arg(copy.path()).status();
-    assert!(copied.unwrap().success());
-    drop(fs);
-    let fs = ground.mount_with(copy.path(), Durability::Local).await;
+    let fs = killed(&ground, fs, journal.path()).await;
     let attr = fs.lookup(ROOT, b"f").await.unwrap();
     assert_eq!((attr.mtime, attr.ctime), (mtime, ctime));
     assert_eq!(read(&fs, attr.ino).await, b"again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_of_a_directory_come_into_the_journal_within_a_second() {
+    let ground = Ground::new();
+    let journal = tempfile::tempdir_in(ground.local.path()).unwrap();
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    ground.grid.fail(&[Fault::Refuse; 1000]);
+    let writeback = Arc::clone(fs.writeback());
+    let running = tokio::spawn(async move { writeback.run().await });
+    let d = fs.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    write(&fs, d, "f", b"first").await;
+    let times = |attr: Attr| (attr.mtime, attr.ctime);
+    let expected = times(fs.getattr(d).await.unwrap());
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    let fs = killed(&ground, fs, journal.path()).await;
+    let d = fs.lookup(ROOT, b"d").await.unwrap();
+    assert_eq!(times(d), expected);
+    assert!(fs.lookup(d.ino, b"f").await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
