@@ -38,6 +38,7 @@ mod mutable_faults;
 mod mutable_happiness;
 mod mutable_vectors;
 mod packaging;
+mod posix;
 mod room;
 mod rsa_keys;
 mod sdmf_shares;
