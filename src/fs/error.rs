@@ -60,6 +60,9 @@ pub enum FsError {
     /// ENODATA
     #[error("no such attribute")]
     NoAttribute,
+    /// ENXIO
+    #[error("nothing is there")]
+    Beyond,
     /// EBUSY
     #[error("another client keeps changing this")]
     Busy,
@@ -89,6 +92,7 @@ impl FsError {
             FsError::NoSpace => libc::ENOSPC,
             FsError::TooLarge => libc::EFBIG,
             FsError::NoAttribute => libc::ENODATA,
+            FsError::Beyond => libc::ENXIO,
             FsError::Busy => libc::EBUSY,
             FsError::Io => libc::EIO,
         }

@@ -28,7 +28,7 @@ pub use attr::{Attr, Caller, Durability, FsOptions, Ino, Owner, ROOT, SetAttr, S
 pub use error::FsError;
 pub use handles::{Handle, OpenMode};
 pub use names::{edge_name, shown};
-pub use ops::{Listed, RenameMode, TARGET_MAX};
+pub use ops::{Allocation, Listed, Place, RenameMode, Seek, TARGET_MAX};
 pub use stale::Stale;
 
 use handles::Handles;

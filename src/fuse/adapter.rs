@@ -11,14 +11,14 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime;
 
 use super::convert::{self, errno, open_mode, set_time};
-use crate::fs::{Caller, Filesystem, FsError, Handle, RenameMode, SetAttr};
+use crate::fs::{Caller, Filesystem, FsError, Handle, Place, RenameMode, Seek, SetAttr};
 use crate::node::FileType;
 use crate::writeback::LASTING;
 
@@ -28,6 +28,8 @@ const UNTOLD: Duration = Duration::from_secs(1);
 const MAX_IO: u32 = 1 << 20;
 /// Requests that the kernel may have under way in the background.
 const MAX_BACKGROUND: u16 = 64;
+/// The most that an answer can say was copied, in whole pages.
+const MOST_COPIED: u64 = 0xffff_f000;
 /// Block size in statfs.
 const BLOCK: u32 = 4096;
 const GENERATION: Generation = Generation(0);
@@ -286,6 +288,60 @@ impl fuser::Filesystem for Adapter {
 
     fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.spawn(move |fs| async move { empty(reply, fs.fsync(ino.0, Handle(fh.0)).await) });
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let Some((what, grows)) = convert::allocation(mode) else { return reply.error(Errno::EOPNOTSUPP) };
+        let at = Place { ino: ino.0, handle: Handle(fh.0), offset };
+        self.spawn(move |fs| async move { empty(reply, fs.allocate(at, length, what, grows).await) });
+    }
+
+    fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        let at = Place { ino: ino.0, handle: Handle(fh.0), offset };
+        self.spawn(move |fs| async move {
+            match fs.seek(at, what).await {
+                Ok(found) => reply.offset(found as i64),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let from = Place { ino: ino_in.0, handle: Handle(fh_in.0), offset: offset_in };
+        let to = Place { ino: ino_out.0, handle: Handle(fh_out.0), offset: offset_out };
+        self.spawn(move |fs| async move {
+            match fs.copy_range(from, to, len.min(MOST_COPIED)).await {
+                Ok(copied) => reply.written(copied as u32),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

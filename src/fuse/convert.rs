@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, INodeNo, TimeOrNow};
 
-use crate::fs::{Attr, FsError, OpenMode, SetTime};
+use crate::fs::{Allocation, Attr, FsError, OpenMode, SetTime};
 use crate::node::{FileType, Timestamp};
 
 pub(super) fn errno(e: FsError) -> fuser::Errno {
@@ -70,6 +70,21 @@ pub(super) fn set_time(time: TimeOrNow) -> SetTime {
             Ok(since) => Timestamp::from_nanos(since.as_nanos() as i128),
             Err(before) => Timestamp::from_nanos(-(before.duration().as_nanos() as i128)),
         }),
+    }
+}
+
+/// What fallocate(2)'s mode asks for, and whether the file may grow; `None` for what no mount can do.
+pub(super) fn allocation(mode: i32) -> Option<(Allocation, bool)> {
+    const KEEP_SIZE: i32 = libc::FALLOC_FL_KEEP_SIZE;
+    const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP_SIZE;
+    const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE;
+    const ZERO_WITHIN: i32 = ZERO_RANGE | KEEP_SIZE;
+    match mode {
+        0 => Some((Allocation::Reserve, true)),
+        KEEP_SIZE => Some((Allocation::Reserve, false)),
+        PUNCH | ZERO_WITHIN => Some((Allocation::Zero, false)),
+        ZERO_RANGE => Some((Allocation::Zero, true)),
+        _ => None,
     }
 }
 

@@ -80,6 +80,8 @@ pub(super) enum Op {
     RemoveFile(u64),
     /// Written bytes of a staging file: those of these starts are gone, this range is there.
     Extent(u64, Vec<u64>, (u64, u64)),
+    /// The written bytes of a staging file that begin at these starts are gone.
+    DropExtents(u64, Vec<u64>),
     /// Nothing is written from this offset on.
     CutExtents(u64, u64),
     /// No record needs this staging file any more.

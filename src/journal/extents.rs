@@ -8,6 +8,13 @@ use std::ops::Range;
 pub struct Extents(BTreeMap<u64, u64>);
 
 impl Extents {
+    /// The ranges between these pairs of start and end.
+    pub fn of(pairs: &[(u64, u64)]) -> Extents {
+        let mut extents = Extents::default();
+        pairs.iter().filter(|(start, end)| start < end).for_each(|(start, end)| extents.insert(*start..*end));
+        extents
+    }
+
     /// Adds a range, joining it with what it touches.
     pub fn insert(&mut self, range: Range<u64>) {
         if range.is_empty() {
@@ -58,6 +65,27 @@ impl Extents {
         }
     }
 
+    /// Forgets a range.
+    pub fn remove(&mut self, range: Range<u64>) {
+        let parted = self.parted(range);
+        for start in &parted.gone {
+            self.0.remove(start);
+        }
+        self.0.extend(parted.left.into_iter().map(|left| (left.start, left.end)));
+    }
+
+    /// What [`Extents::remove`] of a range would do.
+    pub fn parted(&self, range: Range<u64>) -> Parted {
+        let (mut gone, mut left) = (Vec::new(), Vec::new());
+        if !range.is_empty() {
+            for (&s, &e) in self.0.range(..range.end).rev().take_while(|(_, e)| **e > range.start) {
+                gone.push(s);
+                left.extend([s..range.start, range.end..e].into_iter().filter(|left| !left.is_empty()));
+            }
+        }
+        Parted { gone, left }
+    }
+
     /// Cuts `range` into pieces that lie wholly inside (`true`) or outside (`false`) the set, in order.
     pub fn split(&self, range: Range<u64>) -> Vec<(Range<u64>, bool)> {
         let mut pieces = Vec::new();
@@ -92,6 +120,15 @@ pub struct Joined {
     pub is_known: bool,
 }
 
+/// What taking a range away does.
+#[derive(Debug)]
+pub struct Parted {
+    /// The starts of the ranges that it touches.
+    pub gone: Vec<u64>,
+    /// What stays of these: two pieces at most.
+    pub left: Vec<Range<u64>>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,16 +136,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_like_a_set_of_bytes(steps in prop::collection::vec((0u64..64, 0u64..24, prop::bool::weighted(0.2)), 1..40), probe in (0u64..80, 0u64..40)) {
+        fn behaves_like_a_set_of_bytes(steps in prop::collection::vec((0u64..64, 0u64..24, 0u8..10), 1..40), probe in (0u64..80, 0u64..40)) {
             let mut extents = Extents::default();
             let mut model = [false; 128];
-            for (start, len, cut) in steps {
-                if cut {
-                    extents.truncate(start);
-                    model[start as usize..].fill(false);
-                } else {
-                    extents.insert(start..start + len);
-                    model[start as usize..(start + len) as usize].fill(true);
+            for (start, len, what) in steps {
+                let range = start as usize..(start + len) as usize;
+                match what {
+                    0 | 1 => {
+                        extents.truncate(start);
+                        model[start as usize..].fill(false);
+                    }
+                    2..5 => {
+                        extents.remove(start..start + len);
+                        model[range].fill(false);
+                    }
+                    _ => {
+                        extents.insert(start..start + len);
+                        model[range].fill(true);
+                    }
                 }
             }
             let range = probe.0..probe.0 + probe.1;

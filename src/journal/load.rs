@@ -104,11 +104,7 @@ pub(super) fn load(conn: &Connection, keys: &Keys, staging: &Path) -> (Replay, T
         };
         let written = match body.staging {
             Some(_) => extents.remove(&id).unwrap_or_default(),
-            None => {
-                let mut written = Extents::default();
-                body.written.iter().filter(|(start, end)| start < end).for_each(|(s, e)| written.insert(*s..*e));
-                written
-            }
+            None => Extents::of(&body.written),
         };
         let has_content = match body.staging {
             Some(number) => fs::metadata(staging.join(number.to_string())).is_ok(),

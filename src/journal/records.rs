@@ -272,6 +272,9 @@ pub(super) struct FileBody {
     pub in_place: bool,
     /// The smallest size that such a file was given.
     pub cut: Option<u64>,
+    /// Where zeros stand in place of what it began as: pairs of start and end. What is written there counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holes: Vec<(u64, u64)>,
 }
 
 impl FileBody {

@@ -12,7 +12,7 @@ use super::JournalError;
 use super::keys::{Keys, Place};
 
 /// The format of the database.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 /// "tfsj", in the header of the file.
 const APPLICATION: i64 = 0x7466_736a;
 /// What the record holds that tells whether a key is the right one.
@@ -31,9 +31,9 @@ const TABLES: &str = "
     CREATE TABLE extents (file INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL,
         PRIMARY KEY (file, start)) WITHOUT ROWID;
 ";
-/// What version 1 does not have.
+/// What version 1 does not have. Version 3 differs by what records of files may say.
 const PAGES: &str = "
-    CREATE TABLE pages (file INTEGER NOT NULL, page INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (file, page));
+    CREATE TABLE IF NOT EXISTS pages (file INTEGER NOT NULL, page INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (file, page));
 ";
 
 /// Opens the database at `path`, which must be this version's or an older one, which it then no longer is. Without `made` one that is empty becomes a new journal.

@@ -4,6 +4,8 @@
 //! written is read through from the stored file it began as. A content that is all that of the stored file has no
 //! record.
 
+mod holes;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -77,6 +79,8 @@ struct State {
     /// Bytes of the base that still show; what lies beyond is zeros.
     shows: u64,
     written: Extents,
+    /// Where zeros stand in place of the base, but for what is written there.
+    holes: Extents,
     /// The smallest size that the file was given since the base was taken.
     cut: Option<u64>,
     generation: u64,
@@ -119,6 +123,7 @@ impl Journal {
             size,
             shows: size,
             written: Extents::default(),
+            holes: Extents::default(),
             cut: None,
             generation: 0,
             staging: None,
@@ -164,6 +169,7 @@ impl Journal {
             size: record.size,
             shows: record.body.base.as_ref().map_or(0, |b| b.shows),
             written: record.written.clone(),
+            holes: Extents::of(&record.body.holes),
             cut: record.body.cut,
             // Of a mutable file there is something to be stored.
             generation: u64::from(record.in_place),
@@ -236,7 +242,7 @@ impl Staged {
             state.base = Some(Base::of(cap, node));
         }
         (state.size, state.shows, state.cut) = (size, size, None);
-        (state.written, state.staging, state.stored) = (Extents::default(), None, None);
+        state.nothing_written();
         self.0.drop_record();
         true
     }
@@ -268,7 +274,7 @@ impl Staged {
         };
         let spare = Spare::new(kept, cap, node);
         (state.base, state.shows, state.cut) = (Some(Base::over(Arc::clone(&spare))), state.size, None);
-        (state.written, state.staging, state.stored) = (Extents::default(), None, None);
+        state.nothing_written();
         Some(spare)
     }
 
@@ -279,7 +285,8 @@ impl Staged {
         let state = self.0.state();
         let written = state.written.split(0..state.size).into_iter().filter(|(_, written)| *written);
         let zeros = state.cut.map(|cut| cut..state.size);
-        let dirty = written.map(|(piece, _)| piece).chain(zeros).collect();
+        let holes = state.holes.iter().map(|hole| hole.start..hole.end.min(state.size));
+        let dirty = written.map(|(piece, _)| piece).chain(zeros).chain(holes).collect();
         (state.generation, Changes::new(source, dirty, state.cut.map(|_| state.size)))
     }
 
@@ -372,13 +379,15 @@ impl Staged {
     /// Reads a range, cut at the end of the file.
     pub async fn read(&self, cx: &Cx, range: Range<u64>) -> Result<Bytes, NodeError> {
         let order = Arc::clone(&self.0.order).read_owned().await;
-        let (pieces, base, shows, length) = {
+        let (pieces, base, length) = {
             let state = self.0.state();
             let range = range.start.min(state.size)..range.end.min(state.size);
             let node = state.base.as_ref().map(|base| Arc::clone(&base.node));
-            (state.written.split(range.clone()), node, state.shows, range.end.saturating_sub(range.start))
+            (state.pieces(range.clone()), node, range.end.saturating_sub(range.start))
         };
-        let wanted: Vec<Range<u64>> = pieces.iter().filter(|(_, written)| *written).map(|(r, _)| r.clone()).collect();
+        let of = |origin| pieces.iter().filter(move |(_, from)| *from == origin).map(|(range, _)| range.clone());
+        let (wanted, showing): (Vec<Range<u64>>, Vec<Range<u64>>) =
+            (of(Origin::Written).collect(), of(Origin::Base).collect());
         let mut written = Vec::new().into_iter();
         if !wanted.is_empty() {
             let inner = Arc::clone(&self.0);
@@ -389,20 +398,20 @@ impl Staged {
             };
             written = read.map_err(|e| NodeError::Source(e.to_string()))?.into_iter();
         }
+        let shown = match base.filter(|_| !showing.is_empty()) {
+            Some(node) => node.read(cx, &showing).await?,
+            None => Vec::new(),
+        };
+        let mut shown = shown.into_iter();
         let mut out = BytesMut::with_capacity(length as usize);
-        for (piece, is_written) in pieces {
-            if is_written {
-                out.extend_from_slice(&written.next().unwrap_or_default());
-                continue;
+        for (piece, origin) in pieces {
+            let whole = out.len() + (piece.end - piece.start) as usize;
+            match origin {
+                Origin::Written => out.extend_from_slice(&written.next().unwrap_or_default()),
+                Origin::Base => out.extend_from_slice(&shown.next().unwrap_or_default()),
+                Origin::Zeros => {}
             }
-            let showing = piece.start..piece.end.min(shows);
-            let wanted = out.len() + (piece.end - piece.start) as usize;
-            if let (Some(node), false) = (&base, showing.is_empty()) {
-                for part in node.read(cx, std::slice::from_ref(&showing)).await? {
-                    out.extend_from_slice(&part);
-                }
-            }
-            out.resize(wanted, 0);
+            out.resize(whole, 0);
         }
         Ok(out.freeze())
     }
@@ -473,6 +482,7 @@ impl Inner {
             }),
             staging: state.staging.as_ref().map(|file| file.number),
             written: if state.staging.is_some() { Vec::new() } else { pairs(&state.written) },
+            holes: pairs(&state.holes),
             stored: state.stored.clone(),
         }
     }
@@ -635,6 +645,8 @@ impl Inner {
             written.truncate(size);
             let staging = state.staging.clone().filter(|_| size > 0);
             let mut body = FileBody { size, stored: None, ..self.body(&state) };
+            body.holes.retain(|(start, _)| *start < size);
+            body.holes.iter_mut().for_each(|(_, end)| *end = (*end).min(size));
             body.base = body.base.map(|base| BaseBody { shows, ..base }).filter(|_| self.in_place || shows > 0);
             body.cut = Some(state.cut.map_or(size, |cut| cut.min(size))).filter(|_| self.in_place);
             body.staging = staging.as_ref().map(|file| file.number);
@@ -670,6 +682,7 @@ impl Inner {
         }
         let mut state = self.state();
         state.shows = state.shows.min(size);
+        state.holes.truncate(size);
         state.cut = Some(state.cut.map_or(size, |cut| cut.min(size)));
         (state.size, state.written, state.staging, state.stored) = (size, written, staging, None);
         state.generation += 1;
@@ -685,6 +698,42 @@ impl Inner {
         };
         wanted.iter().map(|range| file.read(range.clone()).map(Bytes::from)).collect()
     }
+}
+
+impl State {
+    /// All of the content stands in the base.
+    fn nothing_written(&mut self) {
+        (self.written, self.holes) = (Extents::default(), Extents::default());
+        (self.staging, self.stored) = (None, None);
+    }
+
+    /// Cuts a range into pieces by where their bytes come from, in order.
+    fn pieces(&self, range: Range<u64>) -> Vec<(Range<u64>, Origin)> {
+        let shows = if self.base.is_some() { self.shows } else { 0 };
+        let mut pieces = Vec::new();
+        for (piece, is_written) in self.written.split(range) {
+            if is_written {
+                pieces.push((piece, Origin::Written));
+                continue;
+            }
+            let shown = piece.start..piece.end.min(shows).max(piece.start);
+            let rest = shown.end..piece.end;
+            let origin = |is_hole| if is_hole { Origin::Zeros } else { Origin::Base };
+            pieces.extend(self.holes.split(shown).into_iter().map(|(part, is_hole)| (part, origin(is_hole))));
+            if !rest.is_empty() {
+                pieces.push((rest, Origin::Zeros));
+            }
+        }
+        pieces
+    }
+}
+
+/// Where bytes of a content come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Written,
+    Base,
+    Zeros,
 }
 
 impl Drop for Inner {

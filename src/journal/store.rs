@@ -221,6 +221,12 @@ impl Store {
                     return Err(JournalError::NoSuchFile(*file));
                 }
             }
+            Op::DropExtents(file, gone) => {
+                for start in gone {
+                    let sql = "DELETE FROM extents WHERE file = ?1 AND start = ?2";
+                    prepare(sql)?.execute([*file as i64, *start as i64]).map_err(&err)?;
+                }
+            }
             Op::CutExtents(file, size) => {
                 let cut = [*file as i64, *size as i64];
                 prepare("DELETE FROM extents WHERE file = ?1 AND start >= ?2")?.execute(cut).map_err(&err)?;

@@ -1,5 +1,7 @@
 //! A file whose content is staged here.
 
+mod ranges;
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -107,7 +107,7 @@ impl Filesystem {
         self.content_changed(ino).await
     }
 
-    fn writing_mode(&self, handle: Handle) -> Result<OpenMode, FsError> {
+    pub(super) fn writing_mode(&self, handle: Handle) -> Result<OpenMode, FsError> {
         match self.lock().handles.get(handle) {
             Some(Open::File { mode, .. }) if mode.write => Ok(*mode),
             _ => Err(FsError::BadHandle),
@@ -239,7 +239,7 @@ impl Filesystem {
         }
     }
 
-    async fn content_changed(&self, ino: Ino) -> Result<(), FsError> {
+    pub(super) async fn content_changed(&self, ino: Ino) -> Result<(), FsError> {
         let now = self.now();
         let kept = {
             let mut state = self.lock();

@@ -4,6 +4,7 @@ mod create;
 mod io;
 mod list;
 mod lookup;
+mod ranges;
 mod remove;
 mod rename;
 mod setattr;
@@ -11,4 +12,5 @@ mod xattr;
 
 pub use list::Listed;
 pub use lookup::TARGET_MAX;
+pub use ranges::{Allocation, Place, Seek};
 pub use rename::RenameMode;

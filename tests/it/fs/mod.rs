@@ -9,6 +9,7 @@ mod parts;
 mod promises;
 mod queue;
 mod races;
+mod ranges;
 mod shared;
 mod taken;
 mod unproven;

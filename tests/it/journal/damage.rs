@@ -77,7 +77,7 @@ async fn a_second_opener_a_wrong_key_and_another_version_are_told() {
     content[63] += 1;
     fs::write(&database, &content).unwrap();
     let newer = Journal::open(folder.path(), &key, JournalOptions::default()).err().unwrap();
-    assert!(matches!(newer, JournalError::Version { found: 3, .. }), "{newer}");
+    assert!(matches!(newer, JournalError::Version { found: 4, .. }), "{newer}");
     content[68] += 1;
     fs::write(&database, &content).unwrap();
     let foreign = Journal::open(folder.path(), &key, JournalOptions::default()).err().unwrap();

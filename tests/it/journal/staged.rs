@@ -15,6 +15,8 @@ const LONGEST: u64 = 200_000;
 enum Step {
     Write(u64, usize),
     Truncate(u64),
+    /// Zeros, and whether the file may grow by them.
+    Carve(u64, u64, bool),
     Read(u64, u64),
     Reopen,
     Barrier,
@@ -32,6 +34,7 @@ fn steps(longest: u64, large: usize) -> impl Strategy<Value = Vec<Step>> {
         8 => (place.clone(), length).prop_map(|(at, length)| Step::Write(at, length)),
         3 => place.clone().prop_map(Step::Truncate),
         1 => Just(Step::Truncate(0)),
+        4 => (place.clone(), 1..40_000u64, any::<bool>()).prop_map(|(at, length, grows)| Step::Carve(at, length, grows)),
         4 => (place.clone(), place).prop_map(|(from, length)| Step::Read(from, from + length)),
         2 => Just(Step::Reopen),
         1 => Just(Step::Barrier),
@@ -62,6 +65,19 @@ async fn run(base: Option<Vec<u8>>, steps: Vec<Step>) {
             Step::Truncate(size) => {
                 file.truncate(size).await.unwrap();
                 model.resize(size as usize, 0);
+                assert!(file.generation() > before);
+            }
+            Step::Carve(at, length, grows) => {
+                let end = at + length;
+                file.carve(at..end, grows.then_some(end)).await.unwrap();
+                let size = if grows { model.len().max(end as usize) } else { model.len() };
+                model.resize(size, 0);
+                model[size.min(at as usize)..size.min(end as usize)].fill(0);
+                let (size, hole) = (size as u64, at..end);
+                if at < size {
+                    assert_eq!(file.next_hole(at), Some(at), "step {i}");
+                    assert!(file.next_data(at).is_none_or(|data| data >= hole.end.min(size)), "step {i}");
+                }
                 assert!(file.generation() > before);
             }
             Step::Read(from, to) => {

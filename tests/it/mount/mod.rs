@@ -2,8 +2,10 @@
 
 mod basics;
 mod faults;
+mod fsx;
 mod mutable;
 mod offline;
+mod ranges;
 mod refusals;
 mod rsync;
 mod service;

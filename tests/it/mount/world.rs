@@ -120,6 +120,16 @@ impl World {
         self.mount(&[]);
     }
 
+    /// Unmounts, forgets what was kept of the grid, and mounts again: what is read then comes from the stores.
+    pub fn remount_cold(&self, options: &[&str]) {
+        self.unmount();
+        let cache = self.node_directory().join("tahoefs/cache");
+        if cache.exists() {
+            fs::remove_dir_all(cache).expect("the cache goes");
+        }
+        self.mount(options);
+    }
+
     pub fn is_mounted(&self) -> bool {
         let table = fs::read_to_string("/proc/self/mountinfo").expect("the mount table");
         table.lines().any(|line| line.split(' ').nth(4) == self.mountpoint().to_str())
