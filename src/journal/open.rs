@@ -358,9 +358,11 @@ impl Shared {
     }
 
     fn measure_staging(&self) -> Result<u64, JournalError> {
+        let before = self.staged_bytes.load(Ordering::Relaxed);
         let files = staging_files(&self.staging).map_err(JournalError::io(&self.staging))?;
         let bytes = files.values().sum::<u64>();
-        self.staged_bytes.store(bytes as i64, Ordering::Relaxed);
+        // What grew meanwhile may count twice until the next time, and is not forgotten.
+        self.staged_bytes.fetch_add(bytes as i64 - before, Ordering::Relaxed);
         Ok(bytes)
     }
 
