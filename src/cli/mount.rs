@@ -202,6 +202,7 @@ async fn start(
         deadline: options.deadline.min(CALL_DEADLINE),
         memory: options.transfer_bytes(),
         durability: options.durability,
+        write_caps: options.write_caps,
     };
     let fs = Filesystem::new(fs_options, Arc::clone(&writeback), factory, index, root, clock.clone(), rng);
     let fs = fs.map_err(|e| Failure::at(Exit::Mount, place.shown(), e))?;

@@ -81,6 +81,8 @@ pub struct FsOptions {
     pub memory: u64,
     /// What `close` and `fsync` wait for.
     pub durability: Durability,
+    /// `user.tahoe.cap` tells the write capability, where there is one.
+    pub write_caps: bool,
 }
 
 /// What `close` and `fsync` wait for.
@@ -100,6 +102,8 @@ pub struct Caller {
     pub uid: u32,
     /// Effective group.
     pub gid: u32,
+    /// Permission bits that new inodes do not get, where no default access control list says what they get.
+    pub umask: u32,
 }
 
 /// A time to set.

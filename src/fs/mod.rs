@@ -4,6 +4,7 @@
 //! and goes through [`Writeback::submit`], as a whole; the call is answered once the journal has it. Whatever needs the grid is awaited before, without a lock, and looked at
 //! again under it. No operation waits on the grid longer than its deadline.
 
+mod acl;
 mod attr;
 mod error;
 mod handles;
@@ -28,7 +29,7 @@ pub use attr::{Attr, Caller, Durability, FsOptions, Ino, Owner, ROOT, SetAttr, S
 pub use error::FsError;
 pub use handles::{Handle, OpenMode};
 pub use names::{edge_name, shown};
-pub use ops::{Allocation, Listed, Place, RenameMode, Seek, TARGET_MAX};
+pub use ops::{Allocation, Listed, Place, Reader, RenameMode, Seek, SetMode, TARGET_MAX};
 pub use stale::Stale;
 
 use handles::Handles;

@@ -18,7 +18,7 @@ use fuser::{
 use tokio::runtime;
 
 use super::convert::{self, errno, open_mode, set_time};
-use crate::fs::{Caller, Filesystem, FsError, Handle, Place, RenameMode, Seek, SetAttr};
+use crate::fs::{Caller, Filesystem, FsError, Handle, Place, Reader, RenameMode, Seek, SetAttr, SetMode};
 use crate::node::FileType;
 use crate::writeback::LASTING;
 
@@ -52,8 +52,13 @@ impl Adapter {
     }
 }
 
-fn caller(req: &Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid() }
+fn caller(req: &Request, umask: u32) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid(), umask }
+}
+
+/// Whether who asks is in a group, or root.
+fn is_member(uid: u32, gid: u32, process: u32) -> impl FnOnce(u32) -> bool {
+    move |group| uid == 0 || gid == group || convert::groups_of(process).contains(&group)
 }
 
 /// How long the kernel may hold what it is told of an inode.
@@ -75,13 +80,25 @@ fn empty(reply: ReplyEmpty, result: Result<(), FsError>) {
     }
 }
 
+fn xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, FsError>) {
+    match result {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // What is asked for is listed one by one: this release of fuser cannot serve every capability it knows.
         let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_PARALLEL_DIROPS;
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            // Default access control lists take the place of the umask.
+            | InitFlags::FUSE_POSIX_ACL
+            | InitFlags::FUSE_DONT_MASK;
         let _ = config.add_capabilities(wanted & config.capabilities());
         let _ = config.set_max_write(MAX_IO);
         let _ = config.set_max_readahead(MAX_IO);
@@ -135,12 +152,38 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        match self.fs.getxattr(ino.0, name.as_bytes()) {
-            Ok(value) if size == 0 => reply.size(value.len() as u32),
-            Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-            Ok(value) => reply.data(&value),
-            Err(e) => reply.error(errno(e)),
-        }
+        xattr(reply, size, self.fs.getxattr(ino.0, name.as_bytes()));
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let reader = if req.uid() == 0 { Reader::Privileged } else { Reader::Any };
+        xattr(reply, size, self.fs.listxattr(ino.0, reader));
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            0 => SetMode::Any,
+            libc::XATTR_CREATE => SetMode::Create,
+            libc::XATTR_REPLACE => SetMode::Replace,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
+        let is_member = is_member(req.uid(), req.gid(), req.pid());
+        self.spawn(move |fs| async move { empty(reply, fs.setxattr(ino.0, &name, &value, mode, is_member).await) });
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.as_bytes().to_vec();
+        self.spawn(move |fs| async move { empty(reply, fs.removexattr(ino.0, &name).await) });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -152,23 +195,14 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn mknod(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _umask: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
-        let (name, caller) = (name.as_bytes().to_vec(), caller(req));
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        let (name, caller) = (name.as_bytes().to_vec(), caller(req, umask));
         let Some(kind) = convert::kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
         self.spawn(|fs| async move { entry(reply, &fs, fs.mknod(parent.0, &name, kind, mode, rdev, caller).await) });
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        let (name, caller) = (name.as_bytes().to_vec(), caller(req));
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let (name, caller) = (name.as_bytes().to_vec(), caller(req, umask));
         self.spawn(|fs| async move { entry(reply, &fs, fs.mkdir(parent.0, &name, mode, caller).await) });
     }
 
@@ -184,7 +218,7 @@ impl fuser::Filesystem for Adapter {
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (name, target) = (link_name.as_bytes().to_vec(), target.as_os_str().as_bytes().to_vec());
-        let caller = caller(req);
+        let caller = caller(req, 0);
         self.spawn(|fs| async move { entry(reply, &fs, fs.symlink(parent.0, &name, &target, caller).await) });
     }
 
@@ -413,11 +447,11 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (name, caller, open) = (name.as_bytes().to_vec(), caller(req), open_mode(flags));
+        let (name, caller, open) = (name.as_bytes().to_vec(), caller(req, umask), open_mode(flags));
         self.spawn(|fs| async move {
             match fs.create(parent.0, &name, mode, caller, open).await {
                 Ok((attr, handle)) => {

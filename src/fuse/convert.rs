@@ -88,6 +88,13 @@ pub(super) fn allocation(mode: i32) -> Option<(Allocation, bool)> {
     }
 }
 
+/// The supplementary groups of a process; none where it is gone.
+pub(super) fn groups_of(process: u32) -> Vec<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    groups.split_whitespace().filter_map(|group| group.parse().ok()).collect()
+}
+
 /// How open(2)'s flags open a file.
 pub(super) fn open_mode(flags: i32) -> OpenMode {
     let write = flags & libc::O_ACCMODE != libc::O_RDONLY;

@@ -39,6 +39,8 @@ pub struct MountOptions {
     pub refresh: Duration,
     /// `memory=`: bytes for cached segments and transfers together.
     pub memory: u64,
+    /// `write-caps`: the extended attribute `user.tahoe.cap` tells write capabilities.
+    pub write_caps: bool,
     /// `dev`: device files work.
     pub dev: bool,
     /// `suid`: set-user-id bits work.
@@ -70,6 +72,7 @@ impl Default for MountOptions {
             deadline: Duration::from_secs(60),
             refresh: Duration::from_secs(10),
             memory: MEMORY,
+            write_caps: false,
             dev: false,
             suid: false,
             no_exec: false,
@@ -149,6 +152,7 @@ impl MountOptions {
             ("rw", None) => self.read_only = false,
             ("allow_other", None) => self.allow_other = true,
             ("allow_root", None) => self.allow_root = true,
+            ("write-caps", None) => self.write_caps = true,
             ("dev", None) => self.dev = true,
             ("nodev", None) => self.dev = false,
             ("suid", None) => self.suid = true,
@@ -200,7 +204,8 @@ impl MountOptions {
 }
 
 fn is_flag(name: &str) -> bool {
-    ["ro", "rw", "allow_other", "allow_root", "dev", "nodev", "suid", "nosuid", "exec", "noexec"].contains(&name)
+    ["ro", "rw", "allow_other", "allow_root", "write-caps", "dev", "nodev", "suid", "nosuid", "exec", "noexec"]
+        .contains(&name)
         || IGNORED.contains(&name)
 }
 

@@ -9,6 +9,7 @@ use crate::fs::attr::{Attr, Caller, Ino};
 use crate::fs::handles::{Handle, Open, OpenMode};
 use crate::fs::inodes::{Kind, Link};
 use crate::fs::names::edge_name;
+use crate::fs::ops::xattr::inherit;
 use crate::fs::{Filesystem, FsError};
 use crate::node::{Attributes, FileType, Metadata};
 use crate::util::base32;
@@ -104,7 +105,9 @@ impl Filesystem {
             let inherited = above.attributes.mode.filter(|m| m & SET_GID != 0).map(|_| above.attributes.gid);
             let mut attributes = Attributes::new(file_type);
             let set_gid = if inherited.is_some() && file_type == FileType::Directory { SET_GID } else { 0 };
+            let (mode, xattr) = inherit(&above.attributes, file_type, mode, caller.umask);
             attributes.mode = Some(mode & 0o7777 | set_gid);
+            attributes.xattr = xattr;
             attributes.uid = Some(caller.uid);
             attributes.gid = inherited.unwrap_or(Some(caller.gid));
             attributes.rdev = rdev;

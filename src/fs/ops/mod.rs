@@ -14,3 +14,4 @@ pub use list::Listed;
 pub use lookup::TARGET_MAX;
 pub use ranges::{Allocation, Place, Seek};
 pub use rename::RenameMode;
+pub use xattr::{Reader, SetMode};

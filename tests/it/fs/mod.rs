@@ -29,7 +29,7 @@ use tahoefs::writeback::{Writeback, WritebackOptions};
 
 use grid::{Factory, NodeGrid};
 
-const ME: Caller = Caller { uid: 1000, gid: 1000 };
+const ME: Caller = Caller { uid: 1000, gid: 1000, umask: 0 };
 const WRITE: OpenMode = OpenMode { write: true, truncate: false, append: false };
 const READ: OpenMode = OpenMode { write: false, truncate: false, append: false };
 
@@ -66,8 +66,14 @@ impl Ground {
         writeback.restore(replay);
         let dir = writeback.directory(&self.root).unwrap();
         let owner = Owner::Stored { uid: 1000, gid: 1000 };
-        let options =
-            FsOptions { read_only: false, owner, deadline: Duration::from_secs(5), memory: 1 << 26, durability };
+        let options = FsOptions {
+            read_only: false,
+            owner,
+            deadline: Duration::from_secs(5),
+            memory: 1 << 26,
+            durability,
+            write_caps: false,
+        };
         let index = Index::open(&self.local.path().join("index")).unwrap();
         let root = Root { dir, storage_index: self.root.storage_index(), edge: None };
         Filesystem::new(options, writeback, factory, index, root, Clock::system(), Rng::seeded(1)).unwrap()

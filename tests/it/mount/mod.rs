@@ -11,3 +11,4 @@ mod rsync;
 mod service;
 mod several;
 pub mod world;
+mod xattrs;
