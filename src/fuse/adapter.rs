@@ -92,8 +92,8 @@ fn xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, FsError>) {
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // What is asked for is listed one by one: this release of fuser cannot serve every capability it knows.
-        let wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
-            | InitFlags::FUSE_DO_READDIRPLUS
+        // FUSE_ATOMIC_O_TRUNC is not: with it a program that runs is emptied before the kernel answers ETXTBSY.
+        let wanted = InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_PARALLEL_DIROPS
             // Default access control lists take the place of the umask.
