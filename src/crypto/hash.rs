@@ -62,6 +62,8 @@ tags! {
     JOURNAL_RECORDS = "tahoefs_journal_records_v1";
     /// Journal: the keyed hash that stands for a name.
     JOURNAL_NAME = "tahoefs_journal_name_v1";
+    /// What stands for the birth id of a linked file in the journal.
+    JOURNAL_LINK = "tahoefs_journal_link_v1";
     /// Journal: the key of one staging file.
     JOURNAL_STAGING = "tahoefs_journal_staging_v1";
     /// The key of ready signing keys on disk.

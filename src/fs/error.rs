@@ -42,6 +42,9 @@ pub enum FsError {
     /// ELOOP
     #[error("too many levels of directories: a directory holds itself")]
     Loop,
+    /// EMLINK
+    #[error("too many links")]
+    TooManyLinks,
     /// EBADF
     #[error("bad file handle")]
     BadHandle,
@@ -86,6 +89,7 @@ impl FsError {
             FsError::Invalid => libc::EINVAL,
             FsError::NameTooLong => libc::ENAMETOOLONG,
             FsError::Loop => libc::ELOOP,
+            FsError::TooManyLinks => libc::EMLINK,
             FsError::BadHandle => libc::EBADF,
             FsError::Stale => libc::ESTALE,
             FsError::Unsupported => libc::EOPNOTSUPP,

@@ -1,7 +1,8 @@
 //! The inode table.
 //!
 //! Identity is (parent inode, name): the grid's graph may show one object under many names, a kernel wants one dentry
-//! for a directory. Numbers derive from that identity, so remounts agree; a rename keeps the number while it is mounted.
+//! for a directory. Files with one birth id and one content are one, under however many names. Numbers derive from that
+//! identity, so remounts agree; a rename keeps the number of a directory while it is mounted.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::attr::{Ino, ROOT};
 use crate::cap::Cap;
 use crate::crypto::hash::sha256d;
 use crate::node::{Attributes, Metadata, Name, Timestamp};
-use crate::writeback::{DirId, Entry, FileObject, Seen, Target};
+use crate::writeback::{DirId, Entry, FileObject, Seen, Target, is_same};
 
 /// What an inode is.
 #[derive(Clone)]
@@ -49,6 +50,10 @@ pub(super) struct Inode {
     pub lookups: u64,
     pub handles: u32,
     pub link: Link,
+    /// Further places of a file that has several; while it has any, `link` is [`Link::Named`].
+    pub others: Vec<(Ino, Name)>,
+    /// It has no place here, but names in directories that were not looked at.
+    pub elsewhere: bool,
     /// How many inodes have this one for their parent: it stays as long as they do.
     below: usize,
 }
@@ -67,19 +72,31 @@ impl Inode {
             lookups: 1,
             handles: 0,
             link: Link::Named,
+            others: Vec::new(),
+            elsewhere: false,
             below: 0,
         }
     }
 
-    /// What its edge is to hold.
-    pub fn entry(&self) -> Entry {
-        let target = match &self.kind {
+    /// Whether any name leads to it.
+    pub fn is_named(&self) -> bool {
+        self.link == Link::Named || self.elsewhere
+    }
+
+    /// What its edge is to stand for.
+    pub fn target(&self) -> Target {
+        match &self.kind {
             Kind::Directory(dir) => Target::Directory(*dir),
             Kind::Stored(cap) => Target::Stored(cap.clone()),
             Kind::Staged(file) => Target::File(Arc::clone(file)),
             Kind::Mutable(cap, file) if cap.is_readonly() || file.write_cap().is_none() => Target::Stored(cap.clone()),
             Kind::Mutable(_, file) => Target::File(Arc::clone(file)),
-        };
+        }
+    }
+
+    /// What its edge is to hold.
+    pub fn entry(&self) -> Entry {
+        let target = self.target();
         Entry { target, attributes: self.attributes.clone(), metadata: self.metadata.clone(), seen: self.seen.clone() }
     }
 
@@ -135,11 +152,14 @@ impl Inode {
         }
     }
 
-    /// Takes over what its edge says.
-    fn update(&mut self, entry: &Entry) {
-        self.attributes = entry.attributes.clone();
-        self.metadata = entry.metadata.clone();
-        self.seen = entry.seen.clone();
+    /// Takes over what an edge says; of one that is not the first of several, what all have in common.
+    fn update(&mut self, entry: &Entry, is_first: bool) {
+        let name = if is_first { entry.attributes.name.clone() } else { self.attributes.name.take() };
+        self.attributes = Attributes { name, ..entry.attributes.clone() };
+        if is_first {
+            self.metadata = entry.metadata.clone();
+            self.seen = entry.seen.clone();
+        }
     }
 
     /// A file that is stored and no longer open for writing needs no staging.
@@ -161,6 +181,8 @@ pub(super) struct Inodes {
     taken: HashMap<(Ino, Name), Ino>,
     /// Those that show a directory.
     showing: HashMap<DirId, HashSet<Ino>>,
+    /// Files by their birth ids, the first that had each.
+    by_id: HashMap<String, Ino>,
 }
 
 impl Inodes {
@@ -170,7 +192,7 @@ impl Inodes {
             Kind::Stored(_) | Kind::Staged(_) | Kind::Mutable(..) => HashMap::new(),
         };
         let by_number = HashMap::from([(ROOT, root)]);
-        Inodes { by_number, named: HashMap::new(), taken: HashMap::new(), showing }
+        Inodes { by_number, named: HashMap::new(), taken: HashMap::new(), showing, by_id: HashMap::new() }
     }
 
     pub fn root(&self) -> &Inode {
@@ -192,14 +214,89 @@ impl Inodes {
         }
     }
 
-    /// The number that (parent, name) has, or would get.
-    pub fn number(&self, parent: Ino, name: &Name) -> Ino {
-        if let Some(ino) = self.at(parent, name) {
-            return ino;
+    /// The number that what stands at a place has, or would get.
+    pub fn number(&self, parent: Ino, name: &Name, entry: &Entry) -> Ino {
+        let known = self.at(parent, name).or_else(|| self.of_file(entry));
+        known.unwrap_or_else(|| self.new_number(parent, name, entry.attributes.id.as_deref()))
+    }
+
+    /// From its birth id, that of no other file; where there is none, from the place.
+    fn new_number(&self, parent: Ino, name: &Name, id: Option<&str>) -> Ino {
+        let number = |above: Ino, within: &str| {
+            let hash = sha256d(&[&above.to_be_bytes(), within.as_bytes()].concat());
+            u64::from_be_bytes(hash[..8].try_into().expect("eight bytes")) >> 1
+        };
+        let is_free = |n: &Ino| *n > ROOT && !self.by_number.contains_key(n);
+        // No directory has the number 0.
+        let of_file = id.map(|id| number(0, id)).filter(is_free);
+        let first = of_file.unwrap_or_else(|| number(parent, name));
+        (0..).map(|i| first.wrapping_add(i)).find(is_free).unwrap_or(first)
+    }
+
+    /// The inode of the file that an edge stands for, whatever name leads to it: one with this birth id and content.
+    pub fn of_file(&self, entry: &Entry) -> Option<Ino> {
+        let ino = *self.by_id.get(entry.attributes.id.as_ref()?)?;
+        let inode = self.get(ino).filter(|inode| inode.attributes.kind == entry.attributes.kind)?;
+        let is_changed = match (&inode.kind, &entry.target) {
+            (Kind::Staged(file), Target::Stored(cap)) => file.stored().as_ref() != Some(cap),
+            _ => false,
+        };
+        (!is_changed && is_same(&inode.target(), &entry.target)).then_some(ino)
+    }
+
+    /// A file has got a birth id.
+    pub fn set_id(&mut self, ino: Ino, id: &str) {
+        if let Some(inode) = self.by_number.get_mut(&ino) {
+            inode.attributes.id = Some(id.to_owned());
+            self.by_id.insert(id.to_owned(), ino);
         }
-        let hash = sha256d(&[&parent.to_be_bytes(), name.as_bytes()].concat());
-        let first = u64::from_be_bytes(hash[..8].try_into().expect("eight bytes")) >> 1;
-        (0..).map(|i| first.wrapping_add(i)).find(|n| *n > ROOT && !self.by_number.contains_key(n)).unwrap_or(first)
+    }
+
+    /// Gives a file a further place, or a place again; nothing is there.
+    pub fn join(&mut self, ino: Ino, parent: Ino, name: Name) {
+        let Some(inode) = self.by_number.get_mut(&ino) else { return };
+        if inode.link != Link::Named {
+            return self.relocate(ino, parent, name);
+        }
+        inode.others.push((parent, Arc::clone(&name)));
+        self.named.entry(parent).or_default().insert(name, ino);
+        if let Some(above) = self.by_number.get_mut(&parent) {
+            above.below += 1;
+        }
+    }
+
+    /// Takes a place away from whatever has it, which keeps its others.
+    pub fn detach_at(&mut self, parent: Ino, name: &Name, link: Link) {
+        let Some(ino) = self.at(parent, name) else { return };
+        let Some(inode) = self.by_number.get_mut(&ino).filter(|inode| !inode.others.is_empty()) else {
+            return self.detach(ino, link);
+        };
+        let place = (parent, Arc::clone(name));
+        if (inode.parent, &inode.name) == (parent, name) {
+            (inode.parent, inode.name) = inode.others.remove(0);
+        } else {
+            inode.others.retain(|other| *other != place);
+        }
+        self.leave(ino, &place);
+        self.has_one_less_below(parent);
+    }
+
+    /// Gives what is at a place another one, from which whatever was there has been detached.
+    pub fn relocate_at(&mut self, from: &(Ino, Name), parent: Ino, name: Name) {
+        let Some(ino) = self.at(from.0, &from.1) else { return };
+        let Some(inode) = self.by_number.get_mut(&ino) else { return };
+        match inode.others.iter_mut().find(|other| *other == from) {
+            None => self.relocate(ino, parent, name),
+            Some(other) => {
+                *other = (parent, Arc::clone(&name));
+                self.leave(ino, from);
+                self.named.entry(parent).or_default().insert(name, ino);
+                if let Some(above) = self.by_number.get_mut(&parent) {
+                    above.below += 1;
+                }
+                self.has_one_less_below(from.0);
+            }
+        }
     }
 
     /// The directories from `ino` up to the root.
@@ -215,7 +312,7 @@ impl Inodes {
 
     /// Puts a new inode at a place that has none.
     pub fn add(&mut self, parent: Ino, name: Name, kind: Kind, attributes: Attributes, metadata: Metadata) -> Ino {
-        let ino = self.number(parent, &name);
+        let ino = self.new_number(parent, &name, attributes.id.as_deref());
         if let Kind::Directory(dir) = kind {
             self.showing.entry(dir).or_default().insert(ino);
         }
@@ -233,8 +330,13 @@ impl Inodes {
             lookups: 0,
             handles: 0,
             link: Link::Named,
+            others: Vec::new(),
+            elsewhere: false,
             below: 0,
         };
+        if let Some(id) = &inode.attributes.id {
+            self.by_id.entry(id.clone()).or_insert(ino);
+        }
         self.named.entry(parent).or_default().insert(name, ino);
         self.by_number.insert(ino, inode);
         ino
@@ -245,24 +347,37 @@ impl Inodes {
         if let Some(ino) = self.at(parent, name)
             && let Some(inode) = self.by_number.get_mut(&ino)
         {
-            match inode.shows(&kind) {
+            let is_first = (inode.parent, &inode.name) == (parent, name);
+            // Its other names may stand for what it was.
+            let is_its = inode.others.is_empty() || is_same(&inode.target(), &entry.target);
+            match inode.shows(&kind).filter(|_| is_its) {
                 Some(now) => {
                     inode.kind = now;
-                    inode.update(entry);
+                    inode.update(entry, is_first);
                     return ino;
                 }
-                None => self.detach(ino, Link::Taken),
+                None => self.detach_at(parent, name, Link::Taken),
             }
         }
-        let ino = match self.taken_before(parent, name, &kind) {
-            Some(ino) => {
+        let ino = match (self.taken_before(parent, name, &kind), self.of_file(entry)) {
+            (Some(ino), _) => {
                 self.relocate(ino, parent, Arc::clone(name));
                 ino
             }
-            None => self.add(parent, Arc::clone(name), kind, entry.attributes.clone(), entry.metadata.clone()),
+            (None, Some(ino)) => {
+                self.join(ino, parent, Arc::clone(name));
+                if let Some(inode) = self.by_number.get_mut(&ino)
+                    && inode.handles == 0
+                {
+                    inode.kind = kind;
+                }
+                ino
+            }
+            (None, None) => self.add(parent, Arc::clone(name), kind, entry.attributes.clone(), entry.metadata.clone()),
         };
         if let Some(inode) = self.by_number.get_mut(&ino) {
-            inode.update(entry);
+            let is_first = (inode.parent, &inode.name) == (parent, name);
+            inode.update(entry, is_first);
         }
         ino
     }
@@ -322,6 +437,7 @@ impl Inodes {
         let old = (inode.parent, std::mem::replace(&mut inode.name, Arc::clone(&name)));
         inode.parent = parent;
         inode.link = Link::Named;
+        inode.elsewhere = false;
         self.leave(ino, &old);
         self.named.entry(parent).or_default().insert(name, ino);
         if let Some(above) = self.by_number.get_mut(&parent) {
@@ -369,8 +485,16 @@ impl Inodes {
                 self.showing.remove(&dir);
             }
         }
-        self.leave(ino, &(inode.parent, inode.name));
-        self.has_one_less_below(inode.parent);
+        if let Some(id) = &inode.attributes.id
+            && self.by_id.get(id) == Some(&ino)
+        {
+            self.by_id.remove(id);
+        }
+        let first = (inode.parent, inode.name);
+        for place in inode.others.into_iter().chain([first]) {
+            self.leave(ino, &place);
+            self.has_one_less_below(place.0);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod attr;
 mod error;
 mod handles;
 mod inodes;
+mod links;
 mod mutable;
 mod names;
 mod ops;
@@ -28,6 +29,7 @@ use crate::writeback::{Change, DirId, Kept, Scope, Target, Weight, Writeback};
 pub use attr::{Attr, Caller, Durability, FsOptions, Ino, Owner, ROOT, SetAttr, SetTime};
 pub use error::FsError;
 pub use handles::{Handle, OpenMode};
+pub use links::LINK_MAX;
 pub use names::{edge_name, shown};
 pub use ops::{Allocation, Listed, Place, Reader, RenameMode, Seek, SetMode, TARGET_MAX};
 pub use stale::Stale;
@@ -207,8 +209,12 @@ impl Filesystem {
         self.follow_conflict(state, ino);
         match state.inodes.get(ino).map(|inode| inode.link) {
             Some(Link::Named) => {}
+            Some(_) if self.is_elsewhere(state, ino) => {}
             Some(Link::Taken) if weight == Weight::Times && self.put_back(state, ino) => {}
             Some(Link::Taken | Link::Removed) | None => return,
+        }
+        if self.spread(state, ino, weight) {
+            return;
         }
         let Some(inode) = state.inodes.get(ino) else { return };
         let place = match (ino, &self.root.edge) {
@@ -250,10 +256,17 @@ impl Filesystem {
         let attributes = &inode.attributes;
         let (uid, gid) = self.options.owner.shown(attributes);
         let directory = attributes.kind == FileType::Directory;
-        let nlink = match &inode.kind {
+        let id = attributes.id.as_deref();
+        let links = id.and_then(|id| self.writeback.link_count(id, attributes.linked));
+        let named = match links {
             _ if inode.link != Link::Named => 0,
+            None if attributes.linked => 2,
+            _ => 1,
+        };
+        let nlink = match &inode.kind {
+            Kind::Directory(_) if inode.link != Link::Named => 0,
             Kind::Directory(dir) => self.writeback.count_directories(*dir).map_or(1, |n| n.saturating_add(2)),
-            Kind::Stored(_) | Kind::Staged(_) | Kind::Mutable(..) => 1,
+            Kind::Stored(_) | Kind::Staged(_) | Kind::Mutable(..) => links.map_or(named, |(count, _)| count.max(named)),
         };
         let sighted = inode.sighted.as_ref().map(|(_, at)| *at);
         let mtime = sighted.or(attributes.mtime);
@@ -268,7 +281,12 @@ impl Filesystem {
             rdev: attributes.rdev,
             atime: attributes.atime.or(mtime).unwrap_or_default(),
             mtime: mtime.unwrap_or_default(),
-            ctime: attributes.ctime.or(mtime).max(sighted).unwrap_or_default(),
+            ctime: attributes
+                .ctime
+                .or(mtime)
+                .max(sighted)
+                .max(links.and_then(|(_, changed)| changed))
+                .unwrap_or_default(),
         })
     }
 

@@ -92,6 +92,8 @@ impl Filesystem {
             Kind::Mutable(..) => return false,
         };
         let above = if ino == ROOT { None } else { state.inodes.directory(inode.parent).ok() };
-        own.into_iter().chain(above).all(|dir| self.writeback.is_watched(dir))
+        let links = inode.attributes.id.as_deref().and_then(|id| self.writeback.links(id));
+        let named = links.into_iter().flat_map(|links| links.names).map(|(dir, _)| dir);
+        own.into_iter().chain(above).chain(named).all(|dir| self.writeback.is_watched(dir))
     }
 }

@@ -21,7 +21,11 @@ impl Filesystem {
     /// Nothing stands under a name any more, and this mount has not removed it.
     pub(super) fn is_gone(&self, state: &mut State, parent: Ino, edge: &Name) {
         if let Some(ino) = self.inode_at(state, parent, edge) {
-            state.inodes.detach(ino, Link::Taken);
+            let id = state.inodes.get(ino).and_then(|inode| inode.attributes.id.clone());
+            state.inodes.detach_at(parent, edge, Link::Taken);
+            if let (Some(id), Ok(dir)) = (id, state.inodes.directory(parent)) {
+                self.writeback.lost_link(&id, dir, edge);
+            }
         }
     }
 
@@ -29,18 +33,22 @@ impl Filesystem {
     pub(super) fn follow_conflict(&self, state: &mut State, ino: Ino) {
         let Some(inode) = state.inodes.get(ino).filter(|inode| inode.link == Link::Named) else { return };
         let (Kind::Staged(file) | Kind::Mutable(_, file)) = &inode.kind else { return };
-        if let Ok(dir) = state.inodes.directory(inode.parent)
-            && let Some(name) = file.take_conflict_name(dir, &inode.name)
-        {
-            let parent = inode.parent;
-            self.name_inode(state, ino, parent, name);
+        let file = Arc::clone(file);
+        let places = inode.others.iter().cloned().chain([(inode.parent, Arc::clone(&inode.name))]);
+        for (parent, old) in places.collect::<Vec<_>>() {
+            if let Ok(dir) = state.inodes.directory(parent)
+                && let Some(name) = file.take_conflict_name(dir, &old)
+            {
+                state.inodes.detach_at(parent, &name, Link::Taken);
+                state.inodes.relocate_at(&(parent, old), parent, name);
+            }
         }
     }
 
     /// Gives an inode a place; another that is there loses it.
     fn name_inode(&self, state: &mut State, ino: Ino, parent: Ino, name: Name) {
-        if let Some(other) = state.inodes.at(parent, &name).filter(|other| *other != ino) {
-            state.inodes.detach(other, Link::Taken);
+        if state.inodes.at(parent, &name).is_some_and(|other| other != ino) {
+            state.inodes.detach_at(parent, &name, Link::Taken);
         }
         state.inodes.relocate(ino, parent, name);
     }

@@ -222,9 +222,9 @@ impl fuser::Filesystem for Adapter {
         self.spawn(|fs| async move { entry(reply, &fs, fs.symlink(parent.0, &name, &target, caller).await) });
     }
 
-    fn link(&self, _req: &Request, _ino: INodeNo, _newparent: INodeNo, _newname: &OsStr, reply: ReplyEntry) {
-        // What link(2) says of a file system without hard links.
-        reply.error(Errno::EPERM);
+    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let name = newname.as_bytes().to_vec();
+        self.spawn(|fs| async move { entry(reply, &fs, fs.link(ino.0, newparent.0, &name).await) });
     }
 
     fn rename(

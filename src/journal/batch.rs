@@ -1,7 +1,7 @@
 //! What is written at once: a list of puts and removals that survives as a whole or not at all.
 
 use super::keys::{Keys, NameHash, Place};
-use super::records::{DirRecord, EdgeRecord};
+use super::records::{DirRecord, EdgeRecord, LinkRecord};
 
 /// Changes of records that are committed together.
 #[derive(Default)]
@@ -13,6 +13,7 @@ enum Change {
     Dir(u64, Option<DirRecord>),
     Edge(u64, String, Option<Box<EdgeRecord>>),
     RemoveFile(u64),
+    Link(String, Option<LinkRecord>),
 }
 
 impl Batch {
@@ -46,6 +47,16 @@ impl Batch {
         self.changes.push(Change::Edge(dir, name.to_owned(), None));
     }
 
+    /// Puts the names of a linked file, replacing what was there.
+    pub fn put_link(&mut self, record: LinkRecord) {
+        self.changes.push(Change::Link(record.id.clone(), Some(record)));
+    }
+
+    /// Removes the names of a linked file, if they are there.
+    pub fn remove_link(&mut self, id: &str) {
+        self.changes.push(Change::Link(id.to_owned(), None));
+    }
+
     /// Removes a file, if it is there. Its content goes on as long as it is open, but no longer survives the process.
     pub fn remove_file(&mut self, id: u64) {
         self.changes.push(Change::RemoveFile(id));
@@ -60,6 +71,10 @@ impl Batch {
                 Op::Edge(dir, hash, record.map(|r| keys.seal(Place::Edge(dir, hash), &r.write(&name))))
             }
             Change::RemoveFile(id) => Op::RemoveFile(id),
+            Change::Link(id, record) => {
+                let hash = keys.link(&id);
+                Op::Link(hash, record.map(|r| keys.seal(Place::Link(hash), &r.write())))
+            }
         };
         self.changes.into_iter().map(sealed).collect()
     }
@@ -78,6 +93,7 @@ pub(super) enum Op {
     /// A page of it, by number.
     Page(u64, u64, Vec<u8>),
     RemoveFile(u64),
+    Link(NameHash, Option<Vec<u8>>),
     /// Written bytes of a staging file: those of these starts are gone, this range is there.
     Extent(u64, Vec<u64>, (u64, u64)),
     /// The written bytes of a staging file that begin at these starts are gone.

@@ -18,6 +18,7 @@ pub(super) enum Place {
     File(u64),
     Content(u64),
     Page(u64, u64),
+    Link(NameHash),
 }
 
 impl Place {
@@ -29,6 +30,7 @@ impl Place {
             Place::File(id) => ("files", id, Vec::new()),
             Place::Content(id) => ("contents", id, Vec::new()),
             Place::Page(id, page) => ("pages", id, page.to_be_bytes().to_vec()),
+            Place::Link(id) => ("links", 0, id.to_vec()),
         };
         [table.as_bytes(), &[0], &id.to_be_bytes(), &within].concat()
     }
@@ -58,6 +60,11 @@ impl Keys {
     /// What stands for `name` of the directory `dir`.
     pub fn name(&self, dir: u64, name: &str) -> NameHash {
         truncated(derive(&self.secret, Tag::JOURNAL_NAME, &[&dir.to_be_bytes(), name.as_bytes()].concat()))
+    }
+
+    /// What stands for the birth id of a linked file.
+    pub fn link(&self, id: &str) -> NameHash {
+        truncated(derive(&self.secret, Tag::JOURNAL_LINK, id.as_bytes()))
     }
 
     /// The cipher of the staging file `number`. A number is never used again, so no two files share a key.

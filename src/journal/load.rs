@@ -1,11 +1,11 @@
 //! Replay: what the journal holds when it is opened.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::extents::Extents;
 use super::keys::{Keys, NameHash, Place};
@@ -121,6 +121,18 @@ pub(super) fn load(conn: &Connection, keys: &Keys, staging: &Path) -> (Replay, T
     });
     replay.damaged = damaged;
     (replay, taken)
+}
+
+/// The linked files that have a record.
+pub(super) fn linked(conn: &Connection) -> rusqlite::Result<HashSet<NameHash>> {
+    let mut statement = conn.prepare("SELECT id FROM links")?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}
+
+/// The record of a linked file.
+pub(super) fn link(conn: &Connection, id: &NameHash) -> rusqlite::Result<Option<Vec<u8>>> {
+    let mut select = conn.prepare_cached("SELECT body FROM links WHERE id = ?1")?;
+    select.query_row([id], |row| row.get(0)).optional()
 }
 
 /// Shows each row to `read`, and counts those that it cannot use; a table that cannot be read to its end counts as one.

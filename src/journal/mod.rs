@@ -29,7 +29,7 @@ pub use error::JournalError;
 pub use index::Index;
 pub use load::{FileRecord, Replay};
 pub use open::{Commit, Journal};
-pub use records::{DirRecord, EdgeRecord, Wanted, WantedTarget};
+pub use records::{DirRecord, EdgeRecord, LinkRecord, LinkedIn, Wanted, WantedTarget};
 pub use room::{JournalOptions, Room, Usage};
 pub use spare::Spare;
 pub use staged::Staged;

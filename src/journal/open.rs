@@ -14,12 +14,12 @@ use tokio::sync::Notify;
 
 use super::batch::Op;
 use super::contents::Contents;
-use super::keys::Keys;
+use super::keys::{Keys, NameHash, Place};
 use super::queue::{Queue, Ticket, lock, log_of};
 use super::room::Gauge;
 use super::store::{Store, checkpoint};
 use super::units::UnitFile;
-use super::{Batch, JournalError, JournalOptions, Replay, Room, Usage, load, rows, schema};
+use super::{Batch, JournalError, JournalOptions, LinkRecord, Replay, Room, Usage, load, rows, schema};
 use crate::crypto::JournalKey;
 use crate::util::{Cpu, Rng, crash_point};
 
@@ -46,6 +46,8 @@ pub(super) struct Shared {
     /// Reads while others commit.
     reader: Mutex<Connection>,
     pub contents: Mutex<Contents>,
+    /// The linked files that had a record when it was opened.
+    linked: HashSet<NameHash>,
     /// Blocking file calls of reads and writes.
     pub disk: Cpu,
     /// Staging files with bytes that may not survive power loss.
@@ -98,6 +100,7 @@ impl Journal {
         if schema::is_foreign(&conn, &keys) {
             return Err(JournalError::WrongKey(database));
         }
+        let linked = load::linked(&conn).map_err(&err)?;
         let (replay, contents) = load::load(&conn, &keys, &staging);
         let found = staging_files(&staging).map_err(JournalError::io(&staging))?;
         let highest = found.keys().copied().max().unwrap_or(0);
@@ -119,6 +122,7 @@ impl Journal {
             database,
             keys,
             contents: Mutex::new(Contents::new()),
+            linked,
             disk: Cpu::with_slots(8),
             dirty: Mutex::default(),
             named: AtomicBool::new(true),
@@ -140,6 +144,17 @@ impl Journal {
     /// An id that this journal has never given out, and never will again: for directories and files alike.
     pub fn next_id(&self) -> u64 {
         self.0.next_id()
+    }
+
+    /// The names of a linked file as they were when the journal was opened, or as they are now.
+    pub fn link(&self, id: &str) -> Option<LinkRecord> {
+        let shared = &self.0;
+        if shared.linked.is_empty() {
+            return None;
+        }
+        let hash = shared.keys.link(id);
+        let body = shared.linked.contains(&hash).then(|| load::link(&lock(&shared.reader), &hash).ok()?)??;
+        shared.keys.open(Place::Link(hash), &body).and_then(|json| LinkRecord::read(&json))
     }
 
     /// The files of which nobody needs the content any more, whose records are to be removed; each once.

@@ -22,6 +22,35 @@ pub struct DirRecord {
     pub parent: Option<(u64, String)>,
 }
 
+/// The names of a file that has, or had, more than one.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkRecord {
+    /// The birth id of the file.
+    pub id: String,
+    /// The directory of each name, and the name.
+    pub names: Vec<(LinkedIn, String)>,
+    /// Whether it has no others, but for those that other clients have given it.
+    pub is_exact: bool,
+    /// When it last got or lost a name: seconds and nanoseconds.
+    pub changed: Option<(i64, u32)>,
+}
+
+/// A directory that has a name of a linked file.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub enum LinkedIn {
+    /// By its cap: it is on the grid, past the barrier.
+    Cap(String),
+    /// A directory of the journal.
+    Directory(u64),
+}
+
+impl fmt::Debug for LinkRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("LinkRecord");
+        out.field("names", &self.names.len()).field("is_exact", &self.is_exact).finish()
+    }
+}
+
 /// What a name is to stand for, beside what is published.
 #[derive(Clone, PartialEq)]
 pub struct EdgeRecord {
@@ -145,6 +174,8 @@ struct AttributesBody {
     atime: Option<(i64, u32)>,
     rdev: u32,
     id: Option<String>,
+    #[serde(default)]
+    linked: bool,
     /// Any bytes, in base64.
     name: Option<String>,
     xattr: Option<Map<String, Value>>,
@@ -164,6 +195,7 @@ impl AttributesBody {
             atime: time(a.atime),
             rdev: a.rdev,
             id: a.id.clone(),
+            linked: a.linked,
             name: a.name.as_deref().map(|name| BASE64.encode(name)),
             xattr: a.xattr.clone(),
             seen: a.seen.clone(),
@@ -188,10 +220,21 @@ impl AttributesBody {
             atime: time(self.atime),
             rdev: self.rdev,
             id: self.id,
+            linked: self.linked,
             name,
             xattr: self.xattr,
             seen: self.seen,
         })
+    }
+}
+
+impl LinkRecord {
+    pub(super) fn write(&self) -> Zeroizing<Vec<u8>> {
+        to_json(self)
+    }
+
+    pub(super) fn read(json: &[u8]) -> Option<LinkRecord> {
+        serde_json::from_slice(json).ok()
     }
 }
 

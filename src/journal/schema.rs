@@ -36,6 +36,11 @@ const PAGES: &str = "
     CREATE TABLE IF NOT EXISTS pages (file INTEGER NOT NULL, page INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (file, page));
 ";
 
+/// What version 2 does not have: the names of linked files, by a keyed hash of their ids. These are kept when nothing else is.
+const LINKS: &str = "
+    CREATE TABLE links (id BLOB PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+";
+
 /// Opens the database at `path`, which must be this version's or an older one, which it then no longer is. Without `made` one that is empty becomes a new journal.
 pub(super) fn open(path: &Path, keys: &Keys, made: bool) -> Result<Connection, JournalError> {
     let create = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
@@ -66,7 +71,10 @@ pub(super) fn open(path: &Path, keys: &Keys, made: bool) -> Result<Connection, J
                 tx.execute_batch(TABLES)?;
                 tx.execute("INSERT INTO checks VALUES (0, ?1)", [keys.seal(Place::Check, CHECK)])?;
             }
-            tx.execute_batch(PAGES)?;
+            if version < 2 {
+                tx.execute_batch(PAGES)?;
+            }
+            tx.execute_batch(LINKS)?;
             tx.pragma_update(None, "application_id", APPLICATION)?;
             tx.pragma_update(None, "user_version", VERSION)?;
             tx.commit()

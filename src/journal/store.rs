@@ -167,6 +167,13 @@ impl Store {
                 let sql = "DELETE FROM edges WHERE dir = ?1 AND name = ?2";
                 prepare(sql)?.execute(params![*dir as i64, name]).map_err(&err)?;
             }
+            Op::Link(id, Some(body)) => {
+                let sql = "INSERT INTO links VALUES (?1, ?2) ON CONFLICT DO UPDATE SET body = excluded.body";
+                prepare(sql)?.execute(params![id, body]).map_err(&err)?;
+            }
+            Op::Link(id, None) => {
+                prepare("DELETE FROM links WHERE id = ?1")?.execute(params![id]).map_err(&err)?;
+            }
             Op::CreateFile(id, body) => {
                 let sql = "INSERT INTO files VALUES (?1, NULL, ?2)";
                 prepare(sql)?.execute(params![*id as i64, body]).map_err(&err)?;
@@ -250,7 +257,8 @@ impl Store {
     /// Whether there are no records.
     pub fn is_empty(&self) -> Result<bool, JournalError> {
         let any = "SELECT EXISTS (SELECT 1 FROM files) OR EXISTS (SELECT 1 FROM edges) OR EXISTS (SELECT 1 FROM dirs)
-             OR EXISTS (SELECT 1 FROM contents) OR EXISTS (SELECT 1 FROM pages) OR EXISTS (SELECT 1 FROM extents)";
+             OR EXISTS (SELECT 1 FROM contents) OR EXISTS (SELECT 1 FROM pages) OR EXISTS (SELECT 1 FROM extents)
+             OR EXISTS (SELECT 1 FROM links)";
         let any = self.conn.query_row(any, [], |row| row.get::<_, bool>(0));
         any.map(|any| !any).map_err(JournalError::store(&self.path))
     }

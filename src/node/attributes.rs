@@ -114,6 +114,8 @@ pub struct Attributes {
     pub rdev: u32,
     /// Birth id of a file, which hard-linked names share.
     pub id: Option<String>,
+    /// Another name was given to the file before the edge was written: there may be more than one.
+    pub linked: bool,
     /// The name as it was given, where that differs from the edge's; any bytes.
     pub name: Option<Vec<u8>>,
     /// Extended attributes, as stored.
@@ -134,6 +136,7 @@ impl Attributes {
             seen: None,
             rdev: 0,
             id: None,
+            linked: false,
             name: None,
             xattr: None,
         }
@@ -184,6 +187,7 @@ impl Attributes {
                 .map(str::to_owned),
             rdev: number(ours.and_then(|o| o.get("rdev"))).filter(|_| matches).unwrap_or(0),
             id: text("id").filter(|_| matches).map(str::to_owned),
+            linked: matches && ours.and_then(|o| o.get("linked")).and_then(Value::as_bool) == Some(true),
             name: ours.and_then(|o| o.get("name")).and_then(read_name).filter(|given| belongs(given, name)),
             xattr: ours.and_then(|o| o.get("xattr")).and_then(Value::as_object).filter(|_| matches).cloned(),
         }
@@ -206,6 +210,7 @@ impl Attributes {
         }
         set(&mut ours, "rdev", (self.rdev != 0).then(|| self.rdev.into()));
         set(&mut ours, "id", self.id.clone().map(Value::from));
+        set(&mut ours, "linked", self.linked.then(|| true.into()));
         set(&mut ours, "name", self.name.as_deref().map(write_name));
         set(&mut ours, "xattr", self.xattr.clone().map(Value::Object));
         map.insert("tahoefs".into(), Value::Object(ours));

@@ -90,6 +90,7 @@ impl State {
         self.touched.insert(Key::Edge(dir, Arc::clone(name)));
         let pending = self.dirs.get_mut(&dir)?.take(name)?;
         let entry = pending.wanted?;
+        self.relink(entry.attributes.id.as_deref(), &(dir, Arc::clone(name)), &(dir, Arc::clone(&fresh)));
         if let Target::File(file) = &entry.target {
             file.set_conflict_name(dir, Arc::clone(name), Arc::clone(&fresh));
         }

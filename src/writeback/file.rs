@@ -3,7 +3,7 @@
 mod ranges;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub struct FileObject {
     staged: Arc<Staged>,
     stored: Mutex<Option<(u64, Cap)>>,
+    /// The stored file that it was at first.
+    began_as: Option<Cap>,
     mutable: Option<Mutex<Mutable>>,
     home: Mutex<Option<DirId>>,
     /// The name that a conflict gave it, for the place where it had another, until the file system has heard of it.
@@ -36,6 +38,8 @@ pub struct FileObject {
     /// Bytes of the upload under way.
     sent: Arc<AtomicU64>,
     writers: AtomicU32,
+    /// More than one name may lead to it.
+    has_many: AtomicBool,
     /// Taken for writing by a change of the content, for reading by an upload: an upload sees one content.
     content: tokio::sync::RwLock<()>,
     uploading: tokio::sync::Mutex<()>,
@@ -128,16 +132,19 @@ impl FileObject {
     }
 
     fn make(staged: Staged, stored: Option<Cap>, mutable: Option<Mutex<Mutable>>) -> Arc<FileObject> {
+        let began_as = stored.clone();
         let stored = stored.map(|cap| (staged.generation(), cap));
         Arc::new(FileObject {
             staged: Arc::new(staged),
             stored: Mutex::new(stored),
+            began_as,
             mutable,
             home: Mutex::default(),
             conflict_name: Mutex::default(),
             effort: Mutex::default(),
             sent: Arc::new(AtomicU64::new(IDLE)),
             writers: AtomicU32::new(0),
+            has_many: AtomicBool::new(false),
             content: tokio::sync::RwLock::default(),
             uploading: tokio::sync::Mutex::default(),
         })
@@ -271,6 +278,11 @@ impl FileObject {
         stored.as_ref().is_some_and(|(_, stored)| stored == cap)
     }
 
+    /// Whether `cap` is the stored file that it was at first.
+    pub(super) fn began_as(&self, cap: &Cap) -> bool {
+        self.began_as.as_ref() == Some(cap)
+    }
+
     /// Counts an open handle that may write: until the last is closed the content is uploaded only if somebody waits.
     pub fn open_writer(&self) {
         self.writers.fetch_add(1, Ordering::AcqRel);
@@ -293,6 +305,16 @@ impl FileObject {
 
     pub(super) fn is_held(&self) -> bool {
         self.writers.load(Ordering::Acquire) > 0
+    }
+
+    /// More than one name may lead to it from now on.
+    pub(super) fn has_many_names(&self) {
+        self.has_many.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether names in several directories may lead to it.
+    pub(super) fn may_be_elsewhere(&self) -> bool {
+        self.is_mutable() || self.has_many.load(Ordering::Relaxed)
     }
 
     pub(super) fn home(&self) -> Option<DirId> {

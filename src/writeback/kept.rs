@@ -33,6 +33,7 @@ const OLDER: usize = 32;
 pub(super) enum Key {
     Dir(DirId),
     Edge(DirId, Name),
+    Link(String),
 }
 
 /// A published name, which has not passed the barrier.
@@ -110,6 +111,7 @@ impl Writeback {
             match key {
                 Key::Dir(dir) => state.record_dir(*dir, batch, true),
                 Key::Edge(dir, name) => state.record_edge(*dir, name, batch, &self.spares),
+                Key::Link(id) => state.record_links(id, batch),
             }
         }
         keys
@@ -166,11 +168,12 @@ impl Writeback {
             // What names a file that goes names its cap from now on.
             let naming = state.naming(&files.iter().copied().collect());
             state.touched.extend(naming);
-            let keys = self.tell(&mut state, &mut batch);
+            let mut keys = self.tell(&mut state, &mut batch);
             // Before the records of what is in them go.
             for dir in &born {
                 state.born.remove(dir);
                 state.record_dir(*dir, &mut batch, true);
+                keys.extend(state.record_links_in(*dir, &mut batch).into_iter().map(Key::Link));
             }
             for (dir, name) in gone.keys() {
                 if state.dirs.get(dir).is_none_or(|d| !d.pending.contains_key(name)) {
@@ -243,7 +246,7 @@ impl State {
     }
 
     /// Puts the record of a directory, where there is none or it is `changed`.
-    fn record_dir(&mut self, dir: DirId, batch: &mut Batch, changed: bool) {
+    pub(super) fn record_dir(&mut self, dir: DirId, batch: &mut Batch, changed: bool) {
         let Some(d) = self.dirs.get(&dir) else { return };
         let is_new = !self.recorded.contains(&dir);
         // One that has no record yet gets it with the first that names it.

@@ -107,6 +107,7 @@ impl State {
         self.by_cap.insert(cap_key(cap), ours);
         self.born.remove(&ours);
         self.touched.insert(Key::Dir(ours));
+        self.touch_links_in(ours);
         // What was published in ours is published anew, or was removed: a replay must not do either again.
         let done: Vec<_> = self.retired.keys().filter(|(dir, _)| *dir == ours).cloned().collect();
         for place in done {

@@ -12,6 +12,7 @@ mod conflict;
 mod due;
 mod file;
 mod kept;
+mod links;
 mod load;
 mod merge;
 mod news;
@@ -33,12 +34,13 @@ use crate::cap::{Cap, StorageIndex};
 use crate::crypto::Hash;
 use crate::crypto::hash::sha256d;
 use crate::journal::{Journal, Spare};
-use crate::node::{Attributes, Child, Directory, Expect, Metadata, Name, NodeError, NodeFactory, Table};
+use crate::node::{Attributes, Child, Directory, Expect, Metadata, Name, NodeError, NodeFactory, Table, Timestamp};
 use crate::util::{Clock, Cx, Priority};
 
 pub use conflict::Conflict;
 pub use file::{FileObject, Times};
 pub use kept::{CRASH_POINTS, Kept};
+pub use links::{LinkChange, Links, is_same};
 pub use news::{Changed, LASTING, News};
 pub use part::Part;
 pub use queue::{Failure, QueueStatus, Scope, Standing};
@@ -132,6 +134,26 @@ pub enum Change {
         to: (DirId, Name),
         /// The entry, with the attributes it has now.
         entry: Entry,
+    },
+    /// The state of a file that has, or had, more than one name: put under all that are known.
+    Spread {
+        /// Its birth id.
+        id: String,
+        /// A name that it has in any case.
+        place: Option<(DirId, Name)>,
+        /// What they are to stand for.
+        entry: Entry,
+        /// How much of a change it is.
+        weight: Weight,
+    },
+    /// A file gets a further name, or loses one.
+    Links {
+        /// Its birth id.
+        id: String,
+        /// What happens.
+        change: LinkChange,
+        /// When.
+        at: Option<Timestamp>,
     },
     /// Forgets what is pending inside a directory that has been removed before it was ever published. One that is or may
     /// be on the grid may have other names, under which its changes count.
@@ -235,6 +257,10 @@ struct State {
     news: Arc<News>,
     /// The latest, oldest first.
     conflicts: VecDeque<Conflict>,
+    /// The names of files that ever had two, as far as they were asked for. It is in step with the journal.
+    links: HashMap<String, Links>,
+    /// The files whose records name a directory by its local id.
+    local_links: HashMap<DirId, HashSet<String>>,
     /// Mutable files whose content has changed and may not be stored, whether a name leads to them or not.
     contents: Vec<Content>,
 }
@@ -510,6 +536,11 @@ impl Writeback {
     /// Makes changes, together. They show at once; they are published when their directories have been left alone, or
     /// when somebody waits for them. They survive the end of the process once [`Kept::done`] has returned.
     pub fn submit(&self, changes: Vec<Change>) -> Kept {
+        for change in &changes {
+            if let Change::Spread { id, .. } | Change::Links { id, .. } = change {
+                self.know_links(id);
+            }
+        }
         let mut state = self.state();
         for change in changes {
             state.change(change);
@@ -588,6 +619,8 @@ impl State {
                     self.want(from.0, from.1, None, was_from, false, across);
                 }
             }
+            Change::Spread { id, place, entry, weight } => self.spread(&id, place, &entry, weight),
+            Change::Links { id, change, at } => self.change_links(id, change, at),
             Change::Discard { dir } => {
                 if self.dirs.get(&dir).is_some_and(|d| d.unproven.is_none()) {
                     self.discard(dir);

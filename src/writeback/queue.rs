@@ -355,9 +355,9 @@ impl Writeback {
         stored.into_iter().collect()
     }
 
-    /// The directory where an edge of `file` is pending. A mutable file may have names in several.
+    /// The directory where an edge of `file` is pending. It may have names in several.
     fn home_of(&self, file: &Arc<FileObject>, until: u64) -> Option<DirId> {
-        if !file.is_mutable() {
+        if !file.may_be_elsewhere() {
             return file.home();
         }
         let state = self.state();

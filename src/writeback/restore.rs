@@ -51,6 +51,9 @@ struct Files {
     mutable: HashMap<StorageIndex, Arc<FileObject>>,
 }
 
+/// Names of one file, by its birth id, that stand on one file of the journal have one object.
+type Linked = HashMap<(String, u64), Arc<FileObject>>;
+
 /// How often the files of the journal are needed, and under what they are stored.
 #[derive(Default)]
 struct Uses {
@@ -85,9 +88,9 @@ impl Writeback {
         let reachable = state.reachable(&edges);
         let (edges, unreachable): (Vec<_>, Vec<_>) = edges.into_iter().partition(|e| reachable.contains(&e.place.0));
         let files = self.restore_files(&replay.files, &edges, is_damaged, &mut lost);
-        let mut names = Vec::new();
+        let (mut names, mut linked) = (Vec::new(), Linked::new());
         for edge in edges {
-            match self.fill_in(&files, &edge) {
+            match self.fill_in(&files, &mut linked, &edge) {
                 Ok(wanted) => names.push((edge.place, Pending { wanted, ..edge.pending })),
                 Err(error) => lost.name(edge.place, &error),
             }
@@ -220,11 +223,23 @@ impl Writeback {
     }
 
     /// What is wanted under a name.
-    fn fill_in(&self, files: &Files, edge: &Edge) -> Result<Option<Entry>, NodeError> {
+    fn fill_in(&self, files: &Files, linked: &mut Linked, edge: &Edge) -> Result<Option<Entry>, NodeError> {
         let Some((source, entry)) = &edge.wanted else { return Ok(None) };
-        let staged = |id: &u64| {
-            let shared = || Some(FileObject::over_spare(&self.journal, files.shared.get(id)?, None));
-            files.own.get(id).map(Arc::clone).or_else(shared).map(Target::File)
+        let mut staged = |id: &u64| {
+            let over = || Some(FileObject::over_spare(&self.journal, files.shared.get(id)?, None));
+            let file = match (files.own.get(id), &entry.attributes.id) {
+                (Some(own), _) => Arc::clone(own),
+                (None, None) => over()?,
+                (None, Some(birth)) => match linked.get(&(birth.clone(), *id)) {
+                    Some(file) => Arc::clone(file),
+                    None => {
+                        let file = over()?;
+                        linked.insert((birth.clone(), *id), Arc::clone(&file));
+                        file
+                    }
+                },
+            };
+            Some(Target::File(file))
         };
         let target = match (source, &entry.target) {
             (Source::File(id), _) => staged(id).ok_or(NodeError::WrongKind("a file of the journal"))?,
@@ -236,6 +251,9 @@ impl Writeback {
             (Source::Entry, target) => target.clone(),
         };
         if let Target::File(file) = &target {
+            if file.home().is_some() {
+                file.has_many_names();
+            }
             file.set_home(edge.place.0);
         }
         Ok(Some(Entry { target, ..entry.clone() }))

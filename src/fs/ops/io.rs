@@ -29,6 +29,7 @@ impl Filesystem {
         if changes {
             self.check_changeable(ino)?;
             self.check_authority(ino)?;
+            self.reach(ino).await?;
         }
         let (stored, staged) = match kind {
             Kind::Directory(_) => return Err(FsError::IsDirectory),
@@ -124,7 +125,7 @@ impl Filesystem {
             };
             let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
             match &inode.kind {
-                Kind::Staged(file) if mode.write && inode.link == Link::Named => Arc::clone(file),
+                Kind::Staged(file) if mode.write && inode.is_named() => Arc::clone(file),
                 Kind::Mutable(cap, file) if mode.write && !cap.is_readonly() => Arc::clone(file),
                 _ => return Ok(()),
             }
@@ -166,6 +167,7 @@ impl Filesystem {
             let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
             match &inode.kind {
                 Kind::Mutable(cap, file) if !cap.is_readonly() => Scope::File(Arc::clone(file)),
+                Kind::Staged(file) if inode.is_named() => Scope::File(Arc::clone(file)),
                 _ if inode.link != Link::Named => return Ok(()),
                 Kind::Staged(file) => Scope::File(Arc::clone(file)),
                 Kind::Stored(_) | Kind::Mutable(..) => Scope::Directory(state.inodes.directory(inode.parent)?),
@@ -216,7 +218,7 @@ impl Filesystem {
 
     /// Slows who writes while the journal is nearly full. What does not fit waits as long as the journal is being
     /// emptied, and is refused when that stands still or there is nothing that could go.
-    pub(super) async fn make_room(&self, bytes: u64) -> Result<(), FsError> {
+    pub(in crate::fs) async fn make_room(&self, bytes: u64) -> Result<(), FsError> {
         let mut last = None;
         loop {
             match self.journal().room(bytes) {

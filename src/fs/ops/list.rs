@@ -95,7 +95,7 @@ impl Filesystem {
         let mut listing = vec![special(b".", ino), special(b"..", parent)];
         listing.extend(children.into_iter().map(|(edge, entry)| Listed {
             name: shown(&edge, entry.attributes.name.as_deref()).into_owned(),
-            ino: state.inodes.number(ino, &edge),
+            ino: state.inodes.number(ino, &edge, &entry),
             kind: entry.attributes.kind,
             edge: Some((edge, entry)),
         }));

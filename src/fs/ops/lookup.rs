@@ -29,7 +29,7 @@ impl Filesystem {
     }
 
     /// The attributes of an inode that the kernel is about to be told of, which is counted if they can be had.
-    pub(super) async fn remembered(&self, ino: Ino) -> Result<Attr, FsError> {
+    pub(in crate::fs) async fn remembered(&self, ino: Ino) -> Result<Attr, FsError> {
         // The size of a mutable file may not be had; its name can still be removed.
         let attr = match self.full_attr(ino).await {
             Ok(attr) => attr,
@@ -142,6 +142,7 @@ impl Filesystem {
             self.writeback.led_to(*dir, above, edge, entry);
         }
         self.inode_at(state, parent, edge);
+        self.meets(state, parent, edge, entry);
         let ino = state.inodes.bind(parent, edge, kind, entry);
         if let Some(Kind::Mutable(cap, _)) = state.inodes.get(ino).map(|inode| inode.kind.clone()) {
             state.mutables.shown_by(&cap, ino);

@@ -17,6 +17,7 @@ impl Filesystem {
             if entry.attributes.kind == FileType::Directory {
                 return Err(FsError::IsDirectory);
             }
+            self.loses_name(&mut state, &entry, dir, &edge);
             self.remove(&mut state, parent, dir, edge);
             self.keep(state)
         };
@@ -63,7 +64,8 @@ impl Filesystem {
             if let Some(inode) = state.inodes.get_mut(ino) {
                 inode.attributes.ctime = Some(now);
             }
-            state.inodes.detach(ino, Link::Removed);
+            state.inodes.detach_at(parent, edge, Link::Removed);
+            self.lives_elsewhere(state, ino, dir, edge);
         }
     }
 

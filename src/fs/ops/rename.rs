@@ -6,8 +6,8 @@ use crate::fs::attr::Ino;
 use crate::fs::inodes::Link;
 use crate::fs::names::edge_name;
 use crate::fs::{Filesystem, FsError};
-use crate::node::{FileType, Freshness};
-use crate::writeback::Change;
+use crate::node::{Attributes, FileType, Freshness};
+use crate::writeback::{Change, Entry, LinkChange};
 
 /// What a rename does when the new name is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,13 @@ impl Filesystem {
             }
             let is_directory = entry.attributes.kind == FileType::Directory;
             let ino = self.bind(&mut state, parent, &from, &entry)?;
+            if let Some((_, replaced)) = &replaced
+                && (from_dir, &from) != (to_dir, &to)
+                && self.is_inode_of(&state, ino, replaced)
+            {
+                // Two names of one file: nothing is done.
+                return Ok(());
+            }
             if is_directory
                 && state.inodes.ancestors(new_parent).any(|above| above.parent == parent && above.name == from)
             {
@@ -74,17 +81,25 @@ impl Filesystem {
                         state.changes.push(Change::Discard { dir });
                     }
                 }
+                self.loses_name(&mut state, &replaced, to_dir, &to);
                 self.remove_inodes(&mut state, to_dir, &to);
             }
             if state.inodes.at(new_parent, &to) != Some(ino) {
                 self.is_gone(&mut state, new_parent, &to);
             }
             let now = self.now();
-            state.inodes.relocate(ino, new_parent, Arc::clone(&to));
+            state.inodes.relocate_at(&(parent, Arc::clone(&from)), new_parent, Arc::clone(&to));
             let inode = state.inodes.get_mut(ino).ok_or(FsError::Stale)?;
             inode.attributes.ctime = Some(now);
-            inode.attributes.name = given;
-            let entry = inode.entry();
+            if (inode.parent, &inode.name) == (new_parent, &to) {
+                inode.attributes.name = given.clone();
+            }
+            let attributes = Attributes { name: given, ..inode.attributes.clone() };
+            let entry = Entry { target: inode.target(), attributes, metadata: entry.metadata, seen: entry.seen };
+            if let Some(id) = entry.attributes.id.clone().filter(|id| self.writeback.is_linked(id)) {
+                let change = LinkChange::Move((from_dir, Arc::clone(&from)), (to_dir, Arc::clone(&to)));
+                state.changes.push(Change::Links { id, change, at: Some(now) });
+            }
             state.changes.push(Change::Rename { from: (from_dir, from), to: (to_dir, to), entry });
             state.inodes.release(ino);
             self.touch_directory(&mut state, parent);

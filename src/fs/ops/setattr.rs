@@ -10,6 +10,7 @@ impl Filesystem {
     /// Changes attributes; a change of size is a change of the content.
     pub async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr, FsError> {
         self.check_changeable(ino)?;
+        self.reach(ino).await?;
         if let Some(size) = set.size {
             if self.lock().inodes.get(ino).ok_or(FsError::Stale)?.attributes.kind == FileType::Directory {
                 return Err(FsError::IsDirectory);
@@ -54,7 +55,7 @@ impl Filesystem {
     }
 
     /// Refuses a change of an inode whose edge cannot be written.
-    pub(super) fn check_changeable(&self, ino: Ino) -> Result<(), FsError> {
+    pub(in crate::fs) fn check_changeable(&self, ino: Ino) -> Result<(), FsError> {
         let dir = {
             let state = self.lock();
             let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;

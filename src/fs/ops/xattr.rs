@@ -152,6 +152,7 @@ impl Filesystem {
         ino: Ino,
         change: impl FnOnce(&mut Attributes, u32) -> Result<(), FsError>,
     ) -> Result<(), FsError> {
+        self.reach(ino).await?;
         let now = self.now();
         let kept = {
             let mut state = self.lock();

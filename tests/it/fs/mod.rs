@@ -2,6 +2,7 @@
 
 mod grid;
 mod kept;
+mod links;
 mod lost;
 mod model;
 mod mutable;
@@ -15,6 +16,7 @@ mod taken;
 mod unproven;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,13 +40,15 @@ struct Ground {
     grid: Arc<NodeGrid>,
     root: Cap,
     local: tempfile::TempDir,
+    /// Mounts so far: each makes other random numbers.
+    mounts: AtomicU64,
 }
 
 impl Ground {
     fn new() -> Ground {
         let grid = NodeGrid::new();
         let root = grid.empty_directory();
-        Ground { grid, root, local: tempfile::tempdir().unwrap() }
+        Ground { grid, root, local: tempfile::tempdir().unwrap(), mounts: AtomicU64::new(1) }
     }
 
     /// A fresh mount: nothing of an earlier one is known but what is on the grid and in the index. `close` and `fsync`
@@ -76,7 +80,8 @@ impl Ground {
         };
         let index = Index::open(&self.local.path().join("index")).unwrap();
         let root = Root { dir, storage_index: self.root.storage_index(), edge: None };
-        Filesystem::new(options, writeback, factory, index, root, Clock::system(), Rng::seeded(1)).unwrap()
+        let rng = Rng::seeded(self.mounts.fetch_add(1, Ordering::Relaxed));
+        Filesystem::new(options, writeback, factory, index, root, Clock::system(), rng).unwrap()
     }
 
     /// Names on the grid under the root, as another client would see them.

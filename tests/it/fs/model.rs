@@ -21,6 +21,7 @@ enum Op {
     Unlink(Path),
     Rmdir(Path),
     Rename(Path, Path),
+    Link(Path, Path),
     Chmod(Path, u16),
     Settle,
     /// Stores and publishes, without the barrier.
@@ -31,10 +32,59 @@ enum Op {
     PowerLoss(u64),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Node {
-    File(Vec<u8>, u32),
+    /// One of [`Model::files`].
+    File(usize),
     Dir(BTreeMap<u8, Node>, u32),
+}
+
+struct Model {
+    root: Node,
+    /// Content and mode of every file that ever was, whatever names it has.
+    files: Vec<(Vec<u8>, u32)>,
+}
+
+/// What stands at a path: mode, and of a file the content, how many names it has, and the first of them.
+type Shown = BTreeMap<Vec<u8>, (u32, Option<(Vec<u8>, u32, Vec<u8>)>)>;
+
+impl Model {
+    fn new() -> Model {
+        Model { root: Node::Dir(BTreeMap::new(), 0o755), files: Vec::new() }
+    }
+
+    fn shown(&self) -> Shown {
+        let mut names: BTreeMap<usize, Vec<Vec<u8>>> = BTreeMap::new();
+        let mut shown = Shown::new();
+        let mut next = vec![(Vec::new(), &self.root)];
+        while let Some((path, node)) = next.pop() {
+            match node {
+                Node::File(file) => names.entry(*file).or_default().push(path),
+                Node::Dir(children, mode) => {
+                    next.extend(children.iter().map(|(name, node)| ([&path[..], &[*name]].concat(), node)));
+                    shown.insert(path, (*mode, None));
+                }
+            }
+        }
+        for (file, paths) in names {
+            let (content, mode) = &self.files[file];
+            let first = paths.iter().min().unwrap();
+            for path in &paths {
+                shown.insert(path.clone(), (*mode, Some((content.clone(), paths.len() as u32, first.clone()))));
+            }
+        }
+        shown
+    }
+}
+
+/// The same without how many names each file has, for a mount that may not know.
+fn uncounted(mut shown: Shown) -> Shown {
+    for (_, file) in shown.values_mut() {
+        if let Some((_, names, _)) = file {
+            *names = 0;
+        }
+    }
+    shown
 }
 
 impl Node {
@@ -74,6 +124,7 @@ fn changes() -> impl Strategy<Value = Op> {
         2 => paths().prop_map(Op::Unlink),
         2 => paths().prop_map(Op::Rmdir),
         5 => (paths(), paths()).prop_map(|(a, b)| Op::Rename(a, b)),
+        4 => (paths(), paths()).prop_map(|(a, b)| Op::Link(a, b)),
         2 => (paths(), 0u16..0o1000).prop_map(|(p, m)| Op::Chmod(p, m)),
         4 => Just(Op::Publish),
     ]
@@ -122,6 +173,10 @@ async fn real(fs: &Filesystem, op: &Op) -> Result<(), FsError> {
             let (from, to) = (walk(fs, &parent(a)).await?, walk(fs, &parent(b)).await?);
             fs.rename(from, &last(a), to, &last(b), RenameMode::Replace).await
         }
+        Op::Link(a, b) => {
+            let (ino, to) = (walk(fs, &a.0).await?, walk(fs, &parent(b)).await?);
+            fs.link(ino, to, &last(b)).await.map(drop)
+        }
         Op::Chmod(p, mode) => {
             let ino = walk(fs, &p.0).await?;
             fs.setattr(ino, SetAttr { mode: Some((*mode).into()), ..SetAttr::default() }).await.map(drop)
@@ -133,13 +188,18 @@ async fn real(fs: &Filesystem, op: &Op) -> Result<(), FsError> {
     }
 }
 
-fn modelled(root: &mut Node, op: &Op) -> Result<(), FsError> {
+fn modelled(model: &mut Model, op: &Op) -> Result<(), FsError> {
     let split = |p: &Path| (p.0[..p.0.len() - 1].to_vec(), *p.0.last().unwrap());
+    let Model { root, files } = model;
     match op {
         Op::Write(p, byte, offset, length) => {
             let (dir, last) = split(p);
-            let node = root.at(&dir)?.children()?.entry(last).or_insert_with(|| Node::File(Vec::new(), 0o644));
-            let Node::File(content, _) = node else { return Err(FsError::IsDirectory) };
+            let node = root.at(&dir)?.children()?.entry(last).or_insert_with(|| {
+                files.push((Vec::new(), 0o644));
+                Node::File(files.len() - 1)
+            });
+            let Node::File(file) = node else { return Err(FsError::IsDirectory) };
+            let content = &mut files[*file].0;
             let (start, end) = (usize::from(*offset), usize::from(*offset) + usize::from(*length));
             if *length > 0 {
                 content.resize(content.len().max(end), 0);
@@ -147,7 +207,7 @@ fn modelled(root: &mut Node, op: &Op) -> Result<(), FsError> {
             }
         }
         Op::Truncate(p, size) => match root.at(&p.0)? {
-            Node::File(content, _) => content.resize((*size).into(), 0),
+            Node::File(file) => files[*file].0.resize((*size).into(), 0),
             Node::Dir(..) => return Err(FsError::IsDirectory),
         },
         Op::Mkdir(p) => {
@@ -189,42 +249,67 @@ fn modelled(root: &mut Node, op: &Op) -> Result<(), FsError> {
             if is_dir && b.0.starts_with(&a.0) {
                 return Err(FsError::Invalid);
             }
-            match root.at(&b.0) {
-                Ok(Node::Dir(..)) if !is_dir => return Err(FsError::IsDirectory),
-                Ok(Node::Dir(inside, _)) if !inside.is_empty() => return Err(FsError::NotEmpty),
-                Ok(Node::File(..)) if is_dir => return Err(FsError::NotDirectory),
+            match (root.at(&b.0), &moving) {
+                (Ok(Node::Dir(..)), Node::File(_)) => return Err(FsError::IsDirectory),
+                (Ok(Node::Dir(inside, _)), _) if !inside.is_empty() => return Err(FsError::NotEmpty),
+                (Ok(Node::File(_)), Node::Dir(..)) => return Err(FsError::NotDirectory),
+                (Ok(Node::File(there)), Node::File(file)) if there == file => return Ok(()),
                 _ => {}
             }
             root.at(&from)?.children()?.remove(&a_last);
             root.at(&to)?.children()?.insert(b_last, moving);
         }
+        Op::Link(a, b) => {
+            let (to, last) = split(b);
+            let node = root.at(&a.0)?.clone();
+            let children = root.at(&to)?.children()?;
+            if children.contains_key(&last) {
+                return Err(FsError::Exists);
+            }
+            if matches!(node, Node::Dir(..)) {
+                return Err(FsError::NotPermitted);
+            }
+            children.insert(last, node);
+        }
         Op::Chmod(p, mode) => match root.at(&p.0)? {
-            Node::File(_, m) | Node::Dir(_, m) => *m = (*mode).into(),
+            Node::File(file) => files[*file].1 = (*mode).into(),
+            Node::Dir(_, m) => *m = (*mode).into(),
         },
-        Op::Beside(op) => return modelled(root, op),
+        Op::Beside(op) => return modelled(model, op),
         Op::Settle | Op::Publish | Op::Remount | Op::PowerLoss(_) => {}
     }
     Ok(())
 }
 
-/// The tree as the file system shows it.
-async fn shown(fs: &Filesystem, ino: Ino) -> BTreeMap<u8, Node> {
-    let handle = fs.opendir(ino).await.unwrap();
-    let mut children = BTreeMap::new();
-    for listed in fs.readdir(handle, true).await.unwrap().iter().skip(2) {
-        let attr = fs.lookup(ino, &listed.name).await.unwrap();
-        assert_eq!(attr.ino, listed.ino);
-        let node = if attr.kind == tahoefs::node::FileType::Directory {
-            Node::Dir(Box::pin(shown(fs, attr.ino)).await, attr.mode)
-        } else {
-            let content = read(fs, attr.ino).await;
-            assert_eq!(attr.size, content.len() as u64);
-            Node::File(content, attr.mode)
-        };
-        children.insert(listed.name[0] - b'a', node);
+/// The tree as the file system shows it. What is counted is asked for once all names were seen.
+async fn shown(fs: &Filesystem) -> Shown {
+    let mut files: BTreeMap<Ino, Vec<Vec<u8>>> = BTreeMap::new();
+    let mut shown = Shown::from([(Vec::new(), (0o755, None))]);
+    let mut next = vec![(Vec::new(), ROOT)];
+    while let Some((path, ino)) = next.pop() {
+        let handle = fs.opendir(ino).await.unwrap();
+        for listed in fs.readdir(handle, true).await.unwrap().iter().skip(2) {
+            let attr = fs.lookup(ino, &listed.name).await.unwrap();
+            assert_eq!(attr.ino, listed.ino);
+            let path = [&path[..], &[listed.name[0] - b'a']].concat();
+            if attr.kind == tahoefs::node::FileType::Directory {
+                shown.insert(path.clone(), (attr.mode, None));
+                next.push((path, attr.ino));
+            } else {
+                files.entry(attr.ino).or_default().push(path);
+            }
+        }
+        fs.releasedir(handle);
     }
-    fs.releasedir(handle);
-    children
+    for (ino, paths) in files {
+        let (attr, content) = (fs.getattr(ino).await.unwrap(), read(fs, ino).await);
+        assert_eq!(attr.size, content.len() as u64);
+        let first = paths.iter().min().unwrap();
+        for path in &paths {
+            shown.insert(path.clone(), (attr.mode, Some((content.clone(), attr.nlink, first.clone()))));
+        }
+    }
+    shown
 }
 
 proptest! {
@@ -238,7 +323,7 @@ proptest! {
             ground.grid.sync();
             let journal = tempfile::tempdir_in(ground.local.path()).unwrap();
             let mut fs = ground.mount_with(journal.path(), Durability::Local).await;
-            let mut model = Node::Dir(BTreeMap::new(), 0o755);
+            let mut model = Model::new();
             for (i, op) in ops.iter().enumerate() {
                 match op {
                     // The process ends here, whatever is under way, and another begins.
@@ -250,7 +335,7 @@ proptest! {
                         drop(fs);
                         ground.grid.lose_power(*seed);
                         fs = ground.mount_with(journal.path(), Durability::Local).await;
-                        assert_eq!(Node::Dir(shown(&fs, ROOT).await, 0o755), model, "after power loss");
+                        assert_eq!(shown(&fs).await, model.shown(), "after power loss");
                     }
                     Op::Settle => {
                         let lost = if faults & 1 == 0 { Fault::Refuse } else { Fault::ApplyThenFail };
@@ -264,16 +349,16 @@ proptest! {
                     }
                 }
             }
-            assert_eq!(Node::Dir(shown(&fs, ROOT).await, 0o755), model);
+            assert_eq!(shown(&fs).await, model.shown());
             drop(fs);
             fs = ground.mount_with(journal.path(), Durability::Local).await;
-            assert_eq!(Node::Dir(shown(&fs, ROOT).await, 0o755), model, "after the end of the process");
+            assert_eq!(shown(&fs).await, model.shown(), "after the end of the process");
             fs.settle().await.unwrap();
             assert_eq!(fs.writeback().status().changes, 0);
             drop(fs);
             let (_, replay) = open_journal(journal.path()).await;
             assert_eq!((replay.edges.len(), replay.files.len(), replay.dirs.len()), (0, 0, 0), "nothing is left to do");
-            assert_eq!(Node::Dir(shown(&*ground.mount().await, ROOT).await, 0o755), model, "another client");
+            assert_eq!(uncounted(shown(&*ground.mount().await).await), uncounted(model.shown()), "another client");
         });
     }
 
@@ -282,20 +367,22 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let ground = Ground::new();
-            let mut fs = ground.mount().await;
-            let mut model = Node::Dir(BTreeMap::new(), 0o755);
+            let journal = tempfile::tempdir_in(ground.local.path()).unwrap();
+            let mut fs = ground.mount_with(journal.path(), Durability::Grid).await;
+            let mut model = Model::new();
             for op in &ops {
                 if matches!(op, Op::Remount) {
                     fs.settle().await.unwrap();
-                    fs = ground.mount().await;
+                    drop(fs);
+                    fs = ground.mount_with(journal.path(), Durability::Grid).await;
                 }
                 let expected = modelled(&mut model, op);
                 assert_eq!(real(&fs, op).await, expected, "{op:?}");
             }
-            assert_eq!(Node::Dir(shown(&fs, ROOT).await, 0o755), model);
+            assert_eq!(shown(&fs).await, model.shown());
             fs.settle().await.unwrap();
             assert_eq!(fs.writeback().status().changes, 0);
-            assert_eq!(Node::Dir(shown(&*ground.mount().await, ROOT).await, 0o755), model, "after a remount");
+            assert_eq!(uncounted(shown(&*ground.mount().await).await), uncounted(model.shown()), "after a remount");
         });
     }
 }

@@ -102,7 +102,7 @@ async fn a_journal_of_the_first_version_is_taken_over() {
     file.write(0, Bytes::from(bytes(1, 50_000))).await.unwrap();
     drop((file, journal));
     let database = rusqlite::Connection::open(folder.path().join("journal.db")).unwrap();
-    database.execute_batch("DROP TABLE pages; PRAGMA user_version = 1").unwrap();
+    database.execute_batch("DROP TABLE pages; DROP TABLE links; PRAGMA user_version = 1").unwrap();
     drop(database);
 
     let (journal, replay) = open(folder.path());

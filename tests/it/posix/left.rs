@@ -22,7 +22,8 @@ fn seen(root: &Path) -> BTreeMap<PathBuf, (Vec<i128>, Option<OsString>)> {
     while let Some(path) = next.pop() {
         let m = fs::symlink_metadata(&path).unwrap();
         let links = if m.is_dir() { 0 } else { m.nlink() };
-        let numbers = [m.mode().into(), m.uid().into(), m.gid().into(), links.into()];
+        let ino = if m.is_dir() { 0 } else { m.ino() };
+        let numbers = [m.mode().into(), m.uid().into(), m.gid().into(), links.into(), ino.into()];
         let more = [m.rdev().into(), m.len().into(), m.atime().into(), m.atime_nsec().into(), m.mtime().into()];
         let last = [m.mtime_nsec().into(), m.ctime().into(), m.ctime_nsec().into()];
         let target = m.is_symlink().then(|| fs::read_link(&path).unwrap().into_os_string());
@@ -82,6 +83,14 @@ fn change(world: &World) {
     set_times(&dir, (5, 5), (6, 6));
     fs::rename(world.at("fifo"), dir.join("fifo")).unwrap();
     fs::rename(world.at("mode 0"), world.at("mode 644")).unwrap();
+    for (i, name) in ["mode 644", "dir/fifo", "char", "socket", "link"].iter().enumerate() {
+        for n in 0..=i {
+            fs::hard_link(world.at(name), dir.join(format!("{n} of {}", name.replace('/', " ")))).unwrap();
+        }
+    }
+    fs::remove_file(world.at("socket")).unwrap();
+    fs::rename(dir.join("0 of char"), world.at("0 of char")).unwrap();
+    fs::remove_file(dir.join("1 of char")).unwrap();
 }
 
 #[test]

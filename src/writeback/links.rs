@@ -1,0 +1,264 @@
+//! Hard links: the names that share a file.
+//!
+//! Names whose edges have one birth id and one content are one file. What is known of its names stands in the journal,
+//! one record for each file that ever had two here, also when nothing is pending: a change through one name is made to the
+//! edges of all. Giving a file another name changes no edge but the new one.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::{Change, DirId, Entry, Key, State, Target, Weight, Writeback};
+use crate::cap::Cap;
+use crate::journal::{Batch, LinkRecord, LinkedIn};
+use crate::node::{Attributes, Freshness, Name, NodeError, Timestamp};
+use crate::util::Cx;
+
+/// What is known of the names of a file.
+#[derive(Clone, Debug, Default)]
+pub struct Links {
+    /// Where they are.
+    pub names: Vec<(DirId, Name)>,
+    /// Whether there are no others, but for those that other clients have given it.
+    pub is_exact: bool,
+    /// When it last got or lost a name.
+    pub changed: Option<Timestamp>,
+}
+
+/// What a file gets or loses.
+#[derive(Clone, Debug)]
+pub enum LinkChange {
+    /// A name, where it has another.
+    Add {
+        /// The new one.
+        place: (DirId, Name),
+        /// The other.
+        beside: (DirId, Name),
+        /// Whether it had no others but that.
+        is_exact: bool,
+    },
+    /// A name is gone.
+    Remove((DirId, Name)),
+    /// A name has become another.
+    Move((DirId, Name), (DirId, Name)),
+}
+
+impl Links {
+    fn add(&mut self, place: (DirId, Name)) {
+        if !self.names.contains(&place) {
+            self.names.push(place);
+        }
+    }
+
+    /// How many links it has, at least.
+    pub fn count(&self, is_linked: bool) -> u32 {
+        let known = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        if self.is_exact || known == 0 || !is_linked { known } else { known.max(2) }
+    }
+}
+
+impl Writeback {
+    /// What is known of the names of the file with this birth id, if it ever had two.
+    pub fn links(&self, id: &str) -> Option<Links> {
+        self.know_links(id);
+        self.state().links.get(id).cloned()
+    }
+
+    /// Whether it ever had two names.
+    pub fn is_linked(&self, id: &str) -> bool {
+        self.know_links(id);
+        self.state().links.contains_key(id)
+    }
+
+    /// How many links it has, at least, and when it last got or lost one.
+    pub fn link_count(&self, id: &str, is_linked: bool) -> Option<(u32, Option<Timestamp>)> {
+        self.know_links(id);
+        self.state().links.get(id).map(|links| (links.count(is_linked), links.changed))
+    }
+
+    /// Two names have been seen that lead to one file.
+    pub fn saw_link(&self, id: &str, place: (DirId, Name), beside: (DirId, Name), is_exact: bool) {
+        self.know_links(id);
+        let mut state = self.state();
+        let known = state.links.get(id).map_or(0, |links| links.names.len());
+        if known == 0 || state.links.get(id).is_some_and(|links| !links.names.contains(&place)) {
+            state.change_links(id.to_owned(), LinkChange::Add { place, beside, is_exact }, None);
+        }
+    }
+
+    /// Loads the directories that have names of this file, and forgets names that are not its any more.
+    pub async fn reach_links(&self, cx: &Cx, id: &str) -> Result<(), NodeError> {
+        let Some(links) = self.links(id) else { return Ok(()) };
+        let dirs: HashSet<DirId> = links.names.iter().map(|(dir, _)| *dir).collect();
+        for dir in dirs {
+            self.load(cx, dir, Freshness::Cached).await?;
+        }
+        let mut state = self.state();
+        for (dir, name) in links.names {
+            let is_its = state.find(dir, &name).is_some_and(|entry| entry.attributes.id.as_deref() == Some(id));
+            if !is_its {
+                state.unlink(id, &(dir, name));
+            }
+        }
+        Ok(())
+    }
+
+    /// A name of this file was removed by another client.
+    pub fn lost_link(&self, id: &str, dir: DirId, name: &Name) {
+        if self.is_linked(id) {
+            self.state().unlink(id, &(dir, Arc::clone(name)));
+        }
+    }
+
+    /// Takes over what the journal knows.
+    pub(super) fn know_links(&self, id: &str) {
+        if self.state().links.contains_key(id) {
+            return;
+        }
+        let Some(record) = self.journal.link(id).filter(|record| record.id == id) else { return };
+        let place = |(dir, name): (LinkedIn, String)| {
+            let dir = match dir {
+                LinkedIn::Cap(cap) => self.directory(&Cap::parse(&cap).ok()?).ok()?,
+                LinkedIn::Directory(id) => Some(DirId(id)).filter(|id| self.state().dirs.contains_key(id))?,
+            };
+            Some((dir, Name::from(name)))
+        };
+        let names = record.names.into_iter().filter_map(place).collect();
+        let changed = record.changed.map(|(secs, nanos)| Timestamp { secs, nanos });
+        self.state().links.entry(id.to_owned()).or_insert(Links { names, is_exact: record.is_exact, changed });
+    }
+}
+
+impl State {
+    pub(super) fn change_links(&mut self, id: String, change: LinkChange, at: Option<Timestamp>) {
+        match change {
+            LinkChange::Add { place, beside, is_exact } => {
+                let links = self.links.entry(id.clone()).or_insert(Links { is_exact, ..Links::default() });
+                links.add(beside.clone());
+                links.add(place.clone());
+                for (dir, name) in [place, beside] {
+                    if let Some(file) = self.dirs.get(&dir).and_then(|d| d.pending.get(&name)?.file()) {
+                        file.has_many_names();
+                    }
+                }
+            }
+            LinkChange::Remove(place) => self.unlink(&id, &place),
+            LinkChange::Move(from, to) => self.relink(Some(&id), &from, &to),
+        }
+        if let Some(links) = self.links.get_mut(&id) {
+            links.changed = links.changed.max(at);
+            self.touched.insert(Key::Link(id));
+        }
+    }
+
+    fn unlink(&mut self, id: &str, place: &(DirId, Name)) {
+        let Some(links) = self.links.get_mut(id) else { return };
+        links.names.retain(|known| known != place);
+        self.touched.insert(Key::Link(id.to_owned()));
+    }
+
+    /// What stands at a place has another name now.
+    pub(super) fn relink(&mut self, id: Option<&str>, from: &(DirId, Name), to: &(DirId, Name)) {
+        let Some((id, links)) = id.and_then(|id| Some((id, self.links.get_mut(id)?))) else { return };
+        if let Some(known) = links.names.iter_mut().find(|known| *known == from) {
+            *known = to.clone();
+            self.touched.insert(Key::Link(id.to_owned()));
+        }
+    }
+
+    /// Puts `entry` under all names of a file, each of which keeps what is its own. Those that other clients have given to
+    /// something else are its names no more.
+    pub(super) fn spread(&mut self, id: &str, place: Option<(DirId, Name)>, entry: &Entry, weight: Weight) {
+        let names = self.links.get(id).map_or_else(Vec::new, |links| links.names.clone());
+        if let Target::File(file) = &entry.target {
+            file.has_many_names();
+        }
+        for (dir, name) in names {
+            if place.as_ref() == Some(&(dir, Arc::clone(&name))) {
+                continue;
+            }
+            let Some(d) = self.dirs.get(&dir) else { continue };
+            if d.node.is_some() && d.table.is_none() && !d.pending.contains_key(&name) {
+                // Nothing is known of it.
+                continue;
+            }
+            let is_writeable = d.node.as_ref().is_none_or(|node| node.is_writeable());
+            let there = self.find(dir, &name).filter(|there| {
+                let is_its = there.attributes.id.as_deref() == Some(id);
+                is_writeable && is_its && is_same(&there.target, &entry.target)
+            });
+            match there {
+                Some(there) => {
+                    let attributes = Attributes { name: there.attributes.name, ..entry.attributes.clone() };
+                    let target = entry.target.clone();
+                    let entry = Entry { target, attributes, metadata: there.metadata, seen: there.seen };
+                    self.change(Change::Put { dir, name, entry, weight });
+                }
+                None => self.unlink(id, &(dir, name)),
+            }
+        }
+        if let Some((dir, name)) = place {
+            if let Some(links) = self.links.get_mut(id)
+                && !links.names.contains(&(dir, Arc::clone(&name)))
+            {
+                links.names.push((dir, Arc::clone(&name)));
+                self.touched.insert(Key::Link(id.to_owned()));
+            }
+            let mut entry = entry.clone();
+            // What is another's there is a conflict.
+            if let Some(there) = self.find(dir, &name).filter(|there| is_same(&there.target, &entry.target)) {
+                entry.attributes.name = there.attributes.name;
+                (entry.metadata, entry.seen) = (there.metadata, there.seen);
+            }
+            self.change(Change::Put { dir, name, entry, weight });
+        }
+    }
+
+    pub(super) fn record_links(&mut self, id: &str, batch: &mut Batch) {
+        let Some(links) = self.links.get(id).cloned() else { return };
+        if links.names.is_empty() {
+            return batch.remove_link(id);
+        }
+        let mut names = Vec::new();
+        for (dir, name) in links.names {
+            let cap = self.dirs.get(&dir).and_then(|d| d.cap.as_ref()).filter(|_| !self.born.contains(&dir));
+            let linked_in = match cap {
+                Some(cap) => LinkedIn::Cap(cap.to_uri()),
+                None => {
+                    self.local_links.entry(dir).or_default().insert(id.to_owned());
+                    self.record_dir(dir, batch, false);
+                    LinkedIn::Directory(dir.0)
+                }
+            };
+            names.push((linked_in, name.to_string()));
+        }
+        let changed = links.changed.map(|at| (at.secs, at.nanos));
+        batch.put_link(LinkRecord { id: id.to_owned(), names, is_exact: links.is_exact, changed });
+    }
+
+    /// The records of linked files that name this directory by its local id, which its cap replaces.
+    pub(super) fn record_links_in(&mut self, dir: DirId, batch: &mut Batch) -> HashSet<String> {
+        let ids = self.local_links.remove(&dir).unwrap_or_default();
+        ids.iter().for_each(|id| self.record_links(id, batch));
+        ids
+    }
+
+    /// A directory has another cap.
+    pub(super) fn touch_links_in(&mut self, dir: DirId) {
+        let names_it = |links: &Links| links.names.iter().any(|(at, _)| *at == dir);
+        let ids = self.links.iter().filter(|(_, links)| names_it(links)).map(|(id, _)| Key::Link(id.clone()));
+        self.touched.extend(ids);
+    }
+}
+
+/// Whether two edges have one content.
+pub fn is_same(one: &Target, other: &Target) -> bool {
+    match (one, other) {
+        (Target::File(one), Target::File(other)) => Arc::ptr_eq(one, other),
+        (Target::Stored(cap), Target::File(file)) | (Target::File(file), Target::Stored(cap)) => {
+            let is_own = file.is_of(cap) || file.began_as(cap);
+            is_own || file.write_cap().is_some_and(|own| own.storage_index() == cap.storage_index())
+        }
+        (Target::Stored(one), Target::Stored(other)) => one.readonly() == other.readonly(),
+        (Target::Directory(_), _) | (_, Target::Directory(_)) => false,
+    }
+}
