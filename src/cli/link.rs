@@ -9,7 +9,7 @@ use super::place::Place;
 use super::session::Session;
 use crate::cap::{Cap, StorageIndex};
 use crate::client::{Client, ClientOptions, Found, ResolveError};
-use crate::node::{Directory, Edit, Expect, Freshness, Metadata, Name, NodeError, NodeFactory, normalize};
+use crate::node::{Attributes, Directory, Edit, Expect, Freshness, Metadata, Name, NodeError, NodeFactory, normalize};
 use crate::util::Cx;
 
 /// The name that something is to have.
@@ -176,7 +176,14 @@ pub fn ln(session: &Session, args: &Ln) -> Result<(), Failure> {
             return Ok(());
         }
         destination.check_no_directory()?;
-        let metadata = child.map(|child| child.metadata).unwrap_or_default();
+        let metadata = match (child, &edge) {
+            (Some(child), Some((_, name))) if !cap.is_directory() => {
+                let mut attributes = Attributes::of(name, &child);
+                attributes.linked = attributes.id.is_some();
+                attributes.write_into(&child.metadata, &cap)
+            }
+            (child, _) => child.map(|child| child.metadata).unwrap_or_default(),
+        };
         publish(&client, &cx, &*destination.parent, &[destination.link(&cap, &metadata)], &destination.shown).await
     })
 }

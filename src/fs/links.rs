@@ -7,7 +7,7 @@ use super::names::edge_name;
 use super::{Attr, Filesystem, FsError, Ino, State};
 use crate::node::{Metadata, Name};
 use crate::util::base32;
-use crate::writeback::{Change, DirId, Entry, LinkChange, Seen, Weight};
+use crate::writeback::{Change, DirId, Entry, LinkChange, Seen, Weight, is_same};
 
 /// Names that a file can have: the record of them is written anew with each.
 pub const LINK_MAX: usize = 1000;
@@ -119,20 +119,32 @@ impl Filesystem {
 
     /// Takes note of two names for one file, before the second is looked at.
     pub(super) fn meets(&self, state: &mut State, parent: Ino, edge: &Name, entry: &Entry) {
-        let (None, Some(ino)) = (state.inodes.at(parent, edge), state.inodes.of_file(entry)) else { return };
-        let Some(inode) = state.inodes.get(ino).filter(|inode| inode.link == Link::Named) else { return };
-        let (above, name) = (inode.parent, Arc::clone(&inode.name));
-        let is_exact = !inode.attributes.linked && !entry.attributes.linked;
-        let (Some(id), Ok(dir)) = (inode.attributes.id.clone(), state.inodes.directory(above)) else { return };
-        let is_there = self.writeback.find(dir, &name).is_some_and(|there| there.attributes.id.as_ref() == Some(&id));
-        if !is_there {
+        let (None, Some(id), Ok(here)) =
+            (state.inodes.at(parent, edge), entry.attributes.id.as_deref(), state.inodes.directory(parent))
+        else {
+            return;
+        };
+        let place = (here, Arc::clone(edge));
+        let shown = state.inodes.of_file(entry).and_then(|ino| state.inodes.get(ino));
+        if let Some(inode) = shown.filter(|inode| inode.link == Link::Named) {
+            let (above, name) = (inode.parent, Arc::clone(&inode.name));
+            let is_exact = !inode.attributes.linked && !entry.attributes.linked;
+            let Ok(dir) = state.inodes.directory(above) else { return };
+            let there = self.writeback.find(dir, &name);
+            if there.is_some_and(|there| there.attributes.id.as_deref() == Some(id)) {
+                if place != (dir, Arc::clone(&name)) {
+                    self.writeback.saw_link(id, place, (dir, name), is_exact);
+                }
+                return;
+            }
             // Another client has given it this name instead.
-            return self.is_gone(state, above, &name);
+            self.is_gone(state, above, &name);
         }
-        if let Ok(here) = state.inodes.directory(parent)
-            && (here, edge) != (dir, &name)
-        {
-            self.writeback.saw_link(&id, (here, Arc::clone(edge)), (dir, name), is_exact);
+        let Some(links) = self.writeback.links(id).filter(|links| !links.names.contains(&place)) else { return };
+        let known = links.names.iter().filter_map(|(dir, name)| self.writeback.find(*dir, name));
+        let mut its = known.filter(|there| there.attributes.id.as_deref() == Some(id));
+        if its.all(|there| is_same(&there.target, &entry.target)) {
+            self.writeback.saw_link(id, place.clone(), place, links.is_exact);
         }
     }
 }

@@ -22,7 +22,14 @@ pub struct Links {
     pub is_exact: bool,
     /// When it last got or lost a name.
     pub changed: Option<Timestamp>,
+    /// Whether it is as the journal had it when that was opened.
+    is_as_read: bool,
 }
+
+/// How often what is known is looked for, which others may forget.
+const ATTEMPTS: usize = 3;
+/// Files with several names that are remembered, beside those whose names have changed.
+const REMEMBERED: usize = 10_000;
 
 /// What a file gets or loses.
 #[derive(Clone, Debug)]
@@ -109,6 +116,18 @@ impl Writeback {
         }
     }
 
+    /// Sees to it that what is known of a file's names is there from now on.
+    pub(super) fn hold_links(&self, id: &str) {
+        // Others may forget it in between.
+        for _ in 0..ATTEMPTS {
+            self.know_links(id);
+            if let Some(links) = self.state().links.get_mut(id) {
+                links.is_as_read = false;
+                return;
+            }
+        }
+    }
+
     /// Takes over what the journal knows.
     pub(super) fn know_links(&self, id: &str) {
         if self.state().links.contains_key(id) {
@@ -124,7 +143,13 @@ impl Writeback {
         };
         let names = record.names.into_iter().filter_map(place).collect();
         let changed = record.changed.map(|(secs, nanos)| Timestamp { secs, nanos });
-        self.state().links.entry(id.to_owned()).or_insert(Links { names, is_exact: record.is_exact, changed });
+        let links = Links { names, is_exact: record.is_exact, changed, is_as_read: true };
+        let mut state = self.state();
+        if state.links.len() >= state.forget_links_at {
+            state.links.retain(|_, links| !links.is_as_read);
+            state.forget_links_at = state.links.len() + REMEMBERED;
+        }
+        state.links.entry(id.to_owned()).or_insert(links);
     }
 }
 
@@ -146,6 +171,7 @@ impl State {
         }
         if let Some(links) = self.links.get_mut(&id) {
             links.changed = links.changed.max(at);
+            links.is_as_read = false;
             self.touched.insert(Key::Link(id));
         }
     }
@@ -153,6 +179,7 @@ impl State {
     fn unlink(&mut self, id: &str, place: &(DirId, Name)) {
         let Some(links) = self.links.get_mut(id) else { return };
         links.names.retain(|known| known != place);
+        links.is_as_read = false;
         self.touched.insert(Key::Link(id.to_owned()));
     }
 
@@ -161,6 +188,7 @@ impl State {
         let Some((id, links)) = id.and_then(|id| Some((id, self.links.get_mut(id)?))) else { return };
         if let Some(known) = links.names.iter_mut().find(|known| *known == from) {
             *known = to.clone();
+            links.is_as_read = false;
             self.touched.insert(Key::Link(id.to_owned()));
         }
     }
@@ -200,7 +228,8 @@ impl State {
             if let Some(links) = self.links.get_mut(id)
                 && !links.names.contains(&(dir, Arc::clone(&name)))
             {
-                links.names.push((dir, Arc::clone(&name)));
+                links.add((dir, Arc::clone(&name)));
+                links.is_as_read = false;
                 self.touched.insert(Key::Link(id.to_owned()));
             }
             let mut entry = entry.clone();

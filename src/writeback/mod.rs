@@ -259,6 +259,8 @@ struct State {
     conflicts: VecDeque<Conflict>,
     /// The names of files that ever had two, as far as they were asked for. It is in step with the journal.
     links: HashMap<String, Links>,
+    /// Those that can be read again are forgotten once there are so many.
+    forget_links_at: usize,
     /// The files whose records name a directory by its local id.
     local_links: HashMap<DirId, HashSet<String>>,
     /// Mutable files whose content has changed and may not be stored, whether a name leads to them or not.
@@ -538,7 +540,7 @@ impl Writeback {
     pub fn submit(&self, changes: Vec<Change>) -> Kept {
         for change in &changes {
             if let Change::Spread { id, .. } | Change::Links { id, .. } = change {
-                self.know_links(id);
+                self.hold_links(id);
             }
         }
         let mut state = self.state();

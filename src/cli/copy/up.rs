@@ -166,6 +166,7 @@ impl Copier {
             }
         };
         // A copy is a file of its own, and what it replaces is the same file with other content.
+        attributes.linked = before.as_ref().is_some_and(|before| before.linked);
         attributes.id = before.and_then(|before| before.id);
         if attributes.id.is_none() && attributes.kind != FileType::Directory {
             attributes.id = Some(base32::encode(&self.client.grid().rng().bytes::<10>()));

@@ -238,3 +238,29 @@ async fn a_change_that_cannot_reach_a_name_fails() {
     fs.settle().await.unwrap();
     assert_eq!(at(&*ground.mount().await, "e/b").await.unwrap().mode, 0o600);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_another_client_has_moved_is_one_still() {
+    let journal = tempfile::tempdir().unwrap();
+    let (ground, fs, d, e, a) = with_file(journal.path()).await;
+    fs.link(a, e, b"b").await.unwrap();
+    fs.link(a, e, b"c").await.unwrap();
+    fs.settle().await.unwrap();
+    let theirs = ground.mount().await;
+    let (their_d, their_e) = (at(&theirs, "d").await.unwrap().ino, at(&theirs, "e").await.unwrap().ino);
+    theirs.rename(their_e, b"b", their_d, b"moved", RenameMode::Replace).await.unwrap();
+    theirs.rename(their_d, b"a", their_e, b"moved", RenameMode::Replace).await.unwrap();
+    theirs.settle().await.unwrap();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    for path in ["d/moved", "e/moved"] {
+        assert_eq!(at(&fs, path).await.unwrap().ino, a, "{path}");
+    }
+    assert_eq!((at(&fs, "e/b").await, at(&fs, "d/a").await), (Err(FsError::NotFound), Err(FsError::NotFound)));
+    assert_eq!(at(&fs, "e/c").await.unwrap().nlink, 3);
+    change(&fs, "e/c", 4).await;
+    fs.settle().await.unwrap();
+    for path in ["d/moved", "e/moved", "e/c"] {
+        assert_eq!(content(&ground, path).await, [4; 1000], "{path}");
+    }
+    assert_eq!(fs.getattr(d).await.unwrap().ino, d);
+}
