@@ -264,3 +264,27 @@ async fn a_name_that_another_client_has_moved_is_one_still() {
     }
     assert_eq!(fs.getattr(d).await.unwrap().ino, d);
 }
+
+#[tokio::test]
+async fn who_waits_for_the_grid_waits_for_all_names() {
+    let journal = tempfile::tempdir().unwrap();
+    let (ground, fs, d, e, a) = with_file(journal.path()).await;
+    fs.link(a, e, b"b").await.unwrap();
+    fs.settle().await.unwrap();
+    drop(fs);
+    let fs = ground.mount_with(journal.path(), Durability::Grid).await;
+    let a = at(&fs, "d/a").await.unwrap().ino;
+    let handle = fs.open(a, WRITE).await.unwrap();
+    fs.write(a, handle, 0, Bytes::from(vec![9; 1000])).await.unwrap();
+    fs.flush(a, handle).await.unwrap();
+    let (one, two) = (child(&ground, "d/a").unwrap(), child(&ground, "e/b").unwrap());
+    assert_eq!((&one.cap, content(&ground, "e/b").await), (&two.cap, vec![9; 1000]));
+    fs.release(handle);
+    assert_eq!(at(&fs, "e").await.unwrap().ino, e);
+    let new = write(&fs, d, "new", &[5; 1000]).await;
+    fs.link(new, e, b"new").await.unwrap();
+    let handle = fs.open(new, WRITE).await.unwrap();
+    fs.fsync(new, handle).await.unwrap();
+    assert_eq!(child(&ground, "d/new").unwrap().cap, child(&ground, "e/new").unwrap().cap);
+    fs.release(handle);
+}
