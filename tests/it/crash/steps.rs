@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
+use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
+
 use super::{Node, Tree, World, bytes, said};
 
 /// What a step does, below the mount point.
@@ -17,6 +19,10 @@ pub enum Step {
     /// Writes so many bytes from the beginning.
     Write(&'static str, usize),
     Truncate(&'static str, usize),
+    /// Makes zeros of so many bytes at an offset.
+    Punch(&'static str, usize, usize),
+    /// Copies all of a file over the beginning of another.
+    Copy(&'static str, &'static str),
     Chmod(&'static str, u32),
     Utimens(&'static str, i64),
     Rename(&'static str, &'static str),
@@ -47,9 +53,16 @@ pub const STEPS: &[Step] = &[
     Write("small.tmp", 300),
     Rename("small.tmp", "small"),
     Flush,
+    Create("a/twin"),
+    Copy("b/c/large", "a/twin"),
+    Punch("a/twin", 500_000, 300_000),
+    Create("a/both"),
+    Copy("small", "a/both"),
+    Copy("a/twin", "a/both"),
     Rename("a/medium", "b/medium"),
     Rename("b/c", "a/c"),
     Truncate("a/c/large", 2_000_000),
+    Punch("a/c/large", 1_500_000, 1_000_000),
     Utimens("small", 1_234_567_890),
     Chmod("b", 0o700),
     Create("a/passing"),
@@ -80,6 +93,16 @@ impl Step {
             Create(path) => OpenOptions::new().write(true).create_new(true).mode(0o644).open(world.at(path)).map(drop),
             Write(path, length) => open(path)?.write_all_at(&bytes(length as u64, length), 0),
             Truncate(path, length) => open(path)?.set_len(length as u64),
+            Punch(path, at, length) => {
+                let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                Ok(fallocate(open(path)?, mode, at as i64, length as i64)?)
+            }
+            Copy(from, to) => {
+                let from = File::open(world.at(from))?;
+                let length = from.metadata()?.len() as usize;
+                let copied = copy_file_range(&from, Some(&mut 0), open(to)?, Some(&mut 0), length)?;
+                if copied == length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+            }
             Chmod(path, mode) => fs::set_permissions(world.at(path), Permissions::from_mode(mode)),
             Utimens(path, time) => {
                 File::open(world.at(path))?.set_modified(UNIX_EPOCH + Duration::from_secs(time as u64))
@@ -94,6 +117,10 @@ impl Step {
     /// Takes it in the model.
     pub fn model(self, tree: &mut Tree) {
         let at = |path: &str| Path::new(path).to_owned();
+        let source = match self {
+            Copy(from, _) => tree.get(Path::new(from)).cloned(),
+            _ => None,
+        };
         let mut change = |path: &str, to: &dyn Fn(&mut Vec<u8>)| match tree.get_mut(Path::new(path)) {
             Some(Node::File { content, mtime, .. }) => {
                 to(content);
@@ -109,6 +136,15 @@ impl Step {
                 content[..length].copy_from_slice(&bytes(length as u64, length));
             }),
             Truncate(path, length) => change(path, &|content| content.resize(length, 0)),
+            Punch(path, at, length) => change(path, &|content| {
+                let size = content.len();
+                content[at..size.min(at + length)].fill(0);
+            }),
+            Copy(_, path) => change(path, &|content| {
+                let Some(Node::File { content: copied, .. }) = &source else { panic!("{source:?} is copied") };
+                content.resize(content.len().max(copied.len()), 0);
+                content[..copied.len()].copy_from_slice(copied);
+            }),
             Chmod(path, to) => match tree.get_mut(Path::new(path)) {
                 Some(Node::File { mode, .. } | Node::Dir { mode }) => *mode = to,
                 None => panic!("{path} is not there"),
@@ -134,7 +170,7 @@ impl Step {
     /// The file that is written to piece by piece.
     fn written(self) -> Option<&'static str> {
         match self {
-            Write(path, _) => Some(path),
+            Write(path, _) | Copy(_, path) => Some(path),
             _ => None,
         }
     }

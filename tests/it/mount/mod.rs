@@ -1,10 +1,12 @@
 //! Real mounts of the embedded grid, through the kernel, with the programs people use.
 
 mod basics;
+mod databases;
 mod faults;
 mod fsx;
 mod mutable;
 mod offline;
+mod programs;
 mod ranges;
 mod refusals;
 mod rsync;

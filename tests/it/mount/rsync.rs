@@ -51,27 +51,6 @@ fn deletions_and_in_place_updates_go_in() {
     assert_eq!(sync(&["-aic", "--delete"]), "");
 }
 
-#[test]
-fn git_works_in_the_mount() {
-    let world = World::mounted();
-    let repository = world.at("repo");
-    let git = |args: &[&str]| {
-        let mut all: Vec<&OsStr> =
-            ["-C".as_ref(), repository.as_os_str(), "-c".as_ref(), "user.name=t".as_ref()].to_vec();
-        all.extend(["-c", "user.email=t@example.org", "-c", "safe.directory=*"].iter().map(OsStr::new));
-        all.extend(args.iter().map(OsStr::new));
-        tool("git", &all)
-    };
-    std::fs::create_dir(&repository).unwrap();
-    git(&["init", "-q"]);
-    write_tree(&repository, 30);
-    git(&["add", "-A"]);
-    git(&["commit", "-qm", "first"]);
-    world.remount();
-    git(&["fsck", "--strict"]);
-    assert_eq!(git(&["status", "--porcelain"]), "");
-}
-
 /// Shares of immutable files in all stores.
 fn stored(world: &World) -> usize {
     let mut shares = 0;
