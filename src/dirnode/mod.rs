@@ -144,6 +144,14 @@ impl DirNode {
         }
     }
 
+    /// Makes `snapshot` the last one, unless there is a newer one.
+    fn keep_newer(&self, snapshot: Snapshot) {
+        let mut last = self.newest();
+        if last.as_ref().is_none_or(|last| last.version < snapshot.version) {
+            *last = Some(snapshot);
+        }
+    }
+
     async fn fetch(&self, cx: &Cx, breadth: Breadth) -> Result<Snapshot, NodeError> {
         let last = self.newest().clone();
         let known = match last {
@@ -229,7 +237,7 @@ impl Directory for DirNode {
         let unchanged = self.newest().as_ref().is_some_and(|last| last.version.as_ref() == Some(&version));
         if let Some(entries) = made.filter(|_| !unchanged) {
             let snapshot = Snapshot::new(Some(version), content, entries)?;
-            *self.newest() = Some(snapshot.clone());
+            self.keep_newer(snapshot.clone());
             self.put_away(&snapshot, true).await;
         }
         Ok(outcomes)

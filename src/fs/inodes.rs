@@ -467,6 +467,14 @@ impl Inodes {
         }
     }
 
+    /// A handle is closed.
+    pub fn close(&mut self, ino: Ino) {
+        if let Some(inode) = self.by_number.get_mut(&ino) {
+            inode.handles = inode.handles.saturating_sub(1);
+            self.release(ino);
+        }
+    }
+
     /// Drops an inode that nothing holds any more.
     pub fn release(&mut self, ino: Ino) {
         let Some(inode) = self.by_number.get_mut(&ino) else {

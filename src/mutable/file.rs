@@ -185,9 +185,18 @@ impl MutableFile {
     }
 
     /// Whether the grid holds a newer version than `known`.
+    ///
+    /// # Errors
+    /// Too few servers have answered to say that there is none, or `known` is not there any more.
     pub async fn newer_than(&self, cx: &Cx, known: &Version, breadth: Breadth) -> Result<bool, NodeError> {
         let map = self.look(cx, Mode::Probe, known, breadth).await?;
-        Ok(map.best().is_some_and(|best| *best > *known))
+        if map.best().is_some_and(|best| *best > *known) {
+            return Ok(true);
+        }
+        if map.answers() < map.few(known.header.needed.into(), self.slot.grid.encoding().happy.into()) {
+            return Err(NodeError::OutOfReach);
+        }
+        if map.can_read(known) { Ok(false) } else { Err(self.too_few(&map, 0)) }
     }
 
     async fn look(&self, cx: &Cx, mode: Mode, known: &Version, breadth: Breadth) -> Result<ServerMap, NodeError> {

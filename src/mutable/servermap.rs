@@ -261,7 +261,7 @@ impl ServerMap {
         let known = known.filter(|known| known.breadth == Breadth::Quick && matches!(mode, Mode::Read | Mode::Probe));
         let known = known.map(|known| known.version);
         // A newer version that a client with our happiness has stored stands on one of these.
-        let few = (map.servers.len() + 1).saturating_sub(encoding.happy.into()).clamp(k, 2 * k);
+        let few = map.few(k, encoding.happy.into());
         let at_once = match mode {
             _ if known.is_some() => few,
             Mode::Read | Mode::Probe | Mode::Anything => 2 * k,
@@ -383,8 +383,13 @@ impl ServerMap {
         }
     }
 
+    /// How many servers are enough to meet, among them, one that has what was stored with this happiness.
+    pub(super) fn few(&self, needed: usize, happy: usize) -> usize {
+        (self.servers.len() + 1).saturating_sub(happy).clamp(needed, 2 * needed)
+    }
+
     /// How many servers have answered.
-    fn answers(&self) -> usize {
+    pub(super) fn answers(&self) -> usize {
         self.status.iter().filter(|s| matches!(s, Status::Holds(_))).count()
     }
 

@@ -70,17 +70,22 @@ pub enum NodeError {
 }
 
 impl NodeError {
+    /// Whether all servers say that it is not there.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, NodeError::NotEnoughShares { all_answered: true, .. })
+    }
+
     /// Whether asking the same servers again is of no use.
     pub fn is_final(&self) -> bool {
-        matches!(
-            self,
-            NodeError::NotEnoughShares { all_answered: true, .. }
-                | NodeError::WrongKind(_)
-                | NodeError::BadCap(_)
-                | NodeError::Corrupt(_)
-                | NodeError::Refused(_)
-                | NodeError::TooLarge
-        )
+        self.is_lost()
+            || matches!(
+                self,
+                NodeError::WrongKind(_)
+                    | NodeError::BadCap(_)
+                    | NodeError::Corrupt(_)
+                    | NodeError::Refused(_)
+                    | NodeError::TooLarge
+            )
     }
 
     /// Whether the servers could not be asked, or too few of them: what was seen before may still be so.

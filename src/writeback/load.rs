@@ -112,6 +112,7 @@ impl Writeback {
             && d.table.is_none()
         {
             d.install(table);
+            d.is_doubtful = true;
         }
     }
 }

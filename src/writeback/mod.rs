@@ -285,6 +285,9 @@ struct Dir {
     /// Under which it was made on the grid, by an earlier process maybe, before the last barrier that passed.
     unproven: Option<Cap>,
     table: Option<Arc<Table>>,
+    /// The grid may have another table, and is to be asked before a publish: this one was seen by an earlier process, or
+    /// nobody knows how a publish ended.
+    is_doubtful: bool,
     checked: Option<Instant>,
     /// Directories in the table, and how many more there are with what is pending.
     directories: (usize, isize),
@@ -333,7 +336,8 @@ struct Pending {
     base: Option<Cap>,
     /// Every cap that was tried since: a publish may be applied though its answer is lost.
     tried: Vec<Cap>,
-    /// What may stand there again after power loss: publishes since then had not passed the barrier.
+    /// What may stand there again after power loss, since publishes had not passed the barrier; and nothing, once a removal
+    /// was tried.
     older: Vec<Option<Cap>>,
     /// Directories that were removed from under the name here, empty as they seemed, and that nothing is known of since.
     removed: Vec<Removed>,
@@ -348,6 +352,7 @@ impl Dir {
     fn install(&mut self, table: Arc<Table>) {
         let published = table.entries.values().filter(|child| child.cap.is_directory()).count();
         self.table = Some(table);
+        self.is_doubtful = false;
         self.checked = Some(Instant::now());
         let pending = self.pending.iter().map(|(name, pending)| self.more_directories(name, pending)).sum();
         self.directories = (published, pending);
@@ -616,9 +621,8 @@ impl State {
                 self.want(to.0, Arc::clone(&to.1), Some(entry), was_to, false, None);
                 self.note_removed(to.0, &to.1, removed);
                 if from != to {
-                    let across = (from.0 != to.0).then(|| to.clone());
                     self.moved(&from, &to);
-                    self.want(from.0, from.1, None, was_from, false, across);
+                    self.want(from.0, from.1, None, was_from, false, Some(to));
                 }
             }
             Change::Spread { id, place, entry, weight } => self.spread(&id, place, &entry, weight),
@@ -646,6 +650,7 @@ impl State {
             cap,
             unproven: None,
             table: None,
+            is_doubtful: false,
             checked: None,
             directories: (0, 0),
             pending: BTreeMap::new(),
@@ -716,6 +721,8 @@ impl State {
         };
         let never_published = base.is_none() && tried.is_empty() && older.iter().all(Option::is_none);
         if wanted.is_none() && never_published {
+            // They were renamed to here.
+            removed.into_iter().for_each(|removed| self.note_removed(dir_id, &name, Some(removed)));
             return;
         }
         let after = after.or(waited_for).filter(|to| !never_published && !self.waits_for(to, &place));

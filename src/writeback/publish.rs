@@ -15,7 +15,7 @@ use super::file::FileObject;
 use super::merge::Merged;
 use super::part::Needs;
 use super::queue::Subject;
-use super::reach::After;
+use super::reach::{After, Before};
 
 /// Files that are uploaded at the same time for one directory.
 pub(super) const PARALLEL_UPLOADS: usize = 8;
@@ -144,15 +144,21 @@ impl Writeback {
     ) -> BoxFuture<'a, Result<(), NodeError>> {
         Box::pin(async move {
             let (uploaded, resolved) = self.resolve(cx, dir, force).await;
+            let mut result = resolved;
             if !links_only {
                 for place in self.places_to_link_first(dir, force) {
-                    self.publish_links(cx, place, force).await?;
+                    // What waits for that stays; the rest goes.
+                    match self.publish_links(cx, place, force).await {
+                        // Noted there. The file itself does not wait for it.
+                        Err(_) if matches!(force, Force::File(_)) => {}
+                        linked => result = result.and(linked),
+                    }
                     crash_point("writeback.rename.linked");
                 }
             }
-            let Some((_, publishing)) = self.node_of(dir) else { return resolved };
+            let Some((_, publishing)) = self.node_of(dir) else { return result };
             let _one = publishing.lock().await;
-            let Some((node, _)) = self.node_of(dir) else { return resolved };
+            let Some((node, _)) = self.node_of(dir) else { return result };
             match self.send(cx, dir, &*node, force, links_only, &uploaded).await {
                 Ok(()) => self.solved(Subject::Directory(dir)),
                 Err(error) => {
@@ -160,7 +166,7 @@ impl Writeback {
                     return Err(error);
                 }
             }
-            resolved
+            result
         })
     }
 
@@ -174,13 +180,19 @@ impl Writeback {
         links_only: bool,
         uploaded: &[Upload],
     ) -> Result<(), NodeError> {
-        if self.state().dirs.get(&dir).is_some_and(|d| d.table.is_none()) {
+        let (is_unseen, is_doubtful) = {
+            let state = self.state();
+            state.dirs.get(&dir).map_or((false, false), |d| (d.table.is_none(), d.is_doubtful))
+        };
+        if is_unseen {
             self.load(cx, dir, Freshness::Cached).await?;
+        } else if is_doubtful {
+            self.newest(cx, dir).await?;
         }
         let before = self.look_before(cx, dir, force, links_only).await;
         let (attempts, satisfied, kept) = {
             let mut state = self.state();
-            let (attempts, satisfied) = state.attempts(dir, force, links_only, uploaded, &before.held);
+            let (attempts, satisfied) = state.attempts(dir, force, links_only, uploaded, &before);
             (attempts, satisfied, self.keep(&mut state))
         };
         // What is tried is known after a crash: then it is no other client's.
@@ -193,7 +205,11 @@ impl Writeback {
             self.journal.barrier().await?;
             crash_point("writeback.publish.recorded");
             let edits: Vec<Edit> = attempts.iter().map(|a| a.edit.clone()).collect();
-            outcomes = node.modify(cx, &edits).await?;
+            outcomes = node.modify(cx, &edits).await.inspect_err(|_| {
+                if let Some(d) = self.state().dirs.get_mut(&dir) {
+                    d.is_doubtful = true;
+                }
+            })?;
             tracing::info!(storage_index = ?node.storage_index(), changes = edits.len(), "published a directory");
             crash_point("writeback.publish.made");
         }
@@ -277,9 +293,10 @@ impl Writeback {
                 return Ok(());
             }
             let (uploaded, resolved) = self.resolve(cx, dir, force).await;
+            let before = self.look_before(cx, dir, force, false).await;
             let (attempts, satisfied, kept, expiries) = {
                 let mut state = self.state();
-                let (attempts, satisfied) = state.attempts(dir, force, false, &uploaded, &HashSet::new());
+                let (attempts, satisfied) = state.attempts(dir, force, false, &uploaded, &before);
                 (attempts, satisfied, self.keep(&mut state), state.expiries)
             };
             kept.done().await?;
@@ -300,8 +317,10 @@ impl Writeback {
             self.state().is_born(dir, cap, node);
             let attempts = attempts.into_iter().map(|attempt| (attempt, EditOutcome::Applied)).collect();
             let done = Done { attempts, satisfied, expiries };
-            self.reconcile(dir, done, After::default(), Merged::default()).await?;
-            resolved
+            let after = self.look_after(cx, dir, &before, &done).await;
+            let error = before.error.or_else(|| after.error.clone());
+            self.reconcile(dir, done, after, Merged::default()).await?;
+            resolved.and(error.map_or(Ok(()), Err))
         })
     }
 
@@ -316,7 +335,7 @@ impl Writeback {
             .iter()
             .filter(|(name, _)| force.needs(dir, name))
             .filter_map(|(_, p)| p.after.as_ref())
-            .filter(|(to, name)| !state.is_linked(*to, name))
+            .filter(|(to, name)| *to != dir && !state.is_linked(*to, name))
             .map(|(to, _)| *to)
             .collect();
         places.sort();
@@ -353,7 +372,9 @@ impl Writeback {
         let is_open = |name: &Name| after.unknown.contains(name) || merged.unknown.contains(name);
         let kept = {
             let mut state = self.state();
-            state.install(dir, done.expiries);
+            if !done.attempts.is_empty() {
+                state.install(dir, done.expiries);
+            }
             for (attempt, outcome) in done.attempts {
                 match outcome {
                     _ if is_open(&attempt.name) => {}
@@ -408,14 +429,14 @@ impl State {
         force: &Force,
         links_only: bool,
         uploaded: &[Upload],
-        held: &HashSet<Name>,
+        before: &Before,
     ) -> (Vec<Attempt>, Vec<Satisfied>) {
         let Some(d) = self.dirs.get(&dir) else { return Default::default() };
         let uploaded: HashMap<_, _> = uploaded.iter().map(|upload| (Arc::as_ptr(&upload.file), upload)).collect();
         let (mut attempts, mut satisfied) = (Vec::new(), Vec::new());
         for (name, pending) in &d.pending {
-            let waits = pending.after.as_ref().is_some_and(|(to, at)| !self.is_linked(*to, at));
-            if waits || links_only && pending.wanted.is_none() || held.contains(name) {
+            let waits = pending.after.as_ref().is_some_and(|(to, at)| *to != dir && !self.is_linked(*to, at));
+            if waits || links_only && pending.wanted.is_none() || !before.has_looked_at(name, pending) {
                 continue;
             }
             let (name, mut seq, first) = (Arc::clone(name), pending.seq, pending.first);
@@ -460,17 +481,38 @@ impl State {
             };
             attempts.push(Attempt { name, seq, tried: Some(cap), edit, first, adds });
         }
+        self.keep_with_their_links(dir, &mut attempts, &mut satisfied);
         if let Some(d) = self.dirs.get_mut(&dir) {
             for attempt in &attempts {
-                if let (Some(pending), Some(cap)) = (d.pending.get_mut(&attempt.name), &attempt.tried)
-                    && !pending.tried.contains(cap)
-                {
-                    pending.tried.push(cap.clone());
-                    self.touched.insert(Key::Edge(dir, Arc::clone(&attempt.name)));
+                let Some(pending) = d.pending.get_mut(&attempt.name) else { continue };
+                match &attempt.tried {
+                    Some(cap) if pending.tried.contains(cap) => continue,
+                    Some(cap) => pending.tried.push(cap.clone()),
+                    None if pending.older.contains(&None) => continue,
+                    None => pending.older.push(None),
                 }
+                self.touched.insert(Key::Edge(dir, Arc::clone(&attempt.name)));
             }
         }
         (attempts, satisfied)
+    }
+
+    /// Leaves out what waits for the link of a renamed entry in the same directory, unless that is made in the same publish.
+    fn keep_with_their_links(&self, dir: DirId, attempts: &mut Vec<Attempt>, satisfied: &mut Vec<Satisfied>) {
+        let Some(d) = self.dirs.get(&dir) else { return };
+        loop {
+            let names = attempts.iter().map(|a| &a.name).chain(satisfied.iter().map(|s| &s.name));
+            let made: HashSet<Name> = names.map(Arc::clone).collect();
+            let goes = |name: &Name| match d.pending.get(name).and_then(|pending| pending.after.as_ref()) {
+                Some((to, at)) if *to == dir => made.contains(at) || self.is_linked(dir, at),
+                _ => true,
+            };
+            attempts.retain(|attempt| goes(&attempt.name));
+            satisfied.retain(|satisfied| goes(&satisfied.name));
+            if attempts.len() + satisfied.len() == made.len() {
+                return;
+            }
+        }
     }
 
     /// A publish has put there what was tried.

@@ -35,6 +35,15 @@ pub(super) struct Before {
     pub error: Option<NodeError>,
 }
 
+impl Before {
+    /// Whether all that would lose a name by this change was looked at, and is empty.
+    pub fn has_looked_at(&self, name: &Name, pending: &Pending) -> bool {
+        let looked = self.going.get(name).map_or(&[][..], Vec::as_slice);
+        let is_known = |removed: &Removed| looked.iter().any(|known| known.cap == removed.cap);
+        !self.held.contains(name) && pending.removed.iter().all(is_known)
+    }
+}
+
 /// What was found out after a publish.
 #[derive(Default)]
 pub(super) struct After {
@@ -80,13 +89,15 @@ impl Writeback {
 
     async fn is_full(&self, cx: &Cx, removed: &Removed) -> Result<bool, NodeError> {
         let dir = self.directory(&removed.cap)?;
-        if !self.recover(cx, dir).await? {
-            return Ok(false);
-        }
-        match self.newest(cx, dir).await {
+        let newest = match self.recover(cx, dir).await {
+            Ok(true) => self.newest(cx, dir).await,
+            Ok(false) => return Ok(false),
+            Err(error) => Err(error),
+        };
+        match newest {
             Ok(table) => Ok(table.is_some_and(|table| !table.entries.is_empty())),
             // Power loss has taken it, before anybody was told that it would stay.
-            Err(NodeError::NotEnoughShares { all_answered: true, .. }) if removed.is_new => Ok(false),
+            Err(error) if error.is_lost() && removed.is_new => Ok(false),
             // Whatever is in it, its name is all that may lead there.
             Err(error) if error.is_final() => Ok(true),
             Err(error) => Err(error),

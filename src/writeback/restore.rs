@@ -151,7 +151,7 @@ impl Writeback {
         let node = self.factory.directory(&cap)?;
         match node.snapshot(cx, Freshness::Newest).await {
             Ok(_) => {}
-            Err(error) if error.is_final() => return Ok(false),
+            Err(error) if error.is_lost() => return Ok(false),
             Err(error) => return Err(error),
         }
         let kept = {

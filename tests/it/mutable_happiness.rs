@@ -322,3 +322,22 @@ async fn every_minute_as_many_servers_are_asked_as_who_knows_nothing_asks() {
         assert_eq!(lists() - before, 5);
     }
 }
+
+/// Silence says nothing.
+#[tokio::test]
+async fn whether_there_is_something_newer_takes_enough_servers_to_say() {
+    let servers = Servers::new(5);
+    let file = create(&servers, MutableFormat::Sdmf).await;
+    let (version, _) = file.read_best(&cx()).await.unwrap();
+    for (away, known) in [(&[][..], true), (&[0, 1], true), (&[0, 1, 2], false), (&[0, 1, 2, 3, 4], false)] {
+        down(&servers, away);
+        for breadth in [Breadth::Quick, Breadth::Wide] {
+            let newer = stranger(&servers, &file).newer_than(&cx(), &version, breadth).await;
+            assert_eq!(newer.is_ok(), known, "{away:?} {newer:?}");
+        }
+    }
+    down(&servers, &[]);
+    servers.0.iter().for_each(|server| server.inner().clear());
+    let lost = stranger(&servers, &file).newer_than(&cx(), &version, Breadth::Wide).await.unwrap_err();
+    assert!(lost.is_lost(), "{lost}");
+}

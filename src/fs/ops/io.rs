@@ -21,6 +21,18 @@ const LOOK: Duration = Duration::from_millis(100);
 /// It gives up once nothing has left the journal for so long.
 const STANDSTILL: Duration = Duration::from_secs(5);
 
+/// An inode that counts as open. Not to be dropped with the state locked.
+pub(super) struct Pinned<'a> {
+    fs: &'a Filesystem,
+    ino: Ino,
+}
+
+impl Drop for Pinned<'_> {
+    fn drop(&mut self) {
+        self.fs.lock().inodes.close(self.ino);
+    }
+}
+
 impl Filesystem {
     /// Opens a file.
     pub async fn open(&self, ino: Ino, mode: OpenMode) -> Result<Handle, FsError> {
@@ -31,6 +43,7 @@ impl Filesystem {
             self.check_authority(ino)?;
             self.reach(ino).await?;
         }
+        let _pinned = self.pin(ino)?;
         let (stored, staged) = match kind {
             Kind::Directory(_) => return Err(FsError::IsDirectory),
             _ if changes => (None, Some(self.stage_unread(ino)?)),
@@ -187,9 +200,7 @@ impl Filesystem {
         if let Some(file) = writer {
             file.close_writer();
         }
-        let Some(inode) = state.inodes.get_mut(ino) else { return };
-        inode.handles = inode.handles.saturating_sub(1);
-        state.inodes.release(ino);
+        state.inodes.close(ino);
     }
 
     /// The staged form of a file, which begins as what is stored; its size is known.
@@ -197,6 +208,12 @@ impl Filesystem {
         let file = self.stage_unread(ino)?;
         file.refresh(&self.cx()).await?;
         Ok(file)
+    }
+
+    /// Has an inode stay what it is from when its content begins to be changed until that is submitted.
+    pub(super) fn pin(&self, ino: Ino) -> Result<Pinned<'_>, FsError> {
+        self.lock().inodes.get_mut(ino).ok_or(FsError::Stale)?.handles += 1;
+        Ok(Pinned { fs: self, ino })
     }
 
     /// As [`Filesystem::stage`], but the size of a mutable file may be out of date.

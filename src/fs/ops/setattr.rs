@@ -11,11 +11,13 @@ impl Filesystem {
     pub async fn setattr(&self, ino: Ino, set: SetAttr) -> Result<Attr, FsError> {
         self.check_changeable(ino)?;
         self.reach(ino).await?;
+        let mut pinned = None;
         if let Some(size) = set.size {
             if self.lock().inodes.get(ino).ok_or(FsError::Stale)?.attributes.kind == FileType::Directory {
                 return Err(FsError::IsDirectory);
             }
             self.check_authority(ino)?;
+            pinned = Some(self.pin(ino)?);
             let file = self.stage(ino).await?;
             self.check_room(file.size(), size)?;
             file.truncate(size).await?;
@@ -47,6 +49,7 @@ impl Filesystem {
             }
             self.keep(state)
         };
+        drop(pinned);
         kept.done().await?;
         if ino == ROOT {
             self.keep_root()?;

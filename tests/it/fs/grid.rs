@@ -49,6 +49,8 @@ pub struct NodeGrid {
     heavy: Mutex<Option<usize>>,
     /// The barrier fails.
     pub unsynced: AtomicBool,
+    /// Directories whose tables cannot be parsed.
+    damaged: Mutex<Vec<StorageIndex>>,
     /// Directories that no server has just now.
     hidden: Mutex<Vec<StorageIndex>>,
     /// What is on the blacklist.
@@ -101,6 +103,11 @@ impl NodeGrid {
         let si = cap.storage_index().unwrap();
         let mut all = self.hidden.lock().unwrap();
         if hidden { all.push(si) } else { all.retain(|other| *other != si) }
+    }
+
+    /// What is stored of a directory is no table.
+    pub fn damage(&self, cap: &Cap) {
+        self.damaged.lock().unwrap().push(cap.storage_index().unwrap());
     }
 
     /// No server has a directory any more.
@@ -336,6 +343,9 @@ impl Directory for Dir {
         if self.grid.hidden.lock().unwrap().contains(&self.si) {
             return Err(NodeError::NotEnoughShares { found: 0, needed: 3, all_answered: false });
         }
+        if self.grid.damaged.lock().unwrap().contains(&self.si) {
+            return Err(NodeError::Corrupt("no table".into()));
+        }
         let state = self.grid.state.lock().unwrap();
         let lost = NodeError::NotEnoughShares { found: 0, needed: 3, all_answered: true };
         let table = Arc::new(state.dirs.get(&self.si).cloned().ok_or(lost)?);
@@ -353,6 +363,9 @@ impl Directory for Dir {
         if time > 0 {
             tokio::time::sleep(std::time::Duration::from_millis(time)).await;
         }
+        if self.grid.hidden.lock().unwrap().contains(&self.si) {
+            return Err(NodeError::OutOfReach);
+        }
         Ok(true)
     }
 
@@ -361,6 +374,9 @@ impl Directory for Dir {
         let time = self.grid.publish_millis.load(Ordering::Relaxed);
         if time > 0 {
             tokio::time::sleep(std::time::Duration::from_millis(time)).await;
+        }
+        if self.grid.hidden.lock().unwrap().contains(&self.si) {
+            return Err(NodeError::OutOfReach);
         }
         let fault = self.grid.fault();
         if fault == Some(Fault::Refuse) {

@@ -250,3 +250,97 @@ async fn a_publish_that_finds_itself_is_no_conflict() {
     let changed = other.lookup(ROOT, b"changed").await.unwrap().ino;
     assert_eq!(read(&other, changed).await, b"newest");
 }
+
+#[tokio::test]
+async fn what_is_renamed_back_is_there_though_nobody_knows_how_its_publish_ended() {
+    for ends in [false, true] {
+        let (ground, folder) = (Ground::new(), tempfile::tempdir().unwrap());
+        let mut fs = ground.mount_with(folder.path(), Durability::Local).await;
+        write(&fs, ROOT, "a", b"content").await;
+        fs.settle().await.unwrap();
+        fs.rename(ROOT, b"a", ROOT, b"b", RenameMode::Replace).await.unwrap();
+        ground.grid.fail(&[Fault::ApplyThenFail]);
+        assert!(fs.settle().await.is_err());
+        assert_eq!(ground.published().await, ["b"]);
+        if ends {
+            drop(fs);
+            fs = ground.mount_with(folder.path(), Durability::Local).await;
+        }
+        fs.rename(ROOT, b"b", ROOT, b"a", RenameMode::Replace).await.unwrap();
+        fs.settle().await.unwrap();
+        assert_eq!(ground.published().await, ["a"], "{ends}");
+        let a = ground.mount().await.lookup(ROOT, b"a").await.unwrap();
+        assert_eq!(a.size, 7);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renamed_file_that_is_still_written_keeps_its_old_name_on_the_grid() {
+    let ground = Ground::new();
+    let fs = ground.mount().await;
+    let log = write(&fs, ROOT, "log", b"first").await;
+    fs.settle().await.unwrap();
+    let writeback = Arc::clone(fs.writeback());
+    let running = tokio::spawn(async move { writeback.run().await });
+    let handle = fs.open(log, WRITE).await.unwrap();
+    fs.write(log, handle, 5, Bytes::from_static(b"more")).await.unwrap();
+    fs.rename(ROOT, b"log", ROOT, b"log.1", RenameMode::Replace).await.unwrap();
+    write(&fs, ROOT, "other", b"other").await;
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(ground.published().await, ["log", "other"]);
+    let publishes = ground.grid.publishes.load(Ordering::Relaxed);
+    fs.release(handle);
+    fs.settle().await.unwrap();
+    assert_eq!(ground.published().await, ["log.1", "other"]);
+    assert_eq!(ground.grid.publishes.load(Ordering::Relaxed), publishes + 1);
+    running.abort();
+}
+
+#[tokio::test]
+async fn a_rename_that_cannot_be_linked_holds_up_nothing_else() {
+    let ground = Ground::new();
+    let fs = ground.mount().await;
+    let (p, q) =
+        (fs.mkdir(ROOT, b"p", 0o755, ME).await.unwrap().ino, fs.mkdir(ROOT, b"q", 0o755, ME).await.unwrap().ino);
+    write(&fs, p, "moves", b"content").await;
+    fs.settle().await.unwrap();
+    fs.rename(p, b"moves", q, b"moved", RenameMode::Replace).await.unwrap();
+    let (attr, handle) = fs.create(p, b"other", 0o644, ME, WRITE).await.unwrap();
+    fs.write(attr.ino, handle, 0, Bytes::from_static(b"other")).await.unwrap();
+    let there = ground.grid.child(&ground.root, "q").unwrap().cap;
+    ground.grid.hide(&there, true);
+    fs.flush(attr.ino, handle).await.unwrap();
+    let p = ground.grid.child(&ground.root, "p").unwrap().cap;
+    assert!(ground.grid.child(&p, "other").is_some() && ground.grid.child(&p, "moves").is_some());
+    fs.release(handle);
+    ground.grid.hide(&there, false);
+    fs.settle().await.unwrap();
+    assert!(ground.grid.child(&p, "moves").is_none());
+}
+
+#[tokio::test]
+async fn a_truncated_file_is_cut_whatever_looks_at_it_meanwhile() {
+    let ground = Ground::new();
+    let fs = ground.mount().await;
+    for size in (1..40).rev() {
+        let ino = write(&fs, ROOT, &format!("f{size}"), &[7; 100]).await;
+        fs.settle().await.unwrap();
+        fs.lookup(ROOT, format!("f{size}").as_bytes()).await.unwrap();
+        let cut = fs.setattr(ino, SetAttr { size: Some(size), ..SetAttr::default() });
+        let look = async {
+            for _ in 0..300 {
+                fs.lookup(ROOT, format!("f{size}").as_bytes()).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        let (cut, ()) = tokio::join!(cut, look);
+        assert_eq!(cut.unwrap().size, size);
+        assert_eq!(fs.getattr(ino).await.unwrap().size, size);
+        fs.settle().await.unwrap();
+        let name = format!("f{size}");
+        assert_eq!(ground.mount().await.lookup(ROOT, name.as_bytes()).await.unwrap().size, size);
+    }
+}

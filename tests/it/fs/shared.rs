@@ -515,3 +515,84 @@ async fn what_was_seen_while_a_publish_ends_stays_in_sight() {
     publish.unwrap();
     ours.lookup(d, b"theirs").await.unwrap();
 }
+
+#[tokio::test]
+async fn who_cannot_look_whether_a_directory_is_still_named_looks_later() {
+    let ground = Ground::new();
+    tree(&ground, &["above", "d"]).await;
+    let (ours, theirs) = (ground.mount().await, ground.mount().await);
+    let d = find(&ours, &["above", "d"]).await.unwrap();
+    let there = find(&theirs, &["above"]).await.unwrap();
+    write(&ours, d, "f", FILE).await;
+    theirs.rmdir(there, b"d").await.unwrap();
+    theirs.settle().await.unwrap();
+    let above = cap_of(&ground, "above");
+    ground.grid.hide(&above, true);
+    assert!(ours.settle().await.is_err());
+    assert!(ours.writeback().status().changes > 0);
+    ground.grid.hide(&above, false);
+    ours.settle().await.unwrap();
+    assert_eq!(content(&ground, &["above", "d", "f"]).await.unwrap(), FILE);
+}
+
+#[tokio::test]
+async fn a_flush_of_something_else_removes_no_directory_unseen() {
+    let ground = Ground::new();
+    tree(&ground, &["d"]).await;
+    let (ours, theirs) = (ground.mount().await, ground.mount().await);
+    ours.rmdir(ROOT, b"d").await.unwrap();
+    write(&ours, ROOT, "new", FILE).await;
+    let d = find(&theirs, &["d"]).await.unwrap();
+    write(&theirs, d, "f", FILE).await;
+    theirs.settle().await.unwrap();
+    let scope = ours.scope(std::path::Path::new("new")).await.unwrap();
+    ours.settle_scope(scope).await.unwrap();
+    assert_eq!(ground.published().await, ["d", "new"]);
+    ours.settle().await.unwrap();
+    assert_eq!(content(&ground, &["d", "f"]).await.unwrap(), FILE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_is_removed_while_others_are_looked_at_is_looked_at_too() {
+    let ground = Ground::new();
+    tree(&ground, &["a"]).await;
+    tree(&ground, &["b"]).await;
+    let (ours, theirs) = (ground.mount().await, ground.mount().await);
+    let b = find(&theirs, &["b"]).await.unwrap();
+    ours.rmdir(ROOT, b"a").await.unwrap();
+    ours.lookup(ROOT, b"b").await.unwrap();
+    ground.grid.probes_take(Duration::from_secs(1));
+    let both = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        ours.rmdir(ROOT, b"b").await.unwrap();
+        ground.grid.link(&cap_of(&ground, "b"), "f", &Cap::parse("URI:LIT:mzxw6").unwrap());
+    };
+    let (settled, ()) = tokio::join!(ours.settle(), both);
+    settled.unwrap();
+    ours.settle().await.unwrap();
+    assert!(theirs.lookup(b, b"f").await.is_ok());
+    assert_eq!(ground.published().await, ["b"]);
+}
+
+/// A directory that has been put over another, and was moved on from there.
+#[tokio::test]
+async fn what_was_replaced_on_the_way_is_looked_at() {
+    for moved_on in [false, true] {
+        let ground = Ground::new();
+        tree(&ground, &["d"]).await;
+        tree(&ground, &["e"]).await;
+        let (ours, theirs) = (ground.mount().await, ground.mount().await);
+        ours.rename(ROOT, b"d", ROOT, b"x", RenameMode::Replace).await.unwrap();
+        ours.rename(ROOT, b"e", ROOT, b"x", RenameMode::Replace).await.unwrap();
+        if moved_on {
+            ours.rename(ROOT, b"x", ROOT, b"z", RenameMode::Replace).await.unwrap();
+        } else {
+            ours.rmdir(ROOT, b"x").await.unwrap();
+        }
+        let d = find(&theirs, &["d"]).await.unwrap();
+        write(&theirs, d, "f", FILE).await;
+        theirs.settle().await.unwrap();
+        ours.settle().await.unwrap();
+        assert_eq!(content(&ground, &["d", "f"]).await.unwrap(), FILE, "{moved_on}");
+    }
+}

@@ -104,3 +104,24 @@ async fn what_is_removed_after_the_restart_is_looked_at_first() {
         assert_eq!(again.writeback().status().changes, 0);
     }
 }
+
+#[tokio::test]
+async fn what_is_damaged_is_not_replaced() {
+    let (ground, folder) = (Ground::new(), tempfile::tempdir().unwrap());
+    ended_before_the_barrier(&ground, folder.path()).await;
+    let cap = ground.grid.child(&ground.root, "d").unwrap().cap;
+    ground.grid.damage(&cap);
+    let again = ground.mount_with(folder.path(), Durability::Local).await;
+    write(&again, ROOT, "other", FILE).await;
+    assert!(again.settle().await.is_err());
+    assert_eq!(ground.published().await, ["d", "other"]);
+    assert_eq!(ground.grid.child(&ground.root, "d").unwrap().cap, cap);
+    // Nor is its name taken away.
+    let d = find(&again, &["d"]).await.unwrap();
+    let sub = find(&again, &["d", "sub"]).await.unwrap();
+    again.unlink(sub, b"own").await.unwrap();
+    again.rmdir(d, b"sub").await.unwrap();
+    again.rmdir(ROOT, b"d").await.unwrap();
+    let _ = again.settle().await;
+    assert_eq!(ground.grid.child(&ground.root, "d").unwrap().cap, cap);
+}
