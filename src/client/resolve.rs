@@ -141,7 +141,7 @@ impl Client {
         match directory.modify(cx, &[edit]).await?.into_iter().next() {
             // Somebody else put something there meanwhile.
             Some(EditOutcome::Conflict { found: Some(child) }) => Ok(child.cap),
-            Some(EditOutcome::Conflict { found: None }) | None => Err(NodeError::Uncoordinated),
+            Some(EditOutcome::Conflict { found: None } | EditOutcome::Held) | None => Err(NodeError::Uncoordinated),
             Some(EditOutcome::Applied) => Ok(cap),
         }
     }

@@ -17,16 +17,13 @@ pub struct Applied {
 /// Applies `edits` in order at time `now` (seconds); those whose `expect` does not hold are left out.
 pub fn apply(entries: &mut Entries, edits: &[Edit], now: f64) -> Applied {
     let mut changed = false;
-    let outcomes = edits.iter().map(|edit| apply_one(entries, edit, now, &mut changed)).collect();
+    let outcomes = Edit::in_order(edits, |edit| apply_one(entries, edit, now, &mut changed));
     Applied { outcomes, changed }
 }
 
 fn apply_one(entries: &mut Entries, edit: &Edit, now: f64, changed: &mut bool) -> EditOutcome {
-    let (name, expect) = match edit {
-        Edit::Link { name, expect, .. } | Edit::Patch { name, expect, .. } | Edit::Unlink { name, expect } => {
-            (normalize(name), expect)
-        }
-    };
+    let (name, expect) = edit.subject();
+    let name = normalize(name);
     let found = find(entries, &name);
     let conflict = |found: Option<&Child>| EditOutcome::Conflict { found: found.cloned() };
     match edit {

@@ -405,9 +405,13 @@ impl Pending {
 
     /// What the name may hold when `new` is published under it. `new` itself is among that: a publish that is made again,
     /// because another writer came between, may find what it has written, in a version that was built on it.
-    fn expect(&self, new: Option<&Cap>) -> Expect {
+    fn expect(&self, dir: DirId, new: Option<&Cap>) -> Expect {
         let tried = self.tried.iter().chain(new).cloned().map(Some);
-        Expect::OneOf(std::iter::once(self.base.clone()).chain(tried).chain(self.older.iter().cloned()).collect())
+        let allowed = std::iter::once(self.base.clone()).chain(tried).chain(self.older.iter().cloned()).collect();
+        match &self.after {
+            Some((to, at)) if *to == dir => Expect::Moved { to: Arc::clone(at), allowed },
+            _ => Expect::OneOf(allowed),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 
-use super::{DirId, Key, Pending, Seen, State, Target, Writeback, cap_key};
+use super::{DirId, Key, LONGEST_CHAIN, Pending, Seen, State, Target, Writeback, cap_key};
 use crate::cap::Cap;
 use crate::node::{Directory, Edit, EditOutcome, Freshness, Metadata, Name, NodeError};
 use crate::util::{Cx, crash_point};
@@ -285,12 +285,13 @@ impl Writeback {
             let Some(publishing) = self.state().dirs.get(&dir).map(|d| Arc::clone(&d.publishing)) else {
                 return Ok(());
             };
-            let _one = publishing.lock().await;
+            let one = publishing.lock().await;
             if self.cap(dir).is_some() {
                 return Ok(());
             }
             if self.find_again(cx, dir).await? {
-                return Ok(());
+                drop(one);
+                return self.publish(cx, dir, force, false).await;
             }
             let (uploaded, resolved) = self.resolve(cx, dir, force).await;
             let before = self.look_before(cx, dir, force, false).await;
@@ -379,6 +380,7 @@ impl Writeback {
                 match outcome {
                     _ if is_open(&attempt.name) => {}
                     _ if merged.names.contains(&attempt.name) => state.done(dir, &attempt.name),
+                    EditOutcome::Held => {}
                     EditOutcome::Applied => state.applied(dir, attempt),
                     EditOutcome::Conflict { found } => state.conflicted(dir, &attempt, found, date, host),
                 }
@@ -441,7 +443,7 @@ impl State {
             }
             let (name, mut seq, first) = (Arc::clone(name), pending.seq, pending.first);
             let Some(entry) = &pending.wanted else {
-                let edit = Edit::Unlink { name: Arc::clone(&name), expect: pending.expect(None) };
+                let edit = Edit::Unlink { name: Arc::clone(&name), expect: pending.expect(dir, None) };
                 attempts.push(Attempt { name, seq, tried: None, edit, first, adds: false });
                 continue;
             };
@@ -458,7 +460,7 @@ impl State {
                 },
             };
             let Some(cap) = cap else { continue };
-            let expect = pending.expect(Some(&cap));
+            let expect = pending.expect(dir, Some(&cap));
             let adds = pending.base.as_ref().map(Cap::readonly) != Some(cap.readonly());
             let mut attributes = entry.attributes.clone();
             if let Target::File(file) = &entry.target {
@@ -497,7 +499,8 @@ impl State {
         (attempts, satisfied)
     }
 
-    /// Leaves out what waits for the link of a renamed entry in the same directory, unless that is made in the same publish.
+    /// Leaves out what waits for the link of a renamed entry in the same directory, unless that is made in the same publish,
+    /// before it.
     fn keep_with_their_links(&self, dir: DirId, attempts: &mut Vec<Attempt>, satisfied: &mut Vec<Satisfied>) {
         let Some(d) = self.dirs.get(&dir) else { return };
         loop {
@@ -510,9 +513,19 @@ impl State {
             attempts.retain(|attempt| goes(&attempt.name));
             satisfied.retain(|satisfied| goes(&satisfied.name));
             if attempts.len() + satisfied.len() == made.len() {
-                return;
+                break;
             }
         }
+        // What waits stands behind what it waits for.
+        attempts.sort_by_cached_key(|attempt| {
+            let next = |at: Name| {
+                let after = d.pending.get(&at)?.after.as_ref();
+                after.filter(|(to, _)| *to == dir).map(|(_, name)| Arc::clone(name))
+            };
+            std::iter::successors(Some(Arc::clone(&attempt.name)), |at| next(Arc::clone(at)))
+                .take(LONGEST_CHAIN)
+                .count()
+        });
     }
 
     /// A publish has put there what was tried.

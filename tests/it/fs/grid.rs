@@ -386,9 +386,9 @@ impl Directory for Dir {
         let outcomes = {
             let mut state = self.grid.state.lock().unwrap();
             let table = state.dirs.get_mut(&self.si).unwrap();
-            let mut outcomes: Vec<EditOutcome> = edits.iter().map(|edit| apply(table, edit)).collect();
+            let mut outcomes = Edit::in_order(edits, |edit| apply(table, edit));
             if fault == Some(Fault::ApplyTwice) {
-                outcomes = edits.iter().map(|edit| apply(table, edit)).collect();
+                outcomes = Edit::in_order(edits, |edit| apply(table, edit));
             }
             *self.cached.lock().unwrap() = Some(Arc::new(table.clone()));
             outcomes
@@ -401,11 +401,7 @@ impl Directory for Dir {
 }
 
 fn apply(table: &mut Table, edit: &Edit) -> EditOutcome {
-    let (name, expect) = match edit {
-        Edit::Link { name, expect, .. } | Edit::Patch { name, expect, .. } | Edit::Unlink { name, expect } => {
-            (name, expect)
-        }
-    };
+    let (name, expect) = edit.subject();
     let found = table.entries.get(name).cloned();
     if !expect.allows(found.as_ref().map(|child| &child.cap)) {
         return EditOutcome::Conflict { found };

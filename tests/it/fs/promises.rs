@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::grid::Fault;
 use super::mutable::with_file;
+use super::shared::content;
 use super::*;
 
 /// The state of a directory is looked at again after this time.
@@ -134,6 +135,32 @@ async fn a_rename_within_a_directory_is_one_publish() {
     fs.settle().await.unwrap();
     assert_eq!(ground.grid.publishes.load(Ordering::Relaxed), before + 1);
     assert_eq!(ground.published().await, ["b"]);
+}
+
+#[tokio::test]
+async fn a_renamed_file_keeps_its_old_name_until_it_has_a_new_one() {
+    let ground = Ground::new();
+    let (ours, theirs) = (ground.mount().await, ground.mount().await);
+    for name in ["a", "b"] {
+        write(&ours, ROOT, name, name.as_bytes()).await;
+    }
+    ours.settle().await.unwrap();
+    // What b was becomes c, what a was becomes b; others have put a c there before it is published.
+    ours.rename(ROOT, b"b", ROOT, b"c", RenameMode::Replace).await.unwrap();
+    ours.rename(ROOT, b"a", ROOT, b"b", RenameMode::Replace).await.unwrap();
+    write(&theirs, ROOT, "c", b"theirs").await;
+    theirs.settle().await.unwrap();
+    ground.grid.fail(&[Fault::Refuse, Fault::ApplyTwice]);
+    assert!(ours.settle().await.is_err(), "the second publish is refused");
+    for (name, expected) in [("a", &b"a"[..]), ("b", b"b"), ("c", b"theirs")] {
+        assert_eq!(content(&ground, &[name]).await.expect(name), expected);
+    }
+    ours.settle().await.unwrap();
+    let names = ground.published().await;
+    assert_eq!(names.len(), 3);
+    assert!(names[0] == "b" && names[1] == "c" && names[2].starts_with("c (conflict"), "{names:?}");
+    assert_eq!(content(&ground, &["b"]).await.unwrap(), b"a");
+    assert_eq!(content(&ground, &[&names[2]]).await.unwrap(), b"b");
 }
 
 #[tokio::test]
