@@ -21,6 +21,11 @@ MIB = 1 << 20
 # No single command takes this many seconds unless something hangs.
 PATIENCE = 3600
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+# Of the Python standard library what is installed or generated, and the link library and makefile for building against
+# Python.
+EXCLUDED = ("site-packages", "dist-packages", "__pycache__", "config-*")
+# Seconds for the keys of all directories to be made ahead.
+KEYS_WITHIN = 600
 
 
 class Failure(Exception):
@@ -37,6 +42,22 @@ def parser(description):
                          help="where temporary files go: a real disk, with room (default: $TMPDIR, else /var/tmp)")
     options.add_argument("--verbose", action="store_true", help="show each command and what it says")
     return options
+
+
+def keys_option(options):
+    """The option of scripts that write many directories."""
+    options.add_argument("--keys", action="store_true", help="wait before rsync until a key for each directory is ready")
+
+
+def await_keys(bench, node, source):
+    """Waits until a mount of this node directory has a key ready on the disk for each directory of `source`."""
+    count, keys = sum(path.is_dir() for path in source.rglob("*")), node / "tahoefs/private/keys"
+    bench.note(f"waiting for {count} keys")
+    deadline = time.monotonic() + KEYS_WITHIN
+    while not keys.is_dir() or sum(1 for _ in keys.iterdir()) < count:
+        if time.monotonic() > deadline:
+            raise Failure(f"no {count} keys after {KEYS_WITHIN} s")
+        time.sleep(1)
 
 
 def run_script(body, options):
@@ -218,11 +239,6 @@ class Grid:
             if head.startswith(b"Tahoe mutable container"):
                 found[path.parent.name] = max(found.get(path.parent.name, 0), int.from_bytes(head[469:477], "big"))
         return found
-
-    def ready_keys(self):
-        """How many keys wait for new directories on the disk."""
-        keys = self.home / ".tahoefs/tahoefs/private/keys"
-        return sum(1 for _ in keys.iterdir()) if keys.is_dir() else 0
 
     def store_bytes(self):
         """What all stores take on the disk."""
