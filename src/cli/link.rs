@@ -106,8 +106,8 @@ async fn leading_to(client: &Client, cx: &Cx, root: &Cap, path: &[Name]) -> Resu
     for name in path {
         passed.extend(at.storage_index());
         let table = client.directory(&at)?.snapshot(cx, Freshness::Cached).await?;
-        match table.entries.get(&normalize(name)) {
-            Some(child) if child.cap.is_directory() => at = child.cap.clone(),
+        match table.meant(name) {
+            Some((_, child)) if child.cap.is_directory() => at = child.cap.clone(),
             _ => return Ok(passed),
         }
     }

@@ -60,8 +60,7 @@ impl Client {
             let mut is_as_last_seen = found.is_as_last_seen;
             let table = self.table(cx, &found.cap, &mut is_as_last_seen).await;
             let table = table.map_err(|error| ResolveError::Node { path: here(), error })?;
-            let name = normalize(name);
-            let Some(child) = table.entries.get(&name) else {
+            let Some((name, child)) = table.meant(name) else {
                 return Err(ResolveError::NotFound { path: path[..=depth].join("/") });
             };
             let (cap, child) = (child.cap.clone(), Some(child.clone()));
@@ -127,9 +126,8 @@ impl Client {
 
     async fn subdirectory(&self, cx: &Cx, parent: &Cap, name: &Name, format: MutableFormat) -> Result<Cap, NodeError> {
         use crate::node::{Edit, EditOutcome, Expect};
-        let name = normalize(name);
         let directory: Arc<dyn Directory> = self.directory(parent)?;
-        if let Some(child) = directory.snapshot(cx, Freshness::Newest).await?.entries.get(&name) {
+        if let Some((_, child)) = directory.snapshot(cx, Freshness::Newest).await?.meant(name) {
             return Ok(child.cap.clone());
         }
         if !directory.is_writeable() {
@@ -137,7 +135,7 @@ impl Client {
         }
         let cap = self.create_directory_in(cx, format, &[]).await?;
         let expect = Expect::OneOf(vec![None, Some(cap.clone())]);
-        let edit = Edit::Link { name, cap: cap.clone(), metadata: Some(Metadata::default()), expect };
+        let edit = Edit::Link { name: normalize(name), cap: cap.clone(), metadata: Some(Metadata::default()), expect };
         match directory.modify(cx, &[edit]).await?.into_iter().next() {
             // Somebody else put something there meanwhile.
             Some(EditOutcome::Conflict { found: Some(child) }) => Ok(child.cap),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::inodes::{Kind, Link};
-use super::names::edge_name;
 use super::{Attr, Filesystem, FsError, Ino, State};
 use crate::node::{Metadata, Name};
 use crate::util::base32;
@@ -17,7 +16,6 @@ const RECORD: u64 = 2048;
 impl Filesystem {
     /// Gives a file a further name. No other edge of it is changed, and nothing of its content is stored for that.
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr, FsError> {
-        let (edge, given) = edge_name(name)?;
         self.check_changeable(ino)?;
         self.make_room(RECORD).await?;
         let dir = self.load(parent).await?;
@@ -28,6 +26,7 @@ impl Filesystem {
             if self.find(dir, name)?.is_some() {
                 return Err(FsError::Exists);
             }
+            let (edge, given) = self.free_edge(dir, name, None)?;
             if state.inodes.get(parent).ok_or(FsError::Stale)?.link != Link::Named {
                 return Err(FsError::NotFound);
             }

@@ -30,7 +30,7 @@ pub use attr::{Attr, Caller, Durability, FsOptions, Ino, Owner, ROOT, SetAttr, S
 pub use error::FsError;
 pub use handles::{Handle, OpenMode};
 pub use links::LINK_MAX;
-pub use names::{edge_name, shown};
+pub use names::{edge_names, shown};
 pub use ops::{Allocation, Listed, Place, Reader, RenameMode, Seek, SetMode, TARGET_MAX};
 pub use stale::Stale;
 

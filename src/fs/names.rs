@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::FsError;
 use crate::crypto::hash::sha256d;
-use crate::node::{Name, name_of};
+use crate::node::{Name, may_be_named, names_of};
 use crate::util::base32;
 
 /// The longest name a kernel takes, in bytes.
@@ -15,19 +15,19 @@ const NAME_MAX: usize = 255;
 /// Bytes of a name that is too long which stay in front of its hash.
 const KEPT: usize = 200;
 
-/// The edge's name for a kernel's, and the kernel's bytes where they differ from it.
-pub fn edge_name(given: &[u8]) -> Result<(Name, Option<Vec<u8>>), FsError> {
-    if given.len() > NAME_MAX {
-        return Err(FsError::NameTooLong);
-    }
-    let name = name_of(given);
-    let differs = name.as_bytes() != given;
-    Ok((name, differs.then(|| given.to_vec())))
+/// The edges that a kernel's name may stand for, the first of them first.
+pub fn edge_names(given: &[u8]) -> Result<impl Iterator<Item = Name>, FsError> {
+    if given.len() > NAME_MAX { Err(FsError::NameTooLong) } else { Ok(names_of(given)) }
 }
 
-/// The name under which a kernel sees an edge; `given` is the one it was made with, where that was kept.
+/// What must be kept with an edge, so that a kernel sees it as `given`.
+pub fn kept_name(edge: &str, given: &[u8]) -> Option<Vec<u8>> {
+    (edge.as_bytes() != given && may_be_named(given, edge)).then(|| given.to_vec())
+}
+
+/// The name under which a kernel sees an edge; `given` is the one it was made with, where that was kept and is the edge's.
 pub fn shown<'a>(edge: &'a str, given: Option<&'a [u8]>) -> Cow<'a, [u8]> {
-    let name = given.filter(|g| is_plain(g)).unwrap_or(edge.as_bytes());
+    let name = given.filter(|g| is_plain(g) && may_be_named(g, edge)).unwrap_or(edge.as_bytes());
     if is_plain(name) { Cow::Borrowed(name) } else { Cow::Owned(escape(edge)) }
 }
 
@@ -81,21 +81,28 @@ mod tests {
 
     #[test]
     fn given_names_come_back() {
-        let (edge, given) = edge_name("e\u{301}".as_bytes()).unwrap();
-        assert_eq!(&*edge, "\u{e9}");
-        assert_eq!(&*shown(&edge, given.as_deref()), "e\u{301}".as_bytes());
-        assert_eq!(edge_name(b"plain").unwrap(), ("plain".into(), None));
-        assert_eq!(edge_name(&[b'x'; 256]), Err(FsError::NameTooLong));
+        let given = "e\u{301}.a".as_bytes();
+        let edges: Vec<Name> = edge_names(given).unwrap().collect();
+        assert_eq!((&*edges[0], edges.len()), ("\u{e9}.a", 5));
+        for edge in &edges {
+            assert!(edge.starts_with("\u{e9}") && edge.ends_with(".a"));
+            assert_eq!(&*shown(edge, kept_name(edge, given).as_deref()), given);
+            assert_eq!(&*shown(edge, Some(b"other")), edge.as_bytes(), "what is another edge's does not count");
+        }
+        assert!(edge_names(b"plain").unwrap().next().is_some_and(|edge| &*edge == "plain"));
+        assert_eq!(kept_name("plain", b"plain"), None);
+        assert_eq!(edge_names(&[b'x'; 256]).map(drop), Err(FsError::NameTooLong));
     }
 
     #[test]
     fn bytes_that_are_no_text_stay_apart() {
-        let names = [&b"caf\xe8.txt"[..], b"caf\xe9.txt", b"caf\xe9", b"\xff", b".\xff"].map(|n| edge_name(n).unwrap());
-        for (i, (edge, given)) in names.iter().enumerate() {
+        let names =
+            [&b"caf\xe8.txt"[..], b"caf\xe9.txt", b"caf\xe9", b"\xff", b".\xff"].map(|n| edge_names(n).unwrap());
+        let edges: Vec<Name> = names.into_iter().flatten().collect();
+        for (i, edge) in edges.iter().enumerate() {
             assert!(edge.contains('\u{fffd}') && edge.contains('~'));
-            assert!(names[..i].iter().all(|(other, _)| other != edge));
-            assert_eq!(edge_name(given.as_ref().unwrap()).unwrap().0, *edge);
+            assert!(!edges[..i].contains(edge));
         }
-        assert!(names[0].0.starts_with("caf\u{fffd}~") && names[0].0.ends_with(".txt"));
+        assert!(edges[0].starts_with("caf\u{fffd}~") && edges[0].ends_with(".txt"));
     }
 }

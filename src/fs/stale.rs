@@ -65,8 +65,11 @@ impl Filesystem {
         };
         match bound {
             Some(ino) if ino == old => {
+                let is_renamed = self.writeback.find(dir, edge).is_some_and(|now| self.shown(dir, edge, &now) != name);
+                let renamed = is_renamed.then_some(Stale::Name { parent, name });
                 let is_same = is_directory || state.inodes.get(ino).is_some_and(|inode| stored(&inode.kind) == before);
-                vec![if is_same { Stale::Attributes(ino) } else { Stale::Content(ino) }]
+                let stale = if is_same { Stale::Attributes(ino) } else { Stale::Content(ino) };
+                renamed.into_iter().chain([stale]).collect()
             }
             other => {
                 if let Some(new) = other {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::inodes::{Kind, Link};
+use super::names::{kept_name, shown};
 use super::{Filesystem, Ino, State};
 use crate::node::Name;
 use crate::writeback::Target;
@@ -40,7 +41,12 @@ impl Filesystem {
                 && let Some(name) = file.take_conflict_name(dir, &old)
             {
                 state.inodes.detach_at(parent, &name, Link::Taken);
-                state.inodes.relocate_at(&(parent, old), parent, name);
+                state.inodes.relocate_at(&(parent, Arc::clone(&old)), parent, Arc::clone(&name));
+                if let Some(inode) = state.inodes.get_mut(ino)
+                    && (inode.parent, &inode.name) == (parent, &name)
+                {
+                    inode.attributes.name = kept_name(&name, &shown(&old, inode.attributes.name.as_deref()));
+                }
             }
         }
     }

@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 use serde_json::{Map, Value};
 
 use super::metadata::float;
-use super::{Child, Metadata, name_of};
+use super::{Child, Metadata, may_be_named};
 use crate::cap::Cap;
 use crate::crypto::hash::{Tag, tagged};
 use crate::util::base32;
@@ -188,7 +188,7 @@ impl Attributes {
             rdev: number(ours.and_then(|o| o.get("rdev"))).filter(|_| matches).unwrap_or(0),
             id: text("id").filter(|_| matches).map(str::to_owned),
             linked: matches && ours.and_then(|o| o.get("linked")).and_then(Value::as_bool) == Some(true),
-            name: ours.and_then(|o| o.get("name")).and_then(read_name).filter(|given| belongs(given, name)),
+            name: ours.and_then(|o| o.get("name")).and_then(read_name).filter(|given| may_be_named(given, name)),
             xattr: ours.and_then(|o| o.get("xattr")).and_then(Value::as_object).filter(|_| matches).cloned(),
         }
     }
@@ -249,9 +249,4 @@ fn read_name(value: &Value) -> Option<Vec<u8>> {
         Value::Object(map) => BASE64.decode(map.get("base64")?.as_str()?.as_bytes()).ok(),
         _ => None,
     }
-}
-
-/// Whether a given name still belongs to the edge.
-fn belongs(given: &[u8], edge: &str) -> bool {
-    *name_of(given) == *edge
 }

@@ -25,7 +25,7 @@ pub use edit::{Edit, EditOutcome, Expect};
 pub use error::NodeError;
 pub use metadata::{Metadata, NotAnObject, float};
 pub use source::{BytesSource, Source};
-pub use table::{Child, Name, Table, name_of, normalize};
+pub use table::{Child, Name, Table, may_be_named, names_of, normalize};
 
 /// How fresh a directory's table must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 
-use super::Metadata;
+use super::{Attributes, Metadata};
 use crate::cap::Cap;
 use crate::crypto::hash::sha256d;
 use crate::util::base32;
@@ -19,15 +19,25 @@ pub fn normalize(name: &str) -> Name {
     if is_nfc(name) { name.into() } else { name.nfc().collect::<String>().into() }
 }
 
-/// The name on the grid for one that was given. Of bytes that are no text it holds what can be read of them, and a hash
-/// of them all before the extension, so that different bytes stay different names.
-pub fn name_of(given: &[u8]) -> Name {
-    if let Ok(text) = str::from_utf8(given) {
-        return normalize(text);
-    }
-    let text = String::from_utf8_lossy(given);
-    let dot = text.rfind('.').filter(|dot| *dot > 0).unwrap_or(text.len());
-    normalize(&format!("{}~{}{}", &text[..dot], base32::encode(&sha256d(given)[..5]), &text[dot..]))
+/// Bytes of the hash in names that are marked with one.
+const MARKS: [usize; 4] = [5, 10, 20, 30];
+
+/// The names on the grid that one given may have, in the order in which they are taken: the NFC form, unless the bytes are no
+/// text; then what can be read of them, with a hash of them all before the extension. A further one is taken where
+/// those before belong to others, which have the same NFC form. So different bytes stay different names.
+pub fn names_of(given: &[u8]) -> impl Iterator<Item = Name> {
+    let plain = str::from_utf8(given).ok().map(normalize);
+    let marked = MARKS.into_iter().map(move |length| {
+        let text = String::from_utf8_lossy(given);
+        let dot = text.rfind('.').filter(|dot| *dot > 0).unwrap_or(text.len());
+        normalize(&format!("{}~{}{}", &text[..dot], base32::encode(&sha256d(given)[..length]), &text[dot..]))
+    });
+    plain.into_iter().chain(marked)
+}
+
+/// Whether `given` may stand under the name `edge` on the grid.
+pub fn may_be_named(given: &[u8], edge: &str) -> bool {
+    names_of(given).any(|name| *name == *edge)
 }
 
 /// One entry of a directory.
@@ -48,4 +58,23 @@ pub struct Table {
     pub version: Bytes,
     /// Children by name, in code point order.
     pub entries: BTreeMap<Name, Child>,
+}
+
+impl Table {
+    /// The entry that was made with the name `given`.
+    pub fn made_as(&self, given: &[u8]) -> Option<(Name, &Child)> {
+        names_of(given).find_map(|name| {
+            let child = self.entries.get(&name)?;
+            let own = Attributes::of(&name, child).name;
+            (own.as_deref().unwrap_or(name.as_bytes()) == given).then_some((name, child))
+        })
+    }
+
+    /// The entry that somebody means who says `name`: the one made with that name, else the one of its NFC form.
+    pub fn meant(&self, name: &str) -> Option<(Name, &Child)> {
+        self.made_as(name.as_bytes()).or_else(|| {
+            let name = normalize(name);
+            self.entries.get(&name).map(|child| (name, child))
+        })
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::publish::Attempt;
 use super::{DirId, Key, Seen, State, Target, Writeback};
 use crate::cap::Cap;
-use crate::node::{Child, Name};
+use crate::node::{Attributes, Child, Name, names_of};
 use crate::util::Utc;
 
 /// Names are at most this many bytes for a kernel.
@@ -77,19 +77,41 @@ impl State {
             }
             return;
         }
-        if let Some(fresh) = self.set_aside(dir, name, now_secs, host) {
+        let has_same_name = found.as_ref().is_some_and(|found| self.is_named_as(dir, name, found));
+        if let Some(fresh) = self.set_aside(dir, name, found.as_ref(), now_secs, host)
+            && has_same_name
+        {
             tracing::warn!(name = &**name, kept_as = &*fresh, "another client stored a different file here; both stay");
             self.note_conflict(dir, name, Some(fresh), now_secs);
         }
     }
 
-    /// What is wanted under `name` is wanted under a conflict name instead, which is returned.
-    pub(super) fn set_aside(&mut self, dir: DirId, name: &Name, now_secs: i64, host: &str) -> Option<Name> {
-        self.dirs.get(&dir)?.pending.get(name)?.wanted.as_ref()?;
-        let fresh = self.fresh_name(dir, name, now_secs, host);
+    /// Whether what is wanted under `name` was given the same name as `found`, which stands there.
+    pub(super) fn is_named_as(&self, dir: DirId, name: &Name, found: &Child) -> bool {
+        let wanted = self.dirs.get(&dir).and_then(|d| d.pending.get(name)?.wanted.as_ref());
+        wanted.is_some_and(|entry| entry.attributes.name == Attributes::of(name, found).name)
+    }
+
+    /// What is wanted under `name`, where `found` stands, is wanted under another name instead, which is returned: a conflict
+    /// name, or where the two were given different names, its own.
+    pub(super) fn set_aside(
+        &mut self,
+        dir: DirId,
+        name: &Name,
+        found: Option<&Child>,
+        now_secs: i64,
+        host: &str,
+    ) -> Option<Name> {
+        let given = self.dirs.get(&dir)?.pending.get(name)?.wanted.as_ref()?.attributes.name.clone();
+        let given = given.unwrap_or_else(|| name.as_bytes().to_vec());
+        let is_other = found.is_some_and(|found| !self.is_named_as(dir, name, found));
+        let own = is_other.then(|| names_of(&given).find(|name| !self.is_taken(dir, name))).flatten();
+        let given = own.is_some().then_some(given);
+        let fresh = own.unwrap_or_else(|| self.fresh_name(dir, name, now_secs, host));
         self.touched.insert(Key::Edge(dir, Arc::clone(name)));
         let pending = self.dirs.get_mut(&dir)?.take(name)?;
-        let entry = pending.wanted?;
+        let mut entry = pending.wanted?;
+        entry.attributes.name = given;
         self.relink(entry.attributes.id.as_deref(), &(dir, Arc::clone(name)), &(dir, Arc::clone(&fresh)));
         if let Target::File(file) = &entry.target {
             file.set_conflict_name(dir, Arc::clone(name), Arc::clone(&fresh));
@@ -123,14 +145,14 @@ impl State {
 
     /// A conflict name that nothing has.
     pub(super) fn fresh_name(&self, dir: DirId, name: &str, now_secs: i64, host: &str) -> Name {
-        let d = self.dirs.get(&dir);
-        let taken = |candidate: &str| {
-            d.is_some_and(|d| {
-                d.pending.contains_key(candidate) || d.table.as_ref().is_some_and(|t| t.entries.contains_key(candidate))
-            })
-        };
-        let fresh = (1..).map(|n| conflict_name(name, now_secs, host, n)).find(|c| !taken(c));
+        let fresh = (1..).map(|n| conflict_name(name, now_secs, host, n)).find(|name| !self.is_taken(dir, name));
         fresh.expect("some number is free")
+    }
+
+    fn is_taken(&self, dir: DirId, name: &str) -> bool {
+        self.dirs.get(&dir).is_some_and(|d| {
+            d.pending.contains_key(name) || d.table.as_ref().is_some_and(|t| t.entries.contains_key(name))
+        })
     }
 }
 

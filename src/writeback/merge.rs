@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::publish::Attempt;
 use super::{DirId, Entry, Key, Seen, State, Target, Writeback, cap_key};
 use crate::cap::Cap;
-use crate::node::{Directory, EditOutcome, Freshness, Name, NodeError, Table};
+use crate::node::{Child, Directory, EditOutcome, Freshness, Name, NodeError, Table};
 use crate::util::Cx;
 
 /// Directories of ours that have met others under their names.
@@ -30,7 +30,7 @@ impl Writeback {
         for (attempt, outcome) in attempts {
             let EditOutcome::Conflict { found: Some(found) } = outcome else { continue };
             let name = &attempt.name;
-            let Some(ours) = self.state().new_directory_at(dir, name, &found.cap) else { continue };
+            let Some(ours) = self.state().new_directory_at(dir, name, found) else { continue };
             match self.merge(cx, ours, &found.cap, attempt.first).await {
                 Ok(true) => {
                     tracing::info!(name = &**name, "another client has made this directory too; they are one now");
@@ -74,12 +74,13 @@ impl Writeback {
 impl State {
     /// The directory that is wanted under a name, if it was made here, nobody else can have it, and `found` is one into
     /// which it can be merged.
-    fn new_directory_at(&self, dir: DirId, name: &Name, found: &Cap) -> Option<DirId> {
-        let is_fit = found.is_directory() && found.is_mutable() && !found.is_readonly();
+    fn new_directory_at(&self, dir: DirId, name: &Name, found: &Child) -> Option<DirId> {
+        let cap = &found.cap;
+        let is_fit = cap.is_directory() && cap.is_mutable() && !cap.is_readonly() && self.is_named_as(dir, name, found);
         let pending = self.dirs.get(&dir)?.pending.get(name)?;
         let Target::Directory(ours) = pending.wanted.as_ref()?.target else { return None };
         let is_new = self.dirs.get(&ours)?.is_new;
-        (is_fit && is_new && !self.by_cap.contains_key(&cap_key(found))).then_some(ours)
+        (is_fit && is_new && !self.by_cap.contains_key(&cap_key(cap))).then_some(ours)
     }
 
     /// `held` is what has been published in what `ours` was, `there` what stands in the other.

@@ -367,7 +367,7 @@ impl State {
         let (is_removal, first) = (pending.wanted.is_none(), pending.first);
         tracing::warn!(name = &**name, "another client has put something into this directory; it is not removed");
         if let (Some(cap), Some(there)) = (named.first(), &there) {
-            let fresh = if is_removal { None } else { self.set_aside(dir, name, now_secs, host) };
+            let fresh = if is_removal { None } else { self.set_aside(dir, name, Some(there), now_secs, host) };
             self.done(dir, name);
             self.note_conflict(dir, name, fresh, now_secs);
             if let Some(id) = self.by_cap.get(&cap_key(cap)).copied() {

@@ -25,7 +25,7 @@ use super::place::Place;
 use super::session::Session;
 use crate::cap::{Cap, StorageIndex};
 use crate::client::{Client, ClientOptions, Found, ResolveError};
-use crate::fs::edge_name;
+use crate::fs::edge_names;
 use crate::node::{Child, Freshness, Name, NodeFactory, normalize};
 use crate::util::Cx;
 
@@ -80,7 +80,7 @@ impl Source {
 /// Something on its way, and the name that it will have.
 struct Item {
     name: Name,
-    /// The name in bytes, where that differs.
+    /// The local name by which it goes, in bytes.
     given: Option<Vec<u8>>,
     source: Source,
     /// Where it comes from, for messages.
@@ -181,7 +181,7 @@ impl Copier {
             let path = path.join(entry.file_name());
             let item = entry.metadata().map_err(|e| Failure::io(path.display(), &e)).and_then(|metadata| {
                 let (name, given) = local_name(&entry.file_name(), &path)?;
-                let shown = path.display().to_string();
+                let (given, shown) = (Some(given), path.display().to_string());
                 Ok(Some(Item { name, given, shown, source: Source::Local(path, metadata) }))
             });
             items.extend(self.note(item)?);
@@ -201,6 +201,7 @@ impl Copier {
                     return Err(Failure::at(Exit::Failed, path.display(), what));
                 }
                 let name = path.file_name().map(|name| local_name(name, path)).transpose()?;
+                let name = name.map(|(name, given)| (name, Some(given)));
                 // Below, links are kept; this one the user named.
                 let named = fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink()) && !metadata.is_symlink();
                 let real = if named { real_path(path)? } else { path.clone() };
@@ -251,8 +252,11 @@ fn real_path(path: &Path) -> Result<PathBuf, Failure> {
     fs::canonicalize(path).map_err(|e| Failure::io(path.display(), &e))
 }
 
-fn local_name(name: &OsStr, path: &Path) -> Result<(Name, Option<Vec<u8>>), Failure> {
-    edge_name(name.as_bytes()).map_err(|e| Failure::at(Exit::Failed, path.display(), e))
+fn local_name(name: &OsStr, path: &Path) -> Result<(Name, Vec<u8>), Failure> {
+    let given = name.as_bytes().to_vec();
+    let name = edge_names(&given).map_err(|e| Failure::at(Exit::Failed, path.display(), e))?.next();
+    let name = name.ok_or_else(|| Failure::at(Exit::Failed, path.display(), "has no name"))?;
+    Ok((name, given))
 }
 
 /// Refuses sources that would take each other's place.
@@ -266,7 +270,7 @@ fn check_names(items: &[Item], shown: &str) -> Result<(), Failure> {
                 "is a directory; say the name that the capability is to have in it",
             ));
         }
-        if !seen.insert(&item.name) {
+        if !seen.insert(item.given.as_deref().unwrap_or(item.name.as_bytes())) {
             let what =
                 format_args!("is not the only FROM that would be named {}; copy them one after another", item.name);
             return Err(Failure::at(Exit::Usage, &item.shown, what));

@@ -21,7 +21,7 @@ use crate::cli::put::FileSource;
 use crate::mutable::MAX_CONTENT;
 use crate::node::{
     Attributes, BytesSource, Child, Edit, EditOutcome, Expect, FileType, Freshness, Metadata, Name, NodeError,
-    NodeFactory, Table,
+    NodeFactory, Table, names_of,
 };
 use crate::util::base32;
 
@@ -55,7 +55,14 @@ impl Copier {
             };
             let mut names = HashSet::new();
             let mut stores = Vec::new();
-            for item in items {
+            for mut item in items {
+                if let Some(given) = &item.given {
+                    let is_taken = |name: &Name| names.contains(name) || table.entries.contains_key(name);
+                    let there = table.made_as(given).map(|(name, _)| name);
+                    let place = there.or_else(|| names_of(given).find(|name| !is_taken(name)));
+                    item.name = place.unwrap_or(item.name);
+                    item.given = item.given.filter(|given| *given != item.name.as_bytes());
+                }
                 if names.insert(Arc::clone(&item.name)) {
                     stores.push(item);
                 } else {

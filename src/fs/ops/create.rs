@@ -8,7 +8,6 @@ use crate::cap::{Cap, FileCap, LitCap};
 use crate::fs::attr::{Attr, Caller, Ino};
 use crate::fs::handles::{Handle, Open, OpenMode};
 use crate::fs::inodes::{Kind, Link};
-use crate::fs::names::edge_name;
 use crate::fs::ops::xattr::inherit;
 use crate::fs::{Filesystem, FsError};
 use crate::node::{Attributes, FileType, Metadata};
@@ -89,7 +88,6 @@ impl Filesystem {
         caller: Caller,
         kind: Kind,
     ) -> Result<Attr, FsError> {
-        let (edge, given) = edge_name(name)?;
         self.make_room(RECORD).await?;
         let dir = self.load(parent).await?;
         let (ino, kept) = {
@@ -98,6 +96,7 @@ impl Filesystem {
             if self.find(dir, name)?.is_some() {
                 return Err(FsError::Exists);
             }
+            let (edge, given) = self.free_edge(dir, name, None)?;
             let above = state.inodes.get(parent).ok_or(FsError::Stale)?;
             if above.link != Link::Named {
                 return Err(FsError::NotFound);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::fs::attr::{Attr, Ino};
 use crate::fs::handles::{Handle, Open};
-use crate::fs::names::shown;
 use crate::fs::{Durability, Filesystem, FsError};
 use crate::node::{FileType, Name};
 use crate::writeback::{Entry, Scope, Target};
@@ -94,7 +93,7 @@ impl Filesystem {
         let special = |name: &[u8], ino| Listed { name: name.to_vec(), ino, kind: FileType::Directory, edge: None };
         let mut listing = vec![special(b".", ino), special(b"..", parent)];
         listing.extend(children.into_iter().map(|(edge, entry)| Listed {
-            name: shown(&edge, entry.attributes.name.as_deref()).into_owned(),
+            name: self.shown(dir, &edge, &entry),
             ino: state.inodes.number(ino, &edge, &entry),
             kind: entry.attributes.kind,
             edge: Some((edge, entry)),

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::fs::attr::{Attr, Ino};
 use crate::fs::inodes::Kind;
-use crate::fs::names::{edge_name, is_odd, shown};
+use crate::fs::names::{edge_names, is_odd, kept_name, shown};
 use crate::fs::{Filesystem, FsError, State};
 use crate::journal::Usage;
-use crate::node::{FileType, Name, Space};
+use crate::node::{FileType, Name, Space, names_of};
 use crate::writeback::{DirId, Entry, Target};
 
 /// The longest target a symbolic link can have.
@@ -20,7 +20,7 @@ impl Filesystem {
         let ino = {
             let mut state = self.lock();
             let Some((edge, entry)) = self.find(dir, name)? else {
-                self.is_gone(&mut state, parent, &edge_name(name)?.0);
+                self.is_none(&mut state, parent, dir, name)?;
                 return Err(FsError::NotFound);
             };
             self.bind(&mut state, parent, &edge, &entry)?
@@ -91,15 +91,63 @@ impl Filesystem {
 
     /// The edge's name and entry for a name as the kernel writes it. The directory must be loaded.
     pub(in crate::fs) fn find(&self, dir: DirId, name: &[u8]) -> Result<Option<(Name, Entry)>, FsError> {
-        let (edge, _) = edge_name(name)?;
-        if let Some(entry) = self.writeback.find(dir, &edge) {
-            return Ok(Some((edge, entry)));
+        let is_it = |edge: &Name, entry: &Entry| self.shown(dir, edge, entry) == name;
+        for edge in edge_names(name)? {
+            if let Some(entry) = self.writeback.find(dir, &edge).filter(|entry| is_it(&edge, entry)) {
+                return Ok(Some((edge, entry)));
+            }
         }
         if name.first() != Some(&b'%') {
             return Ok(None);
         }
         let odd = self.writeback.list(dir).into_iter().filter(|(edge, _)| is_odd(edge));
-        Ok(odd.into_iter().find(|(edge, entry)| *shown(edge, entry.attributes.name.as_deref()) == *name))
+        Ok(odd.into_iter().find(|(edge, entry)| is_it(edge, entry)))
+    }
+
+    /// The name under which a kernel sees an entry: of several with one name, which clients that have not heard of each other
+    /// may make, the first has it.
+    pub(in crate::fs) fn shown(&self, dir: DirId, edge: &Name, entry: &Entry) -> Vec<u8> {
+        let given = entry.attributes.name.as_deref();
+        let own = shown(edge, given);
+        if *own == *edge.as_bytes() || given != Some(&*own) {
+            return own.into_owned();
+        }
+        let is_before = |before: Name| {
+            let there = self.writeback.find(dir, &before);
+            there.is_some_and(|there| shown(&before, there.attributes.name.as_deref()) == own)
+        };
+        let is_first = !names_of(&own).take_while(|before| before != edge).any(is_before);
+        if is_first { own.into_owned() } else { shown(edge, None).into_owned() }
+    }
+
+    /// An edge that has room for what is to be named so, and the name to be kept with it. What stands at `but` is no
+    /// obstacle.
+    pub(in crate::fs) fn free_edge(
+        &self,
+        dir: DirId,
+        name: &[u8],
+        but: Option<&Name>,
+    ) -> Result<(Name, Option<Vec<u8>>), FsError> {
+        let is_free = |edge: &Name| but == Some(edge) || self.writeback.find(dir, edge).is_none();
+        let edge = edge_names(name)?.find(is_free).ok_or(FsError::Exists)?;
+        let kept = kept_name(&edge, name);
+        Ok((edge, kept))
+    }
+
+    /// Nothing is called so: whatever was has lost its name.
+    pub(in crate::fs) fn is_none(
+        &self,
+        state: &mut State,
+        parent: Ino,
+        dir: DirId,
+        name: &[u8],
+    ) -> Result<(), FsError> {
+        for edge in edge_names(name)? {
+            if state.inodes.at(parent, &edge).is_some() && self.writeback.find(dir, &edge).is_none() {
+                self.is_gone(state, parent, &edge);
+            }
+        }
+        Ok(())
     }
 
     /// The inode of an entry, made or brought up to date.

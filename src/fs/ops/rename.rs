@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::fs::attr::Ino;
 use crate::fs::inodes::Link;
-use crate::fs::names::edge_name;
+use crate::fs::names::kept_name;
 use crate::fs::{Filesystem, FsError};
 use crate::node::{Attributes, FileType, Freshness};
 use crate::writeback::{Change, Entry, LinkChange};
@@ -45,9 +45,11 @@ impl Filesystem {
                 return Err(FsError::NotFound);
             }
             let (from, entry) = self.find(from_dir, name)?.ok_or(FsError::NotFound)?;
-            let (fresh, given) = edge_name(new_name)?;
             let replaced = self.find(to_dir, new_name)?;
-            let to = replaced.as_ref().map_or(fresh, |(edge, _)| Arc::clone(edge));
+            let (to, given) = match &replaced {
+                Some((edge, _)) => (Arc::clone(edge), kept_name(edge, new_name)),
+                None => self.free_edge(to_dir, new_name, (from_dir == to_dir).then_some(&from))?,
+            };
             if replaced.is_some() && mode == RenameMode::NoReplace {
                 return Err(FsError::Exists);
             }

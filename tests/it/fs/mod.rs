@@ -6,6 +6,7 @@ mod links;
 mod lost;
 mod model;
 mod mutable;
+mod names;
 mod parts;
 mod promises;
 mod queue;

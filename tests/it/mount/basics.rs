@@ -223,9 +223,12 @@ fn names_come_back_as_they_were_given() {
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
     let world = World::mounted();
-    let names: [&[u8]; 5] = ["\u{e9}".as_bytes(), "u\u{308}".as_bytes(), b"not \xff utf-8", b"%2F", b" blank "];
+    let (composed, decomposed) = ("\u{e9}".as_bytes(), "e\u{301}".as_bytes());
+    let names: [&[u8]; 6] = [composed, decomposed, "u\u{308}".as_bytes(), b"not \xff utf-8", b"%2F", b" blank "];
+    let path = |name: &[u8]| world.at(OsString::from_vec(name.to_vec()));
+    assert_eq!(fs::metadata(path(decomposed)).unwrap_err().kind(), std::io::ErrorKind::NotFound);
     for name in names {
-        fs::write(world.at(OsString::from_vec(name.to_vec())), name).unwrap();
+        fs::write(path(name), name).unwrap();
     }
     world.remount();
     let mut listed: Vec<Vec<u8>> =
@@ -235,8 +238,13 @@ fn names_come_back_as_they_were_given() {
     expected.sort();
     assert_eq!(listed, expected);
     for name in names {
-        assert_eq!(fs::read(world.at(OsString::from_vec(name.to_vec()))).unwrap(), name);
+        assert_eq!(fs::read(path(name)).unwrap(), name);
     }
+    fs::remove_file(path(composed)).unwrap();
+    fs::rename(path(decomposed), path(composed)).unwrap();
+    world.remount();
+    assert_eq!(fs::read(path(composed)).unwrap(), decomposed);
+    assert!(!path(decomposed).exists());
 }
 
 #[test]
