@@ -1,6 +1,8 @@
-//! Verified plaintext of files in memory, least recently used out first, weighed in bytes; and the tables of directories on
-//! disk, sealed.
+//! Verified plaintext of files in memory, least recently used out first, weighed in bytes; and blocks of files and the tables
+//! of directories on disk, sealed.
 
+mod blocks;
+mod folder;
 mod tables;
 
 use std::any::Any;
@@ -14,6 +16,7 @@ use lru::LruCache;
 
 use crate::util::SingleFlight;
 
+pub use blocks::{Blocks, KeptBlock};
 pub use tables::{TableId, TableVersion, Tables};
 
 const SHARDS: usize = 16;

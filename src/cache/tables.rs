@@ -1,14 +1,13 @@
 //! Directory tables on disk, sealed, for the time when the grid cannot be asked: one file for each directory.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, PoisonError};
 
 use zeroize::Zeroizing;
 
+use super::folder::Folder;
 use crate::crypto::hash::{Hash, Tag, tagged};
 use crate::crypto::{ReadKey, Sealer};
 use crate::util::{Clock, Rng, Survives, base32, replace_file};
@@ -17,9 +16,6 @@ use crate::util::{Clock, Rng, Survives, base32, replace_file};
 const MAGIC: &[u8; 8] = b"tfTable1";
 /// Bytes before what is sealed: the magic, the sequence number and the root hash.
 const HEADER: usize = 8 + 8 + 32;
-
-/// A table that is seen again counts as used once it has not been for this long.
-const USED: Duration = Duration::from_secs(3600);
 
 /// The ending of a file that is complete.
 const COMPLETE: &str = ".table";
@@ -66,28 +62,19 @@ impl TableVersion {
 
 /// The tables of one node directory, bounded in bytes: those that were not used for the longest time go first.
 pub struct Tables {
-    folder: PathBuf,
-    limit: u64,
-    clock: Clock,
+    folder: Folder,
     rng: Rng,
-    /// Bytes of all files. One writer at a time.
-    total: Mutex<u64>,
+    /// One writer at a time.
+    writing: Mutex<()>,
 }
 
 impl Tables {
     /// The tables in `folder`, which is made (mode 0700) if it is missing; of at most `limit` bytes together.
     ///
     /// # Errors
-    /// The folder cannot be made or read.
+    /// The folder cannot be made.
     pub fn open(folder: PathBuf, limit: u64, clock: Clock, rng: Rng) -> io::Result<Tables> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        let tables = Tables { folder, limit, clock, rng, total: Mutex::new(0) };
-        {
-            let mut total = tables.total();
-            *total = tables.files()?.iter().map(|(_, _, length)| length).sum();
-            tables.evict(&mut total);
-        }
-        Ok(tables)
+        Ok(Tables { folder: Folder::open(folder, limit, clock)?, rng, writing: Mutex::default() })
     }
 
     /// Keeps a version of a table that was verified, in place of others; an older one takes no newer one's place, unless it
@@ -97,26 +84,23 @@ impl Tables {
     /// The file cannot be written; what was kept before stays.
     pub fn put(&self, id: &TableId, version: TableVersion, content: &[u8], is_newest: bool) -> io::Result<()> {
         let path = self.path(id);
-        let mut total = self.total();
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = File::open(&path).ok();
         let length = old.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |m| m.len());
         match old.and_then(|mut file| read_version(&mut file)) {
-            Some(old) if old == version => return self.use_again(id),
+            Some(old) if old == version => return self.folder.used(&File::open(&path)?),
             Some(old) if old.seqnum > version.seqnum && !is_newest => return Ok(()),
             _ => {}
         }
         let header = version.header();
         let sealed = Sealer::new(&id.key).seal(&self.rng, &place(id, &header), content);
         let new_length = (HEADER + sealed.len()) as u64;
-        if new_length > self.limit / 4 {
+        if new_length > self.folder.limit() / 4 {
             // What is there is outdated by now, but better than nothing.
             return Ok(());
         }
         replace_file(&path, &[&header, &sealed], 0o600, Survives::Exit)?;
-        *total = total.saturating_sub(length).saturating_add(new_length);
-        if *total > self.limit {
-            self.evict(&mut total);
-        }
+        self.folder.replaced(length, new_length);
         Ok(())
     }
 
@@ -126,12 +110,12 @@ impl Tables {
         let version = read_version(&mut file);
         let opened = version.and_then(|version| {
             let mut sealed = Vec::new();
-            file.take(self.limit).read_to_end(&mut sealed).ok()?;
+            Read::by_ref(&mut file).take(self.folder.limit()).read_to_end(&mut sealed).ok()?;
             let content = Sealer::new(&id.key).open(&place(id, &version.header()), &sealed)?;
             Some((version, content))
         });
         match &opened {
-            Some(_) => drop(self.use_again(id)),
+            Some(_) => drop(self.folder.used(&file)),
             None => {
                 tracing::warn!(name = id.name, "a directory that was kept is damaged; it was removed");
                 let _ = fs::remove_file(self.path(id));
@@ -141,52 +125,7 @@ impl Tables {
     }
 
     fn path(&self, id: &TableId) -> PathBuf {
-        self.folder.join(format!("{}{COMPLETE}", id.name))
-    }
-
-    fn total(&self) -> MutexGuard<'_, u64> {
-        self.total.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    fn use_again(&self, id: &TableId) -> io::Result<()> {
-        let file = File::open(self.path(id))?;
-        let now = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(self.clock.now_nanos()).unwrap_or(0));
-        let idle = now.duration_since(file.metadata()?.modified()?).unwrap_or(Duration::MAX);
-        if idle > USED { file.set_modified(now) } else { Ok(()) }
-    }
-
-    /// All files, leftovers of processes that were killed included: when each was last used, and its length.
-    fn files(&self) -> io::Result<Vec<(SystemTime, PathBuf, u64)>> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            if let Ok(metadata) = entry.metadata()
-                && metadata.is_file()
-            {
-                files.push((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), entry.path(), metadata.len()));
-            }
-        }
-        Ok(files)
-    }
-
-    /// Removes what was not used for the longest time, until an eighth of the room is free.
-    fn evict(&self, total: &mut u64) {
-        let Ok(mut files) = self.files() else { return };
-        // Others may have written too.
-        *total = files.iter().map(|(_, _, length)| length).sum();
-        if *total <= self.limit {
-            return;
-        }
-        files.sort();
-        for (_, path, length) in files {
-            if *total <= self.limit - self.limit / 8 {
-                break;
-            }
-            match fs::remove_file(&path) {
-                Ok(()) => *total -= length,
-                Err(error) => tracing::debug!(%error, "a directory that was kept cannot be removed"),
-            }
-        }
+        self.folder.path().join(format!("{}{COMPLETE}", id.name))
     }
 }
 
@@ -204,6 +143,7 @@ fn read_version(file: &mut File) -> Option<TableVersion> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 
@@ -276,8 +216,8 @@ mod tests {
         kept.put(&id(11), version(1), &[11; 900], false).unwrap();
         let there: Vec<u8> = (1..=11).filter(|n| kept.get(&id(*n)).is_some()).collect();
         assert!(there.starts_with(&[1]) && there.ends_with(&[9, 10, 11]) && !there.contains(&2), "{there:?}");
-        let total: u64 = kept.files().unwrap().iter().map(|(_, _, length)| length).sum();
-        assert!(total <= 10_000 && *kept.total() == total);
+        let total: u64 = kept.folder.files().iter().map(|(_, _, length)| length).sum();
+        assert!(total <= 10_000 && kept.folder.total() == total);
         kept.put(&id(12), version(1), &[12; 4000], false).unwrap();
         assert!(kept.get(&id(12)).is_none(), "one that would push out most others is not kept");
     }

@@ -142,6 +142,8 @@ async fn start(
             patience: options.deadline,
             ready_keys: READY_KEYS,
             keep_tables: Some(TABLES),
+            keep_blocks: Some(options.cache_size).filter(|size| *size > 0),
+            cache_dir: options.cache_dir.clone(),
             keep_asking: true,
             may_be_empty: false,
             clock: clock.clone(),

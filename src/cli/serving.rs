@@ -258,6 +258,7 @@ impl ControlTarget for Target {
                 grid.servers().iter().map(|s| server_state(grid, s)).collect()
             },
             cache: CacheStatus { bytes: self.client.cache().weight(), limit: self.client.cache().capacity() },
+            disk_cache: self.client.blocks().map(|kept| CacheStatus { bytes: kept.bytes(), limit: kept.limit() }),
             journal: JournalStatus { bytes: usage.bytes, limit: usage.limit },
         }
     }

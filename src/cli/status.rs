@@ -71,7 +71,8 @@ pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Resul
 }
 
 fn text(status: &Status) -> String {
-    let Status { pid, mountpoint, source, read_only, since, queue, servers, cache, journal, unused: _ } = status;
+    let Status { pid, mountpoint, source, read_only, since, queue, servers, cache, disk_cache, journal, unused: _ } =
+        status;
     let change = if *read_only { ", read-only" } else { "" };
     let mut out = format!(
         "{} on {} (process {pid}{change}, since {})\n",
@@ -93,6 +94,9 @@ fn text(status: &Status) -> String {
     }
     out.push_str(&format!("  journal: {} of {}\n", output::size(journal.bytes), output::size(journal.limit)));
     out.push_str(&format!("  cache: {} of {}\n", output::size(cache.bytes), output::size(cache.limit)));
+    if let Some(disk) = disk_cache {
+        out.push_str(&format!("  cache on disk: {} of {}\n", output::size(disk.bytes), output::size(disk.limit)));
+    }
     let away = servers.iter().filter(|s| !s.reachable).count();
     out.push_str(&format!("  servers: {} of {} answer\n", servers.len() - away, servers.len()));
     out

@@ -7,6 +7,7 @@ mod space;
 mod store;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cache::{BlockCache, Tables};
+use crate::cache::{BlockCache, Blocks, Tables};
 use crate::cap::{Cap, FileCap, MutableFormat};
 use crate::config::{Aliases, Blacklist, ConfigError, GridConfig, Lock, LockKind, NodeDir, Secrets, Stores};
 use crate::crypto::{KeyPool, KeyShelf, SigningKey};
@@ -50,6 +51,11 @@ pub struct ClientOptions {
     /// Bytes of disk for directories as they were last seen, which are shown while the grid cannot be asked; `None`: they are
     /// not kept, and none is shown.
     pub keep_tables: Option<u64>,
+    /// Bytes of disk for blocks of files that were read from storage servers; `None`: none are kept. What stands in stores of
+    /// this machine is near enough.
+    pub keep_blocks: Option<u64>,
+    /// Where both are kept; `None`: in the node directory.
+    pub cache_dir: Option<PathBuf>,
     /// Whether the servers are asked in the background how they are, so that [`Client::space`](NodeFactory::space) and
     /// their state are known without asking: for a client that stays.
     pub keep_asking: bool,
@@ -70,6 +76,8 @@ impl Default for ClientOptions {
             patience: Duration::from_secs(60),
             ready_keys: 0,
             keep_tables: None,
+            keep_blocks: None,
+            cache_dir: None,
             keep_asking: false,
             may_be_empty: false,
             clock: Clock::system(),
@@ -86,6 +94,7 @@ pub struct Client {
     uploader: Uploader,
     cache: Arc<BlockCache>,
     tables: Option<Arc<Tables>>,
+    blocks: Option<Arc<Blocks>>,
     keys: KeyPool,
     /// Held for their effect: they end with the client.
     _tasks: Vec<AbortOnDropHandle<()>>,
@@ -137,7 +146,9 @@ impl Client {
             let store = store::Store::open(entry, &dir, options.clock.clone(), options.rng.clone()).await;
             servers.push(Arc::new(Server::new(info, Arc::new(store))));
         }
-        servers.extend(roster.announced());
+        let announced = roster.announced();
+        let is_far = !announced.is_empty();
+        servers.extend(announced);
         for server in &servers {
             let (server, address) = (server.name(), server.address());
             tracing::info!(server, address, "a server of the grid");
@@ -157,11 +168,18 @@ impl Client {
             options.rng.clone(),
             cpu.clone(),
         ));
+        let folder = options.cache_dir.clone().unwrap_or_else(|| dir.own("cache"));
         let tables = options.keep_tables.and_then(|limit| {
-            let opened =
-                Tables::open(dir.own("cache").join("tables"), limit, options.clock.clone(), options.rng.clone());
+            let opened = Tables::open(folder.join("tables"), limit, options.clock.clone(), options.rng.clone());
             opened.inspect_err(|error| tracing::warn!(%error, "directories cannot be kept")).ok().map(Arc::new)
         });
+        let blocks = options.keep_blocks.filter(|_| is_far).and_then(|limit| {
+            let opened = Blocks::open(folder.join("blocks"), limit, options.clock.clone(), options.rng.clone());
+            opened.inspect_err(|error| tracing::warn!(%error, "what is read cannot be kept")).ok().map(Arc::new)
+        });
+        if let Some(blocks) = blocks.clone() {
+            tokio::task::spawn_blocking(move || blocks.count());
+        }
         let keys = key_pool(&dir, &options, cpu);
         if let Some(per_second) = options.upload_rate {
             grid.limit_uploads(Rate::new(per_second));
@@ -181,6 +199,7 @@ impl Client {
             uploader: Uploader::new(Arc::clone(&grid)),
             cache: Arc::new(BlockCache::new(options.cache_bytes)),
             tables,
+            blocks,
             nodes: nodes::Nodes::default(),
             space: space::SpaceMeter::new(folders, expansion, usize::from(encoding.happy), known_space),
             base,
@@ -229,7 +248,12 @@ impl Client {
         }
     }
 
-    /// The cache of segments.
+    /// The blocks of files on disk, if any are kept.
+    pub fn blocks(&self) -> Option<&Arc<Blocks>> {
+        self.blocks.as_ref()
+    }
+
+    /// The cache of segments in memory.
     pub fn cache(&self) -> &Arc<BlockCache> {
         &self.cache
     }

@@ -103,7 +103,10 @@ impl Nodes {
         match file {
             FileCap::Lit(lit) => Ok(Arc::new(LiteralReader::new(lit))),
             FileCap::Chk(chk) => {
-                let make = || Reader::new(Arc::clone(&client.grid), chk.clone(), Arc::clone(&client.cache));
+                let make = || {
+                    let reader = Reader::new(Arc::clone(&client.grid), chk.clone(), Arc::clone(&client.cache));
+                    reader.with_kept(client.blocks.as_ref())
+                };
                 Ok(lock(&self.readers).get_or_make(key_of(cap), make))
             }
             FileCap::Mutable(mutable) if is_readable(mutable) => Ok(self.mutable(client, mutable)),

@@ -104,6 +104,8 @@ pub struct Status {
     pub unused: Vec<UnusedServer>,
     /// The cache of segments in memory.
     pub cache: CacheStatus,
+    /// The blocks of files on disk; `None` where none are kept.
+    pub disk_cache: Option<CacheStatus>,
     /// Contents that are not on the grid yet, or in use.
     #[serde(default)]
     pub journal: JournalStatus,
@@ -190,7 +192,7 @@ pub struct UnusedServer {
     pub reason: String,
 }
 
-/// The cache of segments in memory.
+/// A cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheStatus {
     /// Bytes in use.

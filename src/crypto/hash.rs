@@ -70,6 +70,10 @@ tags! {
     READY_KEYS = "tahoefs_ready_keys_v1";
     /// The key of a directory's table on disk, from the read key.
     KEPT_TABLE = "tahoefs_kept_table_v1";
+    /// The key of a file's blocks on disk, from what names the file.
+    KEPT_BLOCK = "tahoefs_kept_block_v1";
+    /// What a block on disk is called.
+    KEPT_BLOCK_NAME = "tahoefs_kept_block_name_v1";
     /// The bytes that tell a mutable container.
     MUTABLE_CONTAINER = "allmydata_mutable_container_header";
 }

@@ -31,6 +31,10 @@ pub struct MountOptions {
     pub commit: Duration,
     /// `journal-size=`: bytes that contents which are not on the grid yet may take.
     pub journal_size: Option<u64>,
+    /// `cache-size=`: bytes of disk for blocks of files that were read from storage servers; 0: none are kept.
+    pub cache_size: u64,
+    /// `cache-dir=`: where these stand, and the directories that were seen; `None`: in the node directory.
+    pub cache_dir: Option<PathBuf>,
     /// `bwlimit=`: bytes of shares that are sent in a second; `None`: no limit.
     pub upload_rate: Option<u64>,
     /// `deadline=`: how long a wait on the grid lasts in which no byte is acknowledged.
@@ -55,6 +59,9 @@ pub struct MountOptions {
 const LEAST_MEMORY: u64 = 16 << 20;
 const MEMORY: u64 = 192 << 20;
 
+/// The default of `cache-size=`, in bytes.
+const CACHE_SIZE: u64 = 5 << 30;
+
 /// The least of `journal-size=`, in bytes.
 const LEAST_JOURNAL: u64 = 16 << 20;
 
@@ -68,6 +75,8 @@ impl Default for MountOptions {
             durability: Durability::Local,
             commit: Duration::from_secs(5),
             journal_size: None,
+            cache_size: CACHE_SIZE,
+            cache_dir: None,
             upload_rate: None,
             deadline: Duration::from_secs(60),
             refresh: Duration::from_secs(10),
@@ -104,7 +113,7 @@ pub enum OptionError {
 }
 
 /// Options of the contract that are still to come.
-const NOT_YET: [&str; 5] = ["cache-size", "cache-dir", "format", "uid", "auto_unmount"];
+const NOT_YET: [&str; 3] = ["format", "uid", "auto_unmount"];
 /// What mount(8) and fstab(5) add for themselves.
 const IGNORED: [&str; 12] = [
     "auto",
@@ -170,6 +179,12 @@ impl MountOptions {
                 let bytes = value.and_then(parse_size).filter(|&b| b >= LEAST_JOURNAL);
                 self.journal_size = Some(bytes.ok_or_else(|| wants("a size of at least 16M, such as 20G"))?);
             }
+            ("cache-size", value) => {
+                self.cache_size =
+                    value.and_then(parse_size).ok_or_else(|| wants("a size, such as 20G, or 0 for none"))?;
+            }
+            ("cache-dir", Some(path)) if path.starts_with('/') => self.cache_dir = Some(path.into()),
+            ("cache-dir", _) => return Err(wants("the absolute path of a directory")),
             ("bwlimit", value) => {
                 let rate =
                     value.and_then(parse_rate).ok_or_else(|| wants("bytes for each second, such as 500K or 2M"))?;

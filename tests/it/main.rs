@@ -26,6 +26,7 @@ mod immutable_download;
 mod immutable_upload;
 mod interop;
 mod journal;
+mod kept_blocks;
 mod lease;
 mod local_store;
 mod logs;

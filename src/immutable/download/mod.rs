@@ -7,14 +7,14 @@ mod spans;
 mod tree;
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cache::{BlockCache, BlockKey, FileId};
+use crate::cache::{BlockCache, BlockKey, Blocks, FileId, KeptBlock};
 use crate::cap::{Cap, ChkCap, FileCap};
 use crate::crypto::hash::{Tag, tagged};
 use crate::grid::Grid;
@@ -43,6 +43,9 @@ const FIRST_ROOM: u64 = 16 << 20;
 pub struct Reader {
     file: Arc<File>,
     cache: Arc<BlockCache>,
+    kept: Option<Arc<Blocks>>,
+    /// How the file is cut, as a block that was kept says.
+    kept_as: OnceLock<Encoding>,
     id: FileId,
     /// Held by the one who fetches the first segment.
     opening: Arc<tokio::sync::Mutex<()>>,
@@ -61,15 +64,48 @@ impl Reader {
     /// The file behind `cap`. Asks no server yet.
     pub fn new(grid: Arc<Grid>, cap: ChkCap, cache: Arc<BlockCache>) -> Reader {
         let id = FileId(tagged(CACHE_ID, Cap::File(FileCap::Chk(cap.clone())).to_uri().as_bytes()));
-        Reader { file: Arc::new(File::new(grid, cap)), cache, id, opening: Arc::default(), pace: Mutex::default() }
+        Reader {
+            file: Arc::new(File::new(grid, cap)),
+            cache,
+            kept: None,
+            kept_as: OnceLock::new(),
+            id,
+            opening: Arc::default(),
+            pace: Mutex::default(),
+        }
+    }
+
+    /// The reader, whose segments are kept in `kept` from now on, and looked for there first.
+    pub fn with_kept(self, kept: Option<&Arc<Blocks>>) -> Reader {
+        Reader { kept: kept.map(Arc::clone), ..self }
+    }
+
+    fn key(&self, index: u64) -> BlockKey {
+        BlockKey { file: self.id, index }
+    }
+
+    /// How the file is cut, and a segment, if that in which `offset` lies is kept, or the first.
+    async fn open_kept(&self, offset: u64) -> Option<(Encoding, Option<(u64, Bytes)>)> {
+        let (kept, cap) = (self.kept.as_ref()?, &self.file.cap);
+        let guess = Encoding::guess(cap.size, cap.needed).ok()?.segment_of(offset)?;
+        for segment in if guess == 0 { vec![0] } else { vec![guess, 0] } {
+            let Some(block) = kept.find(self.key(segment)).await else { continue };
+            let encoding = Encoding::with_segment_size(cap.size, cap.needed, block.segment_size).ok()?;
+            self.cache.insert(self.key(segment), block.data.clone());
+            return Some((*self.kept_as.get_or_init(|| encoding), Some((segment, block.data))));
+        }
+        None
     }
 
     /// How the file is cut; and, where it had to be fetched to learn that, the segment in which `offset` lies.
     async fn open(&self, cx: &Cx, offset: u64) -> Result<(Encoding, Option<(u64, Bytes)>), NodeError> {
-        if let Some(encoding) = self.file.encoding() {
+        if let Some(encoding) = self.file.encoding().or(self.kept_as.get().copied()) {
             return Ok((encoding, None));
         }
-        let (file, cache, id) = (Arc::clone(&self.file), Arc::clone(&self.cache), self.id);
+        if let Some(opened) = self.open_kept(offset).await {
+            return Ok(opened);
+        }
+        let (file, cache, kept, id) = (Arc::clone(&self.file), Arc::clone(&self.cache), self.kept.clone(), self.id);
         let (opening, unhurried) = (Arc::clone(&self.opening), cx.unhurried());
         let fetched = unless_stopped(cx, async move {
             let _one_at_a_time = opening.lock().await;
@@ -77,7 +113,11 @@ impl Reader {
                 return Ok(None);
             }
             let (segment, data) = Arc::clone(&file).fetch(unhurried, offset).await?;
-            cache.insert(BlockKey { file: id, index: segment }, data.clone());
+            let key = BlockKey { file: id, index: segment };
+            cache.insert(key, data.clone());
+            if let (Some(kept), Some(Encoding { segment_size, .. })) = (kept, file.encoding()) {
+                kept.keep(key, KeptBlock { segment_size, data: data.clone() });
+            }
             Ok(Some((segment, data)))
         })
         .await?;
@@ -87,7 +127,7 @@ impl Reader {
 
     /// The plaintext of one segment.
     async fn segment(&self, cx: &Cx, encoding: &Encoding, segment: u64) -> Result<Bytes, NodeError> {
-        let key = BlockKey { file: self.id, index: segment };
+        let key = self.key(segment);
         if let Some(data) = self.cache.get(&key) {
             return Ok(data);
         }
@@ -106,10 +146,23 @@ impl Reader {
         encoding: &Encoding,
         segment: u64,
     ) -> impl Future<Output = Result<Bytes, NodeError>> + use<> {
-        let key = BlockKey { file: self.id, index: segment };
-        let offset = segment * encoding.segment_size;
-        let (file, cache) = (Arc::clone(&self.file), Arc::clone(&self.cache));
-        async move { cache.get_or_fetch(key, || async { Ok(file.fetch(cx, offset).await?.1) }).await }
+        let (key, segment_size) = (self.key(segment), encoding.segment_size);
+        let offset = segment * segment_size;
+        let (file, cache, kept) = (Arc::clone(&self.file), Arc::clone(&self.cache), self.kept.clone());
+        let fetch = async move {
+            if let Some(kept) = &kept
+                && let Some(block) = kept.find(key).await
+                && block.segment_size == segment_size
+            {
+                return Ok(block.data);
+            }
+            let data = file.fetch(cx, offset).await?.1;
+            if let Some(kept) = kept {
+                kept.keep(key, KeptBlock { segment_size, data: data.clone() });
+            }
+            Ok(data)
+        };
+        async move { cache.get_or_fetch(key, || fetch).await }
     }
 
     /// Notes that a segment was read, and fetches the next ones when it followed the one before.
@@ -128,7 +181,7 @@ impl Reader {
         pace.ahead.retain(|task| !task.is_finished());
         let next = segment + 1..(segment + 1 + pace.streak.min(AHEAD as u64)).min(encoding.num_segments);
         for segment in next {
-            if pace.ahead.len() >= AHEAD || self.cache.contains(&BlockKey { file: self.id, index: segment }) {
+            if pace.ahead.len() >= AHEAD || self.cache.contains(&self.key(segment)) {
                 continue;
             }
             let fetch = self.fetch(cx.unhurried().with_priority(Priority::Idle), encoding, segment);

@@ -330,6 +330,16 @@ fn without_happiness_nothing_is_half_named() {
     world.unmount();
 }
 
+/// Waits until so many blocks of files are on the disk.
+fn await_blocks(world: &World, count: usize) {
+    let there = || fs::read_dir(world.node_directory().join("tahoefs/cache/blocks")).into_iter().flatten().count();
+    let until = Instant::now() + ONE_DEADLINE;
+    while there() < count {
+        assert!(Instant::now() < until, "{} blocks are kept", there());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn with_all_servers_stopped_or_hung_a_mount_comes_up_as_last_seen() {
     let (mut grid, world, root) = start(3);
@@ -337,11 +347,18 @@ fn with_all_servers_stopped_or_hung_a_mount_comes_up_as_last_seen() {
     fs::create_dir(world.at("seen")).unwrap();
     fs::write(world.at("seen/short"), "short").unwrap();
     fs::write(world.at("seen/long"), bytes(100_000, 1)).unwrap();
+    fs::write(world.at("seen/read"), bytes(3_000_000, 3)).unwrap();
+    world.unmount();
+    world.mount(&[]);
+    assert_eq!(digest(&fs::read(world.at("seen/read")).unwrap()), digest(&bytes(3_000_000, 3)));
+    await_blocks(&world, 3);
     world.unmount();
 
     (0..SERVERS).for_each(|server| grid.stop_server(server));
     within(ONE_DEADLINE, "mounting without servers", || world.mount(&[]));
     assert_eq!(fs::read_to_string(world.at("seen/short")).unwrap(), "short");
+    let read = within(ONE_DEADLINE, "reading what was read", || fs::read(world.at("seen/read")).unwrap());
+    assert_eq!(digest(&read), digest(&bytes(3_000_000, 3)));
     let error = within(ONE_DEADLINE * 2, "failing", || fs::read(world.at("seen/long")).unwrap_err());
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
     fs::create_dir(world.at("made")).unwrap();
