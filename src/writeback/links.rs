@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Change, DirId, Entry, Key, State, Target, Weight, Writeback};
+use super::{Change, DirId, Entry, FileObject, Key, State, Target, Weight, Writeback};
 use crate::cap::Cap;
 use crate::journal::{Batch, LinkRecord, LinkedIn};
 use crate::node::{Attributes, Freshness, Name, NodeError, Timestamp};
@@ -279,13 +279,20 @@ impl State {
     }
 }
 
-/// Whether two edges have one content.
+/// Whether two edges have one content, or one that was made from the other's.
 pub fn is_same(one: &Target, other: &Target) -> bool {
+    let is_made_from = |file: &Arc<FileObject>, cap: &Cap| {
+        let is_own = file.is_of(cap) || file.began_as(cap);
+        is_own || file.write_cap().is_some_and(|own| own.storage_index() == cap.storage_index())
+    };
     match (one, other) {
-        (Target::File(one), Target::File(other)) => Arc::ptr_eq(one, other),
+        // One that is stored and closed is opened anew as another object, also before its edges are published.
+        (Target::File(one), Target::File(other)) => {
+            let follows = |new, old: &FileObject| old.stored().is_some_and(|cap| is_made_from(new, &cap));
+            Arc::ptr_eq(one, other) || follows(one, other) || follows(other, one)
+        }
         (Target::Stored(cap), Target::File(file)) | (Target::File(file), Target::Stored(cap)) => {
-            let is_own = file.is_of(cap) || file.began_as(cap);
-            is_own || file.write_cap().is_some_and(|own| own.storage_index() == cap.storage_index())
+            is_made_from(file, cap)
         }
         (Target::Stored(one), Target::Stored(other)) => one.readonly() == other.readonly(),
         (Target::Directory(_), _) | (_, Target::Directory(_)) => false,

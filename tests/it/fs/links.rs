@@ -288,3 +288,35 @@ async fn who_waits_for_the_grid_waits_for_all_names() {
     assert_eq!(child(&ground, "d/new").unwrap().cap, child(&ground, "e/new").unwrap().cap);
     fs.release(handle);
 }
+
+#[tokio::test]
+async fn what_is_stored_and_not_published_yet_is_changed_under_all_names() {
+    let journal = tempfile::tempdir().unwrap();
+    let (ground, fs, d, e, a) = with_file(journal.path()).await;
+    for (dir, name) in [(e, "b"), (d, "c")] {
+        fs.link(a, dir, name.as_bytes()).await.unwrap();
+    }
+    let long = write(&fs, ROOT, "long", &[3; 2000]).await;
+    let short = write(&fs, ROOT, "short", &[4; 900]).await;
+    fs.settle().await.unwrap();
+    // Copies of stored files are stored at once: a change after that begins with another file than the one before.
+    for (from, length) in [(long, 2000), (short, 900)] {
+        let source = fs.open(from, READ).await.unwrap();
+        let target = fs.open(a, OpenMode { truncate: true, ..WRITE }).await.unwrap();
+        let place = |ino, handle| Place { ino, handle, offset: 0 };
+        assert_eq!(fs.copy_range(place(from, source), place(a, target), length).await, Ok(length));
+        fs.release(target);
+        fs.release(source);
+    }
+    for path in ["d/a", "e/b", "d/c"] {
+        let attr = at(&fs, path).await.unwrap();
+        assert_eq!((attr.ino, attr.nlink, attr.size), (a, 3, 900), "{path}");
+    }
+    fs.settle().await.unwrap();
+    for path in ["d/a", "e/b", "d/c"] {
+        assert_eq!(content(&ground, path).await, [4; 900], "{path}");
+    }
+    drop(fs);
+    let again = ground.mount_with(journal.path(), Durability::Local).await;
+    assert_eq!(at(&again, "d/c").await.unwrap().nlink, 3);
+}
