@@ -177,6 +177,7 @@ async fn start(
             refresh: options.refresh,
             patience: options.deadline,
             memory: options.transfer_bytes(),
+            ephemeral: options.ephemeral.clone(),
             ..WritebackOptions::default()
         },
     );

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::fs::Durability;
+use crate::writeback::Ephemeral;
 
 /// Whose files the mount shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub struct MountOptions {
     pub memory: u64,
     /// `write-caps`: the extended attribute `user.tahoe.cap` tells write capabilities.
     pub write_caps: bool,
+    /// `ephemeral=`: new files of these names wait until somebody asks for them.
+    pub ephemeral: Ephemeral,
     /// `dev`: device files work.
     pub dev: bool,
     /// `suid`: set-user-id bits work.
@@ -82,6 +85,7 @@ impl Default for MountOptions {
             refresh: Duration::from_secs(10),
             memory: MEMORY,
             write_caps: false,
+            ephemeral: Ephemeral::default(),
             dev: false,
             suid: false,
             no_exec: false,
@@ -195,6 +199,9 @@ impl MountOptions {
             ("memory", value) => {
                 let bytes = value.and_then(parse_size).filter(|&b| b >= LEAST_MEMORY);
                 self.memory = bytes.ok_or_else(|| wants("a size of at least 16M, such as 256M"))?;
+            }
+            ("ephemeral", value) => {
+                self.ephemeral = Ephemeral::parse(value.ok_or_else(|| wants("names, with colons between them"))?);
             }
             ("node-directory", Some(path)) if !path.is_empty() => self.node_directory = Some(path.into()),
             ("node-directory", _) => return Err(wants("a directory")),

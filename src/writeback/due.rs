@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::publish::{Force, PARALLEL_UPLOADS};
 use super::queue::Subject;
-use super::{Dir, DirId, FileObject, Pending, State, Target, Writeback};
+use super::{Dir, DirId, Ephemeral, FileObject, Pending, State, Target, Writeback};
 use crate::journal::Room;
 use crate::node::NodeError;
 use crate::util::{Cx, Priority};
@@ -35,6 +35,12 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 struct Retry {
     at: Instant,
     pause: Duration,
+}
+
+/// How long things are left alone first, and what until somebody asks for it.
+struct Leisure {
+    idle: Duration,
+    put_off: Ephemeral,
 }
 
 type Work<'a> = BoxFuture<'a, (Subject, Result<(), NodeError>)>;
@@ -69,11 +75,11 @@ impl Writeback {
                 let waits = |subject: &Subject| {
                     busy.contains(subject) || retries.get(subject).is_some_and(|retry| retry.at > Instant::now())
                 };
-                let idle = self.idle();
+                let pace = self.leisure();
                 let state = self.state();
-                files = state.due_files(idle).into();
+                files = state.due_files(&pace).into();
                 files.retain(|file| !waits(&Subject::file(file)));
-                dirs = state.due_dirs(idle).into();
+                dirs = state.due_dirs(&pace).into();
                 dirs.retain(|dir| !waits(&Subject::Directory(*dir)));
             }
             let mut of_files = busy.iter().filter(|subject| matches!(subject, Subject::File(_))).count();
@@ -95,9 +101,12 @@ impl Writeback {
         }
     }
 
-    /// How long things are left alone first: not at all while writers are slowed down because the journal fills.
-    fn idle(&self) -> Duration {
-        if self.journal.room(0) == Room::Plenty { self.options.idle } else { Duration::ZERO }
+    /// What is left alone first: nothing while writers are slowed down because the journal fills.
+    fn leisure(&self) -> Leisure {
+        match self.journal.room(0) {
+            Room::Plenty => Leisure { idle: self.options.idle, put_off: self.options.ephemeral.clone() },
+            _ => Leisure { idle: Duration::ZERO, put_off: Ephemeral::parse("") },
+        }
     }
 
     async fn store_one(&self, cx: Cx, file: Arc<FileObject>) -> (Subject, Result<(), NodeError>) {
@@ -183,11 +192,13 @@ impl State {
     }
 
     /// Files that have been left alone for long enough and nobody has open for writing.
-    fn due_files(&self, idle: Duration) -> Vec<Arc<FileObject>> {
+    fn due_files(&self, leisure: &Leisure) -> Vec<Arc<FileObject>> {
         let quiet = |file: &Arc<FileObject>, changed: Instant| {
-            !file.is_held() && changed.elapsed() >= file.patience(idle) && file.stored().is_none()
+            !file.is_held() && changed.elapsed() >= file.patience(leisure.idle) && file.stored().is_none()
         };
-        let named = self.pending().filter_map(|p| p.file().filter(|file| quiet(file, p.changed)));
+        let all = self.dirs.values().flat_map(|d| &d.pending);
+        let wanted = all.filter(|(name, pending)| !leisure.put_off.puts_off(name, pending));
+        let named = wanted.filter_map(|(_, p)| p.file().filter(|file| quiet(file, p.changed)));
         let orphans =
             self.orphans().filter(|content| quiet(&content.file, content.changed)).map(|content| &content.file);
         let mut seen = HashSet::new();
@@ -195,15 +206,15 @@ impl State {
     }
 
     /// Directories on the grid that are to be published.
-    fn due_dirs(&self, idle: Duration) -> Vec<DirId> {
+    fn due_dirs(&self, leisure: &Leisure) -> Vec<DirId> {
         let mut known = HashMap::new();
         let mut due = |(id, d): &(&DirId, &Dir)| {
             let ready: Vec<_> = d.pending.values().filter(|p| !p.rides_along && self.can_go(p)).collect();
-            let is_old = ready.iter().any(|p| p.since.elapsed() >= idle * OLDEST);
+            let is_old = ready.iter().any(|p| p.since.elapsed() >= leisure.idle * OLDEST);
             let entries = d.table.as_ref().map_or(0, |table| table.entries.len());
             // What is published so grows by half at least: all publishes together cost a few times the last.
             let is_large = ready.len() > MANY.max(entries);
-            d.node.is_some() && !ready.is_empty() && (is_large || is_old || self.is_ripe(**id, idle, &mut known))
+            d.node.is_some() && !ready.is_empty() && (is_large || is_old || self.is_ripe(**id, leisure, &mut known))
         };
         let mut on_grid: Vec<_> = self.dirs.iter().filter(|(_, d)| !d.pending.is_empty()).collect();
         on_grid.sort_by_key(|(id, _)| **id);
@@ -219,17 +230,19 @@ impl State {
     }
 
     /// Whether a directory, and all in it that is not on the grid, has been left alone and lacks nothing.
-    fn is_ripe(&self, dir: DirId, idle: Duration, known: &mut HashMap<DirId, bool>) -> bool {
+    fn is_ripe(&self, dir: DirId, leisure: &Leisure, known: &mut HashMap<DirId, bool>) -> bool {
         if let Some(ripe) = known.get(&dir) {
             return *ripe;
         }
         known.insert(dir, true);
         let Some(d) = self.dirs.get(&dir) else { return true };
-        let ripe = d.changed.elapsed() >= idle
-            && d.pending.values().all(|p| match p.wanted.as_ref().map(|entry| &entry.target) {
-                Some(Target::File(file)) => file.is_held() || file.stored().is_some(),
+        let ripe = d.changed.elapsed() >= leisure.idle
+            && d.pending.iter().all(|(name, p)| match p.wanted.as_ref().map(|entry| &entry.target) {
+                Some(Target::File(file)) => {
+                    file.is_held() || file.stored().is_some() || leisure.put_off.puts_off(name, p)
+                }
                 Some(Target::Directory(child)) if self.dirs.get(child).is_some_and(|c| c.cap.is_none()) => {
-                    self.is_ripe(*child, idle, known)
+                    self.is_ripe(*child, leisure, known)
                 }
                 _ => true,
             });

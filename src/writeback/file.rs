@@ -278,6 +278,11 @@ impl FileObject {
         stored.as_ref().is_some_and(|(_, stored)| stored == cap)
     }
 
+    /// Whether nothing of it was ever stored.
+    pub(super) fn is_new(&self) -> bool {
+        self.began_as.is_none() && self.stored.lock().unwrap_or_else(|e| e.into_inner()).is_none()
+    }
+
     /// Whether `cap` is the stored file that it was at first.
     pub(super) fn began_as(&self, cap: &Cap) -> bool {
         self.began_as.as_ref() == Some(cap)

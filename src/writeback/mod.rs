@@ -10,6 +10,7 @@
 
 mod conflict;
 mod due;
+mod ephemeral;
 mod file;
 mod kept;
 mod links;
@@ -38,6 +39,7 @@ use crate::node::{Attributes, Child, Directory, Expect, Metadata, Name, NodeErro
 use crate::util::{Clock, Cx, Priority};
 
 pub use conflict::Conflict;
+pub use ephemeral::Ephemeral;
 pub use file::{FileObject, Times};
 pub use kept::{CRASH_POINTS, Kept};
 pub use links::{LinkChange, Links, is_same};
@@ -177,7 +179,7 @@ pub enum Weight {
 }
 
 /// How long the engine waits, and for what.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WritebackOptions {
     /// What nobody waits for is published once its directory has been left alone for this long.
     pub idle: Duration,
@@ -189,6 +191,8 @@ pub struct WritebackOptions {
     pub patience: Duration,
     /// Bytes of memory that uploads may use together.
     pub memory: u64,
+    /// New files of these names wait until somebody asks for them.
+    pub ephemeral: Ephemeral,
 }
 
 impl Default for WritebackOptions {
@@ -199,6 +203,7 @@ impl Default for WritebackOptions {
             refresh: Duration::from_secs(10),
             patience: Duration::from_secs(60),
             memory: 96 << 20,
+            ephemeral: Ephemeral::default(),
         }
     }
 }
@@ -393,6 +398,11 @@ impl Pending {
         }
     }
 
+    /// Whether nothing ever stood under the name.
+    fn never_published(&self) -> bool {
+        never_published(self.base.as_ref(), &self.tried, &self.older)
+    }
+
     /// Whether the journal knows it with the content of `entry`, and differs in times at most.
     fn is_kept_as(&self, entry: &Entry) -> bool {
         let (Some(wanted), Some(file)) = (&self.wanted, self.file()) else { return false };
@@ -413,6 +423,10 @@ impl Pending {
             _ => Expect::OneOf(allowed),
         }
     }
+}
+
+fn never_published(base: Option<&Cap>, tried: &[Cap], older: &[Option<Cap>]) -> bool {
+    base.is_none() && tried.is_empty() && older.iter().all(Option::is_none)
 }
 
 impl Writeback {
@@ -723,7 +737,7 @@ impl State {
                 (ours.cloned().unwrap_or(base).cap, Vec::new(), older, None)
             }
         };
-        let never_published = base.is_none() && tried.is_empty() && older.iter().all(Option::is_none);
+        let never_published = never_published(base.as_ref(), &tried, &older);
         if wanted.is_none() && never_published {
             // They were renamed to here.
             removed.into_iter().for_each(|removed| self.note_removed(dir_id, &name, Some(removed)));

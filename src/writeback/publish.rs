@@ -54,7 +54,7 @@ impl Force {
         }
     }
 
-    /// Whether a waiter must hear that this file could not be stored.
+    /// Whether somebody waits for this file, and must hear if it could not be stored.
     fn concerns(&self, file: &Arc<FileObject>) -> bool {
         match self {
             Force::File(forced) => Arc::ptr_eq(forced, file),
@@ -241,6 +241,9 @@ impl Writeback {
             for (name, pending) in &d.pending {
                 match pending.wanted.as_ref().map(|e| &e.target) {
                     Some(Target::File(file)) if file.stored().is_none() && force.takes(dir, name, file) => {
+                        if !force.concerns(file) && self.options.ephemeral.puts_off(name, pending) {
+                            continue;
+                        }
                         files.push((Arc::clone(name), Arc::clone(file), pending.seq));
                     }
                     Some(Target::Directory(child))

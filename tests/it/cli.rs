@@ -565,6 +565,22 @@ mod mounts {
     }
 
     #[test]
+    fn ephemeral_files_are_stored_by_unmount_at_the_latest() {
+        let world = World::new();
+        world.mount(&["-o", "ephemeral=~$*:*.lock"]);
+        let names = ["~$report.docx", "a.lock", "b.swp", "ordinary"];
+        names.iter().for_each(|name| fs::write(world.at(name), name).unwrap());
+        // Another client looks, without the mount.
+        let other = World::beside(&world);
+        until(|| other.ok(&["ls", "tahoe:"]) == "b.swp\nordinary\n");
+        world.unmount();
+        assert_eq!(other.ok(&["ls", "tahoe:"]), "a.lock\nb.swp\nordinary\n~$report.docx\n");
+        world.mount(&["-o", "ephemeral="]);
+        fs::write(world.at("c.swp"), "c").unwrap();
+        until(|| other.ok(&["ls", "tahoe:"]).contains("c.swp"));
+    }
+
+    #[test]
     fn a_mount_whose_process_was_killed_is_told_and_removed() {
         let world = World::mounted();
         fs::write(world.at("f"), "kept").unwrap();

@@ -1,5 +1,6 @@
 //! The file system without FUSE: against a model, over a grid that fails on demand.
 
+mod ephemeral;
 mod grid;
 mod kept;
 mod links;
