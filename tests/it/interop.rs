@@ -3,6 +3,7 @@
 //! The embedded grid's stores become the node directories of reference servers, identities and all, and come back.
 
 mod foreign;
+mod kept;
 mod mutables;
 mod real;
 mod tree;

@@ -54,6 +54,8 @@ for path in sys.argv[1:]:
     os.setxattr(path, 'user.bytes', bytes(range(256)))
     os.setxattr(path, 'user.empty', b'')
     os.setxattr(path, 'trusted.t', b'1')
+    os.setxattr(path, 'user.\\u00e9', b'composed')
+    os.setxattr(path, 'user.e\\u0301', b'decomposed')
     os.setxattr(path, 'user.gone', b'1')
     os.removexattr(path, 'user.gone')
     fails(errno.EEXIST, os.setxattr, path, 'user.text', b'x', os.XATTR_CREATE)
@@ -63,6 +65,9 @@ for path in sys.argv[1:]:
     fails(errno.ENODATA, os.removexattr, path, 'user.gone')
     fails(errno.ENOSPC, os.setxattr, path, 'user.large', b'x' * 4090)
     fails(errno.EOPNOTSUPP, os.setxattr, path, 'system.other', b'x')
+    fails(errno.EOPNOTSUPP, os.setxattr, path, b'user.\\xff', b'x')
+    fails(errno.ENODATA, os.getxattr, path, b'user.\\xff')
+    fails(errno.EOPNOTSUPP, os.removexattr, path, b'user.\\xff')
     fails(errno.EPERM, os.setxattr, path, 'user.tahoe.cap', b'x')
     fails(errno.EPERM, os.removexattr, path, 'user.tahoe.state')
     import ctypes
@@ -74,12 +79,14 @@ for path in sys.argv[1:]:
 ";
 const CHECK: &str = "
 for path in sys.argv[1:]:
-    names = {'user.text', 'user.bytes', 'user.empty', 'trusted.t'}
+    names = {'user.text', 'user.bytes', 'user.empty', 'trusted.t', 'user.\\u00e9', 'user.e\\u0301'}
     assert set(os.listxattr(path)) == names, os.listxattr(path)
     assert os.getxattr(path, 'user.text') == 'grün'.encode()
     assert os.getxattr(path, 'user.bytes') == bytes(range(256))
     assert os.getxattr(path, 'user.empty') == b''
     assert os.getxattr(path, 'trusted.t') == b'1'
+    assert os.getxattr(path, 'user.\\u00e9') == b'composed'
+    assert os.getxattr(path, 'user.e\\u0301') == b'decomposed'
 ";
 
 #[test]
