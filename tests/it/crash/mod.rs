@@ -110,11 +110,12 @@ enum Node {
     Dir {
         mode: u32,
     },
-    /// The mtime is known once it was set.
+    /// The mtime is known once it was set. Names of one file have one number, which says nothing else.
     File {
         content: Vec<u8>,
         mode: u32,
         mtime: Option<i64>,
+        file: u64,
     },
 }
 
@@ -135,7 +136,7 @@ fn tree(top: &Path) -> Tree {
             } else {
                 let content = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
                 assert_eq!(meta.len(), content.len() as u64, "{}", path.display());
-                found.insert(name, Node::File { content, mode, mtime: Some(meta.mtime()) });
+                found.insert(name, Node::File { content, mode, mtime: Some(meta.mtime()), file: meta.ino() });
             }
         }
     }

@@ -1,9 +1,10 @@
 //! A scripted workload, step by step, in a mount and in a model.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
@@ -26,6 +27,8 @@ pub enum Step {
     Chmod(&'static str, u32),
     Utimens(&'static str, i64),
     Rename(&'static str, &'static str),
+    /// Gives a file a further name.
+    Link(&'static str, &'static str),
     Unlink(&'static str),
     /// Waits for the grid.
     Flush,
@@ -43,6 +46,7 @@ pub const STEPS: &[Step] = &[
     Create("a/medium"),
     Write("a/medium", 100_000),
     Chmod("a/medium", 0o600),
+    Link("a/medium", "medium too"),
     Flush,
     Mkdir("b"),
     Mkdir("b/c"),
@@ -51,8 +55,16 @@ pub const STEPS: &[Step] = &[
     Utimens("b/c/large", 1_000_000_000),
     Create("small.tmp"),
     Write("small.tmp", 300),
+    Link("small", "a/old small"),
+    Link("medium too", "b/c/medium"),
+    Write("a/medium", 70_000),
     Rename("small.tmp", "small"),
     Flush,
+    Write("a/old small", 200),
+    Chmod("b/c/medium", 0o640),
+    Unlink("medium too"),
+    Rename("a/old small", "b/old small"),
+    Link("b/old small", "small too"),
     Create("a/twin"),
     Copy("b/c/large", "a/twin"),
     Punch("a/twin", 500_000, 300_000),
@@ -71,6 +83,9 @@ pub const STEPS: &[Step] = &[
     Unlink("empty"),
     Flush,
     Rename("b/medium", "a/medium"),
+    Truncate("a/c/medium", 60_000),
+    Unlink("b/old small"),
+    Write("small too", 250),
     Rmdir("b"),
     Write("mutable", 200_000),
     Flush,
@@ -108,6 +123,7 @@ impl Step {
                 File::open(world.at(path))?.set_modified(UNIX_EPOCH + Duration::from_secs(time as u64))
             }
             Rename(from, to) => fs::rename(world.at(from), world.at(to)),
+            Link(from, to) => fs::hard_link(world.at(from), world.at(to)),
             Unlink(path) => fs::remove_file(world.at(path)),
             Flush => command(&["flush"]),
             Unmount => command(&["unmount"]),
@@ -121,16 +137,20 @@ impl Step {
             Copy(from, _) => tree.get(Path::new(from)).cloned(),
             _ => None,
         };
-        let mut change = |path: &str, to: &dyn Fn(&mut Vec<u8>)| match tree.get_mut(Path::new(path)) {
-            Some(Node::File { content, mtime, .. }) => {
+        let mut change = |path: &str, to: &dyn Fn(&mut Vec<u8>)| {
+            names_of(tree, path).for_each(|node| {
+                let Node::File { content, mtime, .. } = node else { unreachable!("a file") };
                 to(content);
                 *mtime = None;
-            }
-            other => panic!("{path} is {other:?}"),
+            });
         };
         match self {
             Mkdir(path) => drop(tree.insert(at(path), Node::Dir { mode: 0o755 })),
-            Create(path) => drop(tree.insert(at(path), Node::File { content: Vec::new(), mode: 0o644, mtime: None })),
+            Create(path) => {
+                let is_taken = |n: &u64| tree.values().any(|node| matches!(node, Node::File { file, .. } if file == n));
+                let file = (0..).find(|n| !is_taken(n)).expect("a number is free");
+                tree.insert(at(path), Node::File { content: Vec::new(), mode: 0o644, mtime: None, file });
+            }
             Write(path, length) => change(path, &|content| {
                 content.resize(content.len().max(length), 0);
                 content[..length].copy_from_slice(&bytes(length as u64, length));
@@ -146,13 +166,20 @@ impl Step {
                 content[..copied.len()].copy_from_slice(copied);
             }),
             Chmod(path, to) => match tree.get_mut(Path::new(path)) {
-                Some(Node::File { mode, .. } | Node::Dir { mode }) => *mode = to,
-                None => panic!("{path} is not there"),
+                Some(Node::Dir { mode }) => *mode = to,
+                _ => names_of(tree, path).for_each(|node| {
+                    let Node::File { mode, .. } = node else { unreachable!("a file") };
+                    *mode = to;
+                }),
             },
-            Utimens(path, time) => match tree.get_mut(Path::new(path)) {
-                Some(Node::File { mtime, .. }) => *mtime = Some(time),
-                other => panic!("{path} is {other:?}"),
-            },
+            Utimens(path, time) => names_of(tree, path).for_each(|node| {
+                let Node::File { mtime, .. } = node else { unreachable!("a file") };
+                *mtime = Some(time);
+            }),
+            Link(from, to) => {
+                let node = tree[Path::new(from)].clone();
+                tree.insert(at(to), node);
+            }
             Rename(from, to) => {
                 let moved: Vec<_> = tree.keys().filter(|path| path.starts_with(from)).cloned().collect();
                 for old in moved {
@@ -176,6 +203,15 @@ impl Step {
     }
 }
 
+/// All names of the file at a path.
+fn names_of<'a>(tree: &'a mut Tree, path: &str) -> impl Iterator<Item = &'a mut Node> {
+    let number = match tree.get(Path::new(path)) {
+        Some(Node::File { file, .. }) => *file,
+        other => panic!("{path} is {other:?}"),
+    };
+    tree.values_mut().filter(move |node| matches!(node, Node::File { file, .. } if *file == number))
+}
+
 /// Whether `found` is what was answered, `before`, with all of `step` or none of it; or, of a write, pieces.
 pub fn agrees(found: &Tree, before: &Tree, step: Option<Step>) -> Result<(), String> {
     let Some(step) = step else { return equal(found, before) };
@@ -192,9 +228,10 @@ pub fn agrees(found: &Tree, before: &Tree, step: Option<Step>) -> Result<(), Str
         let of_either = |(i, b): (usize, &u8)| old.get(i) == Some(b) || new.get(i) == Some(b);
         let fits = (old.len()..=new.len()).contains(&is.len()) && is.iter().enumerate().all(of_either);
         let mut rest = after.clone();
-        if let Some(Node::File { content, .. }) = rest.get_mut(path) {
-            *content = is;
-        }
+        names_of(&mut rest, step.written()?).for_each(|node| {
+            let Node::File { content, .. } = node else { unreachable!("a file") };
+            content.clone_from(&is);
+        });
         Some(fits && equal(found, &rest).is_ok())
     };
     if mixed() == Some(true) { Ok(()) } else { Err(format!("not before {step:?}: {first}; and not after: {second}")) }
@@ -205,10 +242,13 @@ fn equal(found: &Tree, wanted: &Tree) -> Result<(), String> {
     if names(found) != names(wanted) {
         return Err(format!("{:?} instead of {:?}", names(found), names(wanted)));
     }
+    if files(found) != files(wanted) {
+        return Err(format!("{:?} instead of {:?} are files with these names", files(found), files(wanted)));
+    }
     for (path, node) in wanted {
         let fits = match (node, &found[path]) {
             (Node::Dir { mode }, Node::Dir { mode: is }) => mode == is,
-            (Node::File { content, mode, mtime }, Node::File { content: c, mode: m, mtime: t }) => {
+            (Node::File { content, mode, mtime, .. }, Node::File { content: c, mode: m, mtime: t, .. }) => {
                 content == c && mode == m && mtime.is_none_or(|mtime| Some(mtime) == *t)
             }
             _ => false,
@@ -220,9 +260,20 @@ fn equal(found: &Tree, wanted: &Tree) -> Result<(), String> {
     Ok(())
 }
 
+/// The names of each file.
+fn files(tree: &Tree) -> BTreeSet<Vec<&PathBuf>> {
+    let mut files: BTreeMap<u64, Vec<&PathBuf>> = BTreeMap::new();
+    for (path, node) in tree {
+        if let Node::File { file, .. } = node {
+            files.entry(*file).or_default().push(path);
+        }
+    }
+    files.into_values().collect()
+}
+
 fn shown(node: &Node) -> String {
     match node {
         Node::Dir { mode } => format!("a folder, mode {mode:o}"),
-        Node::File { content, mode, mtime } => format!("{} bytes, mode {mode:o}, mtime {mtime:?}", content.len()),
+        Node::File { content, mode, mtime, .. } => format!("{} bytes, mode {mode:o}, mtime {mtime:?}", content.len()),
     }
 }
