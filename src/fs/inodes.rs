@@ -145,6 +145,10 @@ impl Inode {
             (Kind::Mutable(_, old), Kind::Mutable(_, new)) => (Arc::ptr_eq(old, new) || !open).then(|| kind.clone()),
             (Kind::Staged(ours), Kind::Mutable(..)) if ours.stored().is_none() => None,
             (Kind::Mutable(..), _) | (_, Kind::Mutable(..)) => (!open).then(|| kind.clone()),
+            // Opened anew since that was stored, while its edge is not published: what is written goes into ours.
+            (Kind::Staged(ours), Kind::Staged(other)) if other.stored().is_some_and(|cap| ours.is_of(&cap)) => {
+                Some(self.kind.clone())
+            }
             (Kind::Staged(ours), Kind::Staged(other)) if ours.stored().is_none() => {
                 Arc::ptr_eq(ours, other).then(|| kind.clone())
             }
@@ -554,6 +558,29 @@ mod tests {
             let inode = inodes.get(ino).unwrap();
             assert_eq!(inode.link, if stays { Link::Named } else { Link::Taken });
             assert!(matches!(inode.kind, Kind::Staged(_)));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_opened_anew_is_not_what_it_was_before_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, _) = Journal::open(folder.path(), &JournalKey::new([1; 32]), JournalOptions::default()).unwrap();
+        let (was, name) = (literal(b"was"), Name::from("f"));
+        let file = || FileObject::new(journal.create_file(None).unwrap(), Some(was.clone()));
+        for is_written in [false, true] {
+            // Its edge was not published yet, and holds the object by which it was stored.
+            let (before, ours) = (file(), file());
+            let mut inodes = empty();
+            let ino = add(&mut inodes, ROOT, &name, Kind::Staged(Arc::clone(&ours)));
+            inodes.get_mut(ino).unwrap().handles = 1;
+            if is_written {
+                ours.write(0, bytes::Bytes::from_static(b"ours")).await.unwrap();
+            }
+            let there = entry(Target::File(Arc::clone(&before)));
+            assert_eq!(inodes.bind(ROOT, &name, Kind::Staged(before), &there), ino);
+            let inode = inodes.get(ino).unwrap();
+            assert!(matches!(&inode.kind, Kind::Staged(file) if Arc::ptr_eq(file, &ours)));
+            assert_eq!(inode.link, Link::Named);
         }
     }
 
