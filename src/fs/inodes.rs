@@ -242,7 +242,7 @@ impl Inodes {
         let ino = *self.by_id.get(entry.attributes.id.as_ref()?)?;
         let inode = self.get(ino).filter(|inode| inode.attributes.kind == entry.attributes.kind)?;
         let is_changed = match (&inode.kind, &entry.target) {
-            (Kind::Staged(file), Target::Stored(cap)) => file.stored().as_ref() != Some(cap),
+            (Kind::Staged(file), Target::Stored(cap)) => !file.has_content_of(cap),
             _ => false,
         };
         (!is_changed && is_same(&inode.target(), &entry.target)).then_some(ino)

@@ -51,7 +51,8 @@ impl Spare {
         self.size
     }
 
-    pub(super) fn cap(&self) -> &str {
+    /// Its cap.
+    pub fn cap(&self) -> &str {
         &self.cap
     }
 

@@ -28,8 +28,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub struct FileObject {
     staged: Arc<Staged>,
     stored: Mutex<Option<(u64, Cap)>>,
-    /// The stored file that it was at first.
-    began_as: Option<Cap>,
+    /// The stored file that it was at first, and the generation of the content then.
+    began_as: Option<(u64, Cap)>,
     mutable: Option<Mutex<Mutable>>,
     home: Mutex<Option<DirId>>,
     /// The name that a conflict gave it, for the place where it had another, until the file system has heard of it.
@@ -98,9 +98,15 @@ impl FileObject {
         FileObject::mutable_with(journal.over_mutable(cap.to_uri(), Arc::clone(&node)), node)
     }
 
-    /// A file that begins as `spare`. `stored` is its cap, where that is sure to be on the grid.
-    pub(super) fn over_spare(journal: &Journal, spare: &Arc<Spare>, stored: Option<Cap>) -> Arc<FileObject> {
-        FileObject::make(journal.over_spare(spare), stored, None)
+    /// A file that begins as `spare`, whose cap is on the grid.
+    pub(super) fn over_spare(journal: &Journal, spare: &Arc<Spare>, cap: Cap) -> Arc<FileObject> {
+        FileObject::make(journal.over_spare(spare), Some(cap), None)
+    }
+
+    /// A file with this content, which a process before has stored as `cap`, and which is stored once more: the shares may have
+    /// been lost since.
+    pub(super) fn stored_before(staged: Staged, cap: Option<Cap>) -> Arc<FileObject> {
+        FileObject::make_as(staged, None, cap, None)
     }
 
     fn mutable_with(staged: Staged, node: Arc<dyn Readable>) -> Arc<FileObject> {
@@ -133,7 +139,17 @@ impl FileObject {
 
     fn make(staged: Staged, stored: Option<Cap>, mutable: Option<Mutex<Mutable>>) -> Arc<FileObject> {
         let began_as = stored.clone();
-        let stored = stored.map(|cap| (staged.generation(), cap));
+        FileObject::make_as(staged, stored, began_as, mutable)
+    }
+
+    fn make_as(
+        staged: Staged,
+        stored: Option<Cap>,
+        began_as: Option<Cap>,
+        mutable: Option<Mutex<Mutable>>,
+    ) -> Arc<FileObject> {
+        let now = |cap| (staged.generation(), cap);
+        let (stored, began_as) = (stored.map(now), began_as.map(now));
         Arc::new(FileObject {
             staged: Arc::new(staged),
             stored: Mutex::new(stored),
@@ -285,7 +301,13 @@ impl FileObject {
 
     /// Whether `cap` is the stored file that it was at first.
     pub(super) fn began_as(&self, cap: &Cap) -> bool {
-        self.began_as.as_ref() == Some(cap)
+        self.began_as.as_ref().is_some_and(|(_, began)| began == cap)
+    }
+
+    /// Whether it has the content behind `cap` now, as far as is known.
+    pub fn has_content_of(&self, cap: &Cap) -> bool {
+        let is_now = |(generation, known): &(u64, Cap)| *generation == self.staged.generation() && known == cap;
+        self.stored().as_ref() == Some(cap) || self.began_as.as_ref().is_some_and(is_now)
     }
 
     /// Counts an open handle that may write: until the last is closed the content is uploaded only if somebody waits.

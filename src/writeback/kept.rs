@@ -222,6 +222,14 @@ impl State {
         self.pending_places().find(|(_, _, p)| wants(p)).map(|(_, name, _)| Arc::clone(name))
     }
 
+    /// The records of all names under which `file` is wanted are to be made anew.
+    pub(super) fn touch_names_of(&mut self, file: &Arc<FileObject>) {
+        let wants = |p: &Pending| p.file().is_some_and(|other| Arc::ptr_eq(other, file));
+        let names = self.pending_places().filter(|(_, _, p)| wants(p));
+        let keys: Vec<_> = names.map(|(dir, name, _)| Key::Edge(dir, Arc::clone(name))).collect();
+        self.touched.extend(keys);
+    }
+
     /// Whether there is nothing but records of directories left to go.
     pub(super) fn has_leftovers(&self) -> bool {
         !self.recorded.is_empty() && !self.is_damaged && self.pending().next().is_none()

@@ -324,6 +324,10 @@ impl Writeback {
         let cap = file.store(cx, &*self.factory, &self.spares).await?;
         self.solved(Subject::file(file));
         let mut state = self.state();
+        if !file.is_mutable() && file.may_be_elsewhere() {
+            // One name is published before another: by the cap, a process after this one knows that they are one file.
+            state.touch_names_of(file);
+        }
         if let Some(at) = state.contents.iter().position(|content| Arc::ptr_eq(&content.file, file)) {
             // It may have been written to since.
             if file.is_dirty() { state.contents[at].first = before + 1 } else { drop(state.contents.swap_remove(at)) }

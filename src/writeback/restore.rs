@@ -187,7 +187,10 @@ impl Writeback {
                         let spare = Spare::new(Arc::new(staged), cap.to_uri(), node);
                         files.shared.insert(record.id, spare);
                     }
-                    None => drop(files.own.insert(record.id, FileObject::new(staged, None))),
+                    None => {
+                        let cap = uses.caps.get(&record.id).cloned();
+                        files.own.insert(record.id, FileObject::stored_before(staged, cap));
+                    }
                 })
             };
             if let Err(error) = restored {
@@ -226,7 +229,10 @@ impl Writeback {
     fn fill_in(&self, files: &Files, linked: &mut Linked, edge: &Edge) -> Result<Option<Entry>, NodeError> {
         let Some((source, entry)) = &edge.wanted else { return Ok(None) };
         let mut staged = |id: &u64| {
-            let over = || Some(FileObject::over_spare(&self.journal, files.shared.get(id)?, None));
+            let over = || {
+                let spare = files.shared.get(id)?;
+                Some(FileObject::stored_before(self.journal.over_spare(spare), parse(spare.cap()).ok()))
+            };
             let file = match (files.own.get(id), &entry.attributes.id) {
                 (Some(own), _) => Arc::clone(own),
                 (None, None) => over()?,

@@ -60,7 +60,7 @@ impl Writeback {
     pub fn begin_as(&self, cap: &Cap, size: u64) -> Result<Arc<FileObject>, NodeError> {
         let node = self.factory.readable(cap)?;
         if let Some(spare) = self.spares.get(cap) {
-            return Ok(FileObject::over_spare(&self.journal, &spare, Some(cap.clone())));
+            return Ok(FileObject::over_spare(&self.journal, &spare, cap.clone()));
         }
         let staged = self.journal.create_file(Some((cap.to_uri(), node, size)));
         Ok(FileObject::new(staged.map_err(|e| NodeError::Source(e.to_string()))?, Some(cap.clone())))

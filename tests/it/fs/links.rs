@@ -320,3 +320,36 @@ async fn what_is_stored_and_not_published_yet_is_changed_under_all_names() {
     let again = ground.mount_with(journal.path(), Durability::Local).await;
     assert_eq!(at(&again, "d/c").await.unwrap().nlink, 3);
 }
+
+#[tokio::test]
+async fn names_of_which_one_is_published_are_one_file_after_a_crash() {
+    let journal = tempfile::tempdir().unwrap();
+    let (ground, fs, _, e, a) = with_file(journal.path()).await;
+    fs.link(a, e, b"b").await.unwrap();
+    fs.settle().await.unwrap();
+    change(&fs, "d/a", 2).await;
+    let d = fs.scope(std::path::Path::new("d")).await.unwrap();
+    fs.settle_scope(d).await.unwrap();
+    assert_eq!((content(&ground, "d/a").await, content(&ground, "e/b").await), (vec![2; 1000], vec![1; 1000]));
+    let uploads = ground.grid.uploads.load(Ordering::Relaxed);
+    drop(fs);
+    for paths in [["d/a", "e/b"], ["e/b", "d/a"]] {
+        let copy = tempfile::tempdir_in(ground.local.path()).unwrap();
+        let copied = std::process::Command::new("cp").arg("-a").arg(journal.path().join(".")).arg(copy.path()).status();
+        assert!(copied.unwrap().success());
+        let fs = ground.mount_with(copy.path(), Durability::Local).await;
+        let (one, other) = (at(&fs, paths[0]).await.unwrap(), at(&fs, paths[1]).await.unwrap());
+        assert_eq!((one.ino, one.nlink, other.nlink), (other.ino, 2, 2), "{paths:?}");
+        change(&fs, paths[0], 3).await;
+        for path in paths {
+            assert_eq!(read(&fs, at(&fs, path).await.unwrap().ino).await, [3; 1000], "{path}");
+        }
+    }
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    change(&fs, "d/a", 4).await;
+    fs.settle().await.unwrap();
+    for path in ["d/a", "e/b"] {
+        assert_eq!(content(&ground, path).await, [4; 1000], "{path}");
+    }
+    assert_eq!(ground.grid.uploads.load(Ordering::Relaxed), uploads + 1);
+}
