@@ -53,10 +53,13 @@ struct Ledger {
     superseded: HashSet<Mark>,
 }
 
+#[derive(Clone)]
 struct OwnFile {
     path: PathBuf,
     content: Vec<u8>,
     mode: u32,
+    /// Names of one file have one number.
+    file: usize,
 }
 
 /// One machine's work.
@@ -77,6 +80,12 @@ struct Worker<'a> {
 impl Worker<'_> {
     fn note(&mut self, what: String) {
         self.log.push(what);
+    }
+
+    /// What was done under a name.
+    fn about(&self, name: &str) -> String {
+        let is_in = |line: &&String| line.split([' ', '/']).any(|word| word == name);
+        self.log.iter().filter(is_in).cloned().collect::<Vec<_>>().join("; ")
     }
 
     fn fresh_name(&mut self) -> String {
@@ -107,7 +116,7 @@ impl Worker<'_> {
     fn step(&mut self) {
         let names: Vec<String> = self.files.keys().cloned().collect();
         let own = self.dice.pick(&names);
-        match (self.dice.roll(20), own) {
+        match (self.dice.roll(23), own) {
             (0..3, _) | (3..12, None) => self.create(),
             (3 | 4, Some(name)) => self.rewrite(&name),
             (5, Some(name)) => self.append(&name),
@@ -117,6 +126,7 @@ impl Worker<'_> {
             (10, Some(name)) => self.chmod(&name),
             (11, Some(name)) => self.read_back(&name),
             (12, _) => self.folder(),
+            (13..16, Some(name)) => self.link(&name),
             _ => {
                 let name = format!("d{}/s{}", self.dice.roll(FOLDERS), self.dice.roll(SHARED));
                 match self.shared(Path::new(&name)) {
@@ -146,8 +156,29 @@ impl Worker<'_> {
             }
             _ => fs::write(self.at(&path), &content).unwrap(),
         }
+        self.own(name, path, content);
+    }
+
+    /// A file that is there is its own from now on.
+    fn own(&mut self, name: String, path: PathBuf, content: Vec<u8>) {
         let mode = fs::metadata(self.at(&path)).unwrap().permissions().mode() & 0o7777;
-        self.files.insert(name, OwnFile { path, content, mode });
+        self.count += 1;
+        self.files.insert(name, OwnFile { path, content, mode, file: self.count });
+    }
+
+    /// Changes what is known of a file, under all of its names.
+    fn change(&mut self, name: &str, change: impl Fn(&mut OwnFile)) {
+        let file = self.files[name].file;
+        self.files.values_mut().filter(|own| own.file == file).for_each(change);
+    }
+
+    /// Gives a file a further name.
+    fn link(&mut self, name: &str) {
+        let (old, fresh) = (self.files[name].clone(), self.fresh_name());
+        let path = self.any_folder().join(&fresh);
+        self.note(format!("link {} to {}", old.path.display(), path.display()));
+        fs::hard_link(self.at(&old.path), self.at(&path)).unwrap();
+        self.files.insert(fresh, OwnFile { path, ..old });
     }
 
     fn rewrite(&mut self, name: &str) {
@@ -155,7 +186,7 @@ impl Worker<'_> {
         let path = self.files[name].path.clone();
         self.note(format!("rewrite {} {:?}", path.display(), mark(&content)));
         fs::write(self.at(&path), &content).unwrap();
-        self.files.get_mut(name).unwrap().content = content;
+        self.change(name, |own| own.content.clone_from(&content));
     }
 
     fn append(&mut self, name: &str) {
@@ -164,7 +195,7 @@ impl Worker<'_> {
         self.note(format!("append {}", path.display()));
         let mut file = OpenOptions::new().append(true).open(self.at(&path)).unwrap();
         file.write_all(&more).unwrap();
-        self.files.get_mut(name).unwrap().content.extend(more);
+        self.change(name, |own| own.content.extend(&more));
     }
 
     /// As editors save.
@@ -173,10 +204,9 @@ impl Worker<'_> {
         let aside = path.with_file_name(self.fresh_name());
         self.note(format!("replace {} by {} {:?}", path.display(), aside.display(), mark(&content)));
         fs::write(self.at(&aside), &content).unwrap();
-        let mode = fs::metadata(self.at(&aside)).unwrap().permissions().mode() & 0o7777;
         fs::rename(self.at(&aside), self.at(&path)).unwrap();
         self.gone.insert(aside.file_name().unwrap().to_str().unwrap().to_owned());
-        *self.files.get_mut(name).unwrap() = OwnFile { path, content, mode };
+        self.own(name.to_owned(), path, content);
     }
 
     fn rename(&mut self, name: &str) {
@@ -202,11 +232,17 @@ impl Worker<'_> {
         let path = self.files[name].path.clone();
         self.note(format!("chmod {mode:o} {}", path.display()));
         fs::set_permissions(self.at(&path), fs::Permissions::from_mode(mode)).unwrap();
-        self.files.get_mut(name).unwrap().mode = mode;
+        self.change(name, |own| own.mode = mode);
     }
 
+    /// A file is what it was made, and its names are those that it was given.
     fn read_back(&mut self, name: &str) {
         let file = &self.files[name];
+        let names: Vec<_> = self.files.values().filter(|own| own.file == file.file).map(|own| &own.path).collect();
+        let stat = |path: &Path| fs::metadata(self.at(path)).map(|meta| (meta.ino(), meta.nlink())).unwrap();
+        let (ino, nlink) = stat(&file.path);
+        assert_eq!(nlink, names.len() as u64, "{names:?} ({})", self.about(name));
+        names.iter().for_each(|other| assert_eq!(stat(other), (ino, nlink), "{names:?}"));
         let found = fs::read(self.at(&file.path)).unwrap();
         assert!(found == file.content, "{}: {:?}, not {:?}", file.path.display(), mark(&found), mark(&file.content));
     }
@@ -307,8 +343,7 @@ impl Worker<'_> {
                     fs::remove_file(self.at(&to)).unwrap();
                     self.gone.insert(name);
                 } else {
-                    let mode = fs::metadata(self.at(&to)).unwrap().permissions().mode() & 0o7777;
-                    self.files.insert(name, OwnFile { path: to, content, mode });
+                    self.own(name, to, content);
                 }
             }
             _ => {
@@ -563,10 +598,7 @@ fn two_mounts_under_random_work_end_equal_with_everything_there() {
     let last = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     let all: BTreeSet<String> = found.keys().map(|path| last(path)).collect();
     for worker in &workers {
-        let about = |name: &str| {
-            let ends = |line: &&String| line.split([' ', '/']).any(|word| word == name);
-            worker.log.iter().filter(ends).cloned().collect::<Vec<_>>().join("; ")
-        };
+        let about = |name: &str| worker.about(name);
         for (name, file) in &worker.files {
             match found.get(&file.path) {
                 Some(node) if node.content.as_ref() == Some(&file.content) && node.mode & 0o7777 == file.mode => {}
@@ -580,6 +612,25 @@ fn two_mounts_under_random_work_end_equal_with_everything_there() {
                     about(name)
                 )),
                 None => wrong.push(format!("{} is missing ({})", file.path.display(), about(name))),
+            }
+        }
+        for world in [&ours, &theirs] {
+            let mut files: BTreeMap<usize, (u64, u64)> = BTreeMap::new();
+            for own in worker.files.values() {
+                let ino = fs::metadata(world.at(&own.path)).map_or(0, |meta| meta.ino());
+                let (first, names) = files.entry(own.file).or_insert((ino, 0));
+                *names += 1;
+                if *first != ino {
+                    wrong.push(format!("{} is a file of its own", own.path.display()));
+                }
+            }
+            for own in worker.files.values() {
+                let (nlink, names) = (fs::metadata(world.at(&own.path)).map_or(0, |m| m.nlink()), files[&own.file].1);
+                // The other machine does not know that a file which had two names has one left.
+                let may_be_two = !std::ptr::eq(world, worker.world) && names == 1 && nlink == 2;
+                if nlink != names && !may_be_two {
+                    wrong.push(format!("{} has {nlink} links instead of {names}", own.path.display()));
+                }
             }
         }
         for name in worker.gone.intersection(&all) {
