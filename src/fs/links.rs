@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::inodes::{Kind, Link};
+use super::names::RECORD;
 use super::{Attr, Filesystem, FsError, Ino, State};
 use crate::node::{Metadata, Name};
 use crate::util::base32;
@@ -10,8 +11,6 @@ use crate::writeback::{Change, DirId, Entry, LinkChange, Seen, Weight, is_same};
 
 /// Names that a file can have: the record of them is written anew with each.
 pub const LINK_MAX: usize = 1000;
-/// Bytes that a new name takes in the journal, about.
-const RECORD: u64 = 2048;
 
 impl Filesystem {
     /// Gives a file a further name. No other edge of it is changed, and nothing of its content is stored for that.

@@ -10,6 +10,8 @@ use crate::crypto::hash::sha256d;
 use crate::node::{Name, may_be_named, names_of};
 use crate::util::base32;
 
+/// Bytes that a new name takes in the journal, about.
+pub(super) const RECORD: u64 = 2048;
 /// The longest name a kernel takes, in bytes.
 const NAME_MAX: usize = 255;
 /// Bytes of a name that is too long which stay in front of its hash.

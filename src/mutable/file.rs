@@ -175,16 +175,7 @@ impl MutableFile {
         self.state().seen.clone()
     }
 
-    /// Whether the grid holds a newer version than was last read or written here; reads the first bytes of shares only.
-    pub async fn probe(&self, cx: &Cx) -> Result<bool, NodeError> {
-        let seen = self.state().seen.clone();
-        match seen {
-            Some(seen) => self.newer_than(cx, &seen, Breadth::Wide).await,
-            None => Ok(ServerMap::update(cx, &self.slot, Mode::Probe, None, None).await?.best().is_some()),
-        }
-    }
-
-    /// Whether the grid holds a newer version than `known`.
+    /// Whether the grid holds a newer version than `known`; reads the first bytes of shares only.
     ///
     /// # Errors
     /// Too few servers have answered to say that there is none, or `known` is not there any more.

@@ -38,8 +38,6 @@ pub enum Mode {
     Write,
     /// Every server, and the private key.
     Check,
-    /// Until any version can be read.
-    Anything,
 }
 
 impl Mode {
@@ -264,7 +262,7 @@ impl ServerMap {
         let few = map.few(k, encoding.happy.into());
         let at_once = match mode {
             _ if known.is_some() => few,
-            Mode::Read | Mode::Probe | Mode::Anything => 2 * k,
+            Mode::Read | Mode::Probe => 2 * k,
             Mode::Write => n + k,
             Mode::Check => map.servers.len(),
         };
@@ -360,7 +358,6 @@ impl ServerMap {
             return true;
         }
         match mode {
-            Mode::Anything => self.best().is_some(),
             Mode::Read | Mode::Probe => self.answers() >= 2 * k && self.newest_is_best() && !self.has_rivals(),
             Mode::Write => self.best().is_some() && self.has_key(query) && self.boundary_passed(k),
             Mode::Check => false,
@@ -376,7 +373,7 @@ impl ServerMap {
             _ => true,
         };
         match mode {
-            Mode::Read | Mode::Probe | Mode::Anything => self.newest_is_best(),
+            Mode::Read | Mode::Probe => self.newest_is_best(),
             Mode::Write | Mode::Check => {
                 self.best().is_some() && self.has_key(query) && self.servers.iter().zip(&self.status).all(late)
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tahoefs::cap::{MutableCap, MutableFormat};
-use tahoefs::mutable::MutableFile;
+use tahoefs::mutable::{Breadth, MutableFile};
 use tahoefs::node::{BytesSource, Changes, FileVersion, NodeError, Readable, Source, Writeable};
 use tahoefs::share::{SdmfShare, Version};
 use tahoefs::storage::fault::Method;
@@ -222,12 +222,12 @@ async fn probing_tells_of_newer_versions() {
     let servers = Servers::new(5);
     let file = create(&servers, b"").await;
     let other = reopen(&servers, &file);
-    assert!(other.probe(&cx()).await.unwrap());
-    other.read_best(&cx()).await.unwrap();
-    assert!(!other.probe(&cx()).await.unwrap());
+    let (first, _) = other.read_best(&cx()).await.unwrap();
+    assert!(!other.newer_than(&cx(), &first, Breadth::Wide).await.unwrap());
     file.modify(&cx(), append(b"x")).await.unwrap();
-    assert!(!file.probe(&cx()).await.unwrap());
-    assert!(other.probe(&cx()).await.unwrap());
+    let second = file.version().unwrap();
+    assert!(!file.newer_than(&cx(), &second, Breadth::Wide).await.unwrap());
+    assert!(other.newer_than(&cx(), &first, Breadth::Wide).await.unwrap());
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use crate::cap::{Cap, FileCap, LitCap};
 use crate::fs::attr::{Attr, Caller, Ino};
 use crate::fs::handles::{Handle, Open, OpenMode};
 use crate::fs::inodes::{Kind, Link};
+use crate::fs::names::RECORD;
 use crate::fs::ops::xattr::inherit;
 use crate::fs::{Filesystem, FsError};
 use crate::node::{Attributes, FileType, Metadata};
@@ -15,8 +16,6 @@ use crate::util::base32;
 use crate::writeback::{FileObject, Weight};
 
 const SET_GID: u32 = 0o2000;
-/// Bytes that a new name takes in the journal, about.
-const RECORD: u64 = 2048;
 
 impl Filesystem {
     /// Makes a file and opens it.

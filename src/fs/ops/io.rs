@@ -181,8 +181,8 @@ impl Filesystem {
             match &inode.kind {
                 Kind::Mutable(cap, file) if !cap.is_readonly() => Scope::File(Arc::clone(file)),
                 Kind::Staged(file) if inode.is_named() => Scope::File(Arc::clone(file)),
+                Kind::Staged(_) => return Ok(()),
                 _ if inode.link != Link::Named => return Ok(()),
-                Kind::Staged(file) => Scope::File(Arc::clone(file)),
                 Kind::Stored(_) | Kind::Mutable(..) => Scope::Directory(state.inodes.directory(inode.parent)?),
                 Kind::Directory(dir) => Scope::Directory(*dir),
             }
