@@ -68,7 +68,11 @@ pub(super) fn set_time(time: TimeOrNow) -> SetTime {
         TimeOrNow::Now => SetTime::Now,
         TimeOrNow::SpecificTime(at) => SetTime::At(match at.duration_since(UNIX_EPOCH) {
             Ok(since) => Timestamp::from_nanos(since.as_nanos() as i128),
-            Err(before) => Timestamp::from_nanos(-(before.duration().as_nanos() as i128)),
+            // This release of fuser takes nanoseconds away where they must be added.
+            Err(before) => Timestamp {
+                secs: 0i64.saturating_sub_unsigned(before.duration().as_secs()),
+                nanos: before.duration().subsec_nanos(),
+            },
         }),
     }
 }

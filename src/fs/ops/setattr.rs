@@ -34,8 +34,13 @@ impl Filesystem {
         };
         let kept = {
             let mut state = self.lock();
+            let shown = self.attr(&state, ino)?.atime;
             let inode = state.inodes.get_mut(ino).ok_or(FsError::Stale)?;
             let attributes = &mut inode.attributes;
+            if set.mtime.is_some() && set.size.is_none() {
+                // Where none is kept, the time of the last change is shown, which is not to go along.
+                attributes.atime.get_or_insert(shown);
+            }
             if let Some(mode) = set.mode {
                 attributes.mode = Some(mode & 0o7777);
             }

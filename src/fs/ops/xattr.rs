@@ -61,6 +61,9 @@ impl Filesystem {
         let state = self.lock();
         let attributes = &state.inodes.get(ino).ok_or(FsError::Stale)?.attributes;
         let name = std::str::from_utf8(name).map_err(|_| FsError::NoAttribute)?;
+        if !name.starts_with("security.") {
+            settable(name.as_bytes())?;
+        }
         let value = value_of(attributes, name).ok_or(FsError::NoAttribute)?;
         if name != ACCESS {
             return Ok(value);
@@ -236,8 +239,12 @@ fn settable(name: &[u8]) -> Result<&str, FsError> {
         return Err(FsError::NotPermitted);
     }
     let name = std::str::from_utf8(name).map_err(|_| FsError::Unsupported)?;
-    let is_kept = ["user.", "trusted."].iter().any(|space| name.starts_with(space))
-        || [ACCESS, DEFAULT, "security.capability"].contains(&name);
+    let spaces = ["user.", "trusted."];
+    if spaces.contains(&name) {
+        return Err(FsError::Invalid);
+    }
+    let is_kept =
+        spaces.iter().any(|space| name.starts_with(space)) || [ACCESS, DEFAULT, "security.capability"].contains(&name);
     is_kept.then_some(name).ok_or(FsError::Unsupported)
 }
 

@@ -45,8 +45,11 @@ fn attributes_are_kept_to_the_nanosecond() {
         std::os::unix::fs::chown(world.at(path), Some(1234), Some(5678)).unwrap();
         File::open(world.at(path)).unwrap().set_times(times).unwrap();
     }
+    let early = UNIX_EPOCH - Duration::new(1_000_000, 250_000_000);
+    File::create(world.at("early")).unwrap().set_times(times.set_modified(early)).unwrap();
     File::open(world.mountpoint()).unwrap().set_times(times).unwrap();
     for round in ["at once", "after a remount"] {
+        assert_eq!(fs::metadata(world.at("early")).unwrap().modified().unwrap(), early, "{round}");
         for path in ["f", "d", "."] {
             let m = fs::metadata(world.at(path)).unwrap();
             assert_eq!((m.mtime(), m.mtime_nsec()), (1_234_567_890, 123_456_789), "{path} {round}");
@@ -74,6 +77,8 @@ fn a_write_changes_mtime_and_a_chmod_only_ctime() {
     let second = fs::metadata(&path).unwrap();
     assert_eq!(second.modified().unwrap(), first.modified().unwrap());
     assert!((second.ctime(), second.ctime_nsec()) > (first.ctime(), first.ctime_nsec()));
+    File::open(&path).unwrap().set_modified(UNIX_EPOCH).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().accessed().unwrap(), first.accessed().unwrap());
     std::thread::sleep(Duration::from_millis(20));
     OpenOptions::new().append(true).open(&path).unwrap().write_all(b"y").unwrap();
     assert!(fs::metadata(&path).unwrap().modified().unwrap() > first.modified().unwrap());

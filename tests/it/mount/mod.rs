@@ -2,6 +2,8 @@
 
 mod basics;
 mod databases;
+mod dice;
+mod differential;
 mod faults;
 mod fsx;
 mod mutable;

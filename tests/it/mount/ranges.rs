@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
 use nix::unistd::{Whence, lseek};
 
+use super::dice::Dice;
 use super::world::{World, tool};
 
 const KEEP: FallocateFlags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
@@ -23,30 +24,21 @@ fn open(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
 }
 
-/// One number after the other, the same in every run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) % limit
-    }
-}
-
 #[test]
 fn ranges_behave_as_on_a_local_disk() {
     let world = World::mounted();
     let local = tempfile::tempdir().unwrap();
-    let mut numbers = Numbers(7);
+    let mut dice = Dice::new(7);
+    let mut below = |limit: usize| dice.roll(limit) as u64;
     for round in 0..3u64 {
         // Beyond what stands in rows of the journal, and what does; the second and third time over what is stored.
         let (name, longest, most) = if round == 1 { ("small", 40_000, 9000) } else { ("large", 3_000_000, 400_000) };
         let paths = [world.at(name), local.path().join(name)];
         let files = [open(&paths[0]), open(&paths[1])];
         for step in 0..200 {
-            let (at, length) = (numbers.below(longest), 1 + numbers.below(most));
-            let (to, data) = (numbers.below(longest), bytes(step, length as usize));
-            let what = numbers.below(9);
+            let (at, length) = (below(longest), 1 + below(most));
+            let (to, data) = (below(longest), bytes(step, length as usize));
+            let what = below(9);
             let results = files.each_ref().map(|file| {
                 let allocate = |mode| fallocate(file, mode, at as i64, length as i64).map(|()| 0);
                 let done = match what {

@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::dice::Dice;
 use super::world::World;
 
 /// How long both work, and the variable that says otherwise.
@@ -21,19 +22,6 @@ const FOLDERS: usize = 3;
 const SHARED: usize = 2;
 /// How long what is stored may take to show on the other machine.
 const SEEN: Duration = Duration::from_secs(20);
-
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % sides
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> Option<T> {
-        (!from.is_empty()).then(|| from[self.roll(from.len())].clone())
-    }
-}
 
 /// A content, as the ledger knows it.
 type Mark = (u64, usize);
@@ -578,7 +566,7 @@ fn two_mounts_under_random_work_end_equal_with_everything_there() {
     let worker = |world, who, seed| Worker {
         world,
         who,
-        dice: Dice(seed),
+        dice: Dice::new(seed),
         count: 0,
         ledger: &ledger,
         files: BTreeMap::new(),

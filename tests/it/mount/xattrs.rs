@@ -64,7 +64,14 @@ for path in sys.argv[1:]:
     fails(errno.ENODATA, os.getxattr, path, 'user.gone')
     fails(errno.ENODATA, os.removexattr, path, 'user.gone')
     fails(errno.ENOSPC, os.setxattr, path, 'user.large', b'x' * 4090)
-    fails(errno.EOPNOTSUPP, os.setxattr, path, 'system.other', b'x')
+    for name in 'system.other', 'nothing':
+        fails(errno.EOPNOTSUPP, os.setxattr, path, name, b'x')
+        fails(errno.EOPNOTSUPP, os.getxattr, path, name)
+        fails(errno.EOPNOTSUPP, os.removexattr, path, name)
+    for name in 'user.', 'trusted.':
+        fails(errno.EINVAL, os.setxattr, path, name, b'x')
+        fails(errno.EINVAL, os.getxattr, path, name)
+    fails(errno.ENODATA, os.getxattr, path, 'security.selinux')
     fails(errno.EOPNOTSUPP, os.setxattr, path, b'user.\\xff', b'x')
     fails(errno.ENODATA, os.getxattr, path, b'user.\\xff')
     fails(errno.EOPNOTSUPP, os.removexattr, path, b'user.\\xff')
