@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, SeekFrom, Stat, Uid};
-use rustix::fs::{Timestamps, XattrFlags};
+use rustix::fs::{Timestamps, UTIME_OMIT, XattrFlags};
 use rustix::io::{self, Errno};
 
 use super::facts::{Facts, When};
@@ -394,12 +394,12 @@ impl Side {
             Op::Utimens { at, times, flags } => {
                 let before = self.stat(at, *flags)?;
                 fs::utimensat(self.base(at)?, &at.path, times, *flags)?;
-                return Ok(times_of(&self.stat(at, *flags)?, &before));
+                return Ok(times_of(&self.stat(at, *flags)?, &before, times));
             }
             Op::Futimens { slot, times } => {
                 let before = fs::fstat(self.fd(*slot)?)?;
                 fs::futimens(self.fd(*slot)?, times)?;
-                return Ok(times_of(&fs::fstat(self.fd(*slot)?)?, &before));
+                return Ok(times_of(&fs::fstat(self.fd(*slot)?)?, &before, times));
             }
             Op::SetXattr { at, name, data, flags } => {
                 fs::lsetxattr(self.path(at)?, *name, &data.bytes(), *flags)?;
@@ -477,11 +477,12 @@ fn name_of(name: &CStr) -> OsString {
     OsStr::from_bytes(name.to_bytes()).to_owned()
 }
 
-/// The times of a file after they were set. Reading changes one of them on a local disk only.
-fn times_of(stat: &Stat, before: &Stat) -> Answer {
-    let atime = (stat.st_atime, stat.st_atime_nsec);
-    let is_kept = atime == (before.st_atime, before.st_atime_nsec);
-    let atime = if is_kept { When::Kept } else { When::of(stat.st_atime, stat.st_atime_nsec as i64) };
+/// The times of a file after they were set. Reading changes one of them on a local disk only, which may have one clock tick
+/// for several changes.
+fn times_of(stat: &Stat, before: &Stat, times: &Timestamps) -> Answer {
+    let is_kept = (stat.st_atime, stat.st_atime_nsec) == (before.st_atime, before.st_atime_nsec);
+    let is_left = times.last_access.tv_nsec == UTIME_OMIT;
+    let atime = if is_left && is_kept { When::Kept } else { When::of(stat.st_atime, stat.st_atime_nsec as i64) };
     Answer::Times(atime, When::of(stat.st_mtime, stat.st_mtime_nsec as i64))
 }
 

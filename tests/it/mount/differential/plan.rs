@@ -135,8 +135,8 @@ impl Plan {
     fn time(&mut self) -> Timespec {
         let (set, nanos) = (self.dice.roll(1_700_000_000) as i64 - 100_000_000, self.dice.roll(1_000_000_000));
         match self.dice.roll(8) {
-            0 => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW as _ },
-            1 => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ },
+            0 => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+            1 => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
             2 => Timespec { tv_sec: 9_000_000_000, tv_nsec: nanos as _ },
             3 => Timespec { tv_sec: set, tv_nsec: 0 },
             _ => Timespec { tv_sec: set, tv_nsec: nanos as _ },
