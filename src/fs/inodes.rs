@@ -185,8 +185,8 @@ pub(super) struct Inodes {
     taken: HashMap<(Ino, Name), Ino>,
     /// Those that show a directory.
     showing: HashMap<DirId, HashSet<Ino>>,
-    /// Files by their birth ids, the first that had each.
-    by_id: HashMap<String, Ino>,
+    /// Files by their birth ids: several where names of one are seen apart.
+    by_id: HashMap<String, Vec<Ino>>,
 }
 
 impl Inodes {
@@ -237,22 +237,50 @@ impl Inodes {
         (0..).map(|i| first.wrapping_add(i)).find(is_free).unwrap_or(first)
     }
 
-    /// The inode of the file that an edge stands for, whatever name leads to it: one with this birth id and content.
+    /// The inode of the file that an edge stands for, whatever name leads to it: one with this birth id and content, and
+    /// rather one that has a name.
     pub fn of_file(&self, entry: &Entry) -> Option<Ino> {
-        let ino = *self.by_id.get(entry.attributes.id.as_ref()?)?;
-        let inode = self.get(ino).filter(|inode| inode.attributes.kind == entry.attributes.kind)?;
-        let is_changed = match (&inode.kind, &entry.target) {
-            (Kind::Staged(file), Target::Stored(cap)) => !file.has_content_of(cap),
-            _ => false,
+        let named = |ino: &Ino| self.get(*ino).is_some_and(|inode| inode.link == Link::Named);
+        self.all_of_file(entry).find(named).or_else(|| self.all_of_file(entry).next())
+    }
+
+    fn all_of_file(&self, entry: &Entry) -> impl Iterator<Item = Ino> {
+        let is_it = |inode: &Inode| {
+            let is_changed = match (&inode.kind, &entry.target) {
+                (Kind::Staged(file), Target::Stored(cap)) => !file.has_content_of(cap),
+                _ => false,
+            };
+            let is_same = inode.attributes.kind == entry.attributes.kind && is_same(&inode.target(), &entry.target);
+            !is_changed && is_same
         };
-        (!is_changed && is_same(&inode.target(), &entry.target)).then_some(ino)
+        let known = entry.attributes.id.as_ref().and_then(|id| self.by_id.get(id)).into_iter().flatten();
+        known.copied().filter(move |ino| self.get(*ino).is_some_and(is_it))
     }
 
     /// A file has got a birth id.
     pub fn set_id(&mut self, ino: Ino, id: &str) {
         if let Some(inode) = self.by_number.get_mut(&ino) {
-            inode.attributes.id = Some(id.to_owned());
-            self.by_id.insert(id.to_owned(), ino);
+            let before = inode.attributes.id.replace(id.to_owned());
+            self.know_by_id(ino, before);
+        }
+    }
+
+    /// A file has the birth id that it has now, and had another, or none, before.
+    fn know_by_id(&mut self, ino: Ino, before: Option<String>) {
+        let now = self.by_number.get(&ino).and_then(|inode| inode.attributes.id.clone());
+        if now == before {
+            return;
+        }
+        if let Some(before) = before
+            && let Some(known) = self.by_id.get_mut(&before)
+        {
+            known.retain(|known| *known != ino);
+            if known.is_empty() {
+                self.by_id.remove(&before);
+            }
+        }
+        if let Some(now) = now {
+            self.by_id.entry(now).or_default().push(ino);
         }
     }
 
@@ -338,12 +366,21 @@ impl Inodes {
             elsewhere: false,
             below: 0,
         };
-        if let Some(id) = &inode.attributes.id {
-            self.by_id.entry(id.clone()).or_insert(ino);
-        }
         self.named.entry(parent).or_default().insert(name, ino);
         self.by_number.insert(ino, inode);
+        self.know_by_id(ino, None);
         ino
+    }
+
+    /// A place whose edge stands for a file that is shown elsewhere is given up by what nobody has open and has no other:
+    /// its names were seen apart while a change came to one after the other.
+    pub fn give_way(&mut self, parent: Ino, name: &Name, entry: &Entry) {
+        let Some(ino) = self.at(parent, name) else { return };
+        let is_alone = self.get(ino).is_some_and(|inode| inode.others.is_empty() && inode.handles == 0);
+        let is_shown = |other: Ino| other != ino && self.get(other).is_some_and(|other| other.link == Link::Named);
+        if is_alone && self.all_of_file(entry).any(is_shown) {
+            self.detach(ino, Link::Removed);
+        }
     }
 
     /// The inode at a place, made or brought up to date for `entry`, whose kind has been found out as `kind`.
@@ -357,7 +394,9 @@ impl Inodes {
             match inode.shows(&kind).filter(|_| is_its) {
                 Some(now) => {
                     inode.kind = now;
+                    let before = inode.attributes.id.clone();
                     inode.update(entry, is_first);
+                    self.know_by_id(ino, before);
                     return ino;
                 }
                 None => self.detach_at(parent, name, Link::Taken),
@@ -381,7 +420,9 @@ impl Inodes {
         };
         if let Some(inode) = self.by_number.get_mut(&ino) {
             let is_first = (inode.parent, &inode.name) == (parent, name);
+            let before = inode.attributes.id.clone();
             inode.update(entry, is_first);
+            self.know_by_id(ino, before);
         }
         ino
     }
@@ -488,7 +529,7 @@ impl Inodes {
         if ino == ROOT || inode.lookups > 0 || inode.handles > 0 || inode.below > 0 {
             return;
         }
-        let Some(inode) = self.by_number.remove(&ino) else { return };
+        let Some(mut inode) = self.by_number.remove(&ino) else { return };
         if let Kind::Directory(dir) = inode.kind
             && let Some(inodes) = self.showing.get_mut(&dir)
         {
@@ -497,11 +538,7 @@ impl Inodes {
                 self.showing.remove(&dir);
             }
         }
-        if let Some(id) = &inode.attributes.id
-            && self.by_id.get(id) == Some(&ino)
-        {
-            self.by_id.remove(id);
-        }
+        self.know_by_id(ino, inode.attributes.id.take());
         let first = (inode.parent, inode.name);
         for place in inode.others.into_iter().chain([first]) {
             self.leave(ino, &place);

@@ -190,6 +190,7 @@ impl Filesystem {
             self.writeback.led_to(*dir, above, edge, entry);
         }
         self.inode_at(state, parent, edge);
+        state.inodes.give_way(parent, edge, entry);
         self.meets(state, parent, edge, entry);
         let ino = state.inodes.bind(parent, edge, kind, entry);
         if let Some(Kind::Mutable(cap, _)) = state.inodes.get(ino).map(|inode| inode.kind.clone()) {

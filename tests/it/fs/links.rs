@@ -185,6 +185,32 @@ async fn what_another_client_put_under_a_name_is_left_alone() {
     assert_ne!(at(&fs, "e/b").await.unwrap().ino, at(&fs, "d/a").await.unwrap().ino);
 }
 
+#[tokio::test(start_paused = true)]
+async fn names_that_were_seen_apart_while_a_change_came_are_one_file_after_it() {
+    let journal = tempfile::tempdir().unwrap();
+    let (ground, fs, _, e, a) = with_file(journal.path()).await;
+    fs.link(a, e, b"b").await.unwrap();
+    fs.settle().await.unwrap();
+    let theirs = ground.mount().await;
+    let seen = async || {
+        tokio::time::advance(Duration::from_secs(11)).await;
+        let (one, two) = (at(&theirs, "d/a").await.unwrap(), at(&theirs, "e/b").await.unwrap());
+        (one.ino == two.ino, read(&theirs, one.ino).await[0], read(&theirs, two.ino).await[0])
+    };
+    assert_eq!(seen().await, (true, 1, 1));
+    for byte in 2..5 {
+        change(&fs, "d/a", byte).await;
+        let dir = ground.grid.child(&ground.root, "e").unwrap().cap;
+        ground.grid.hide(&dir, true);
+        assert!(fs.settle().await.is_err());
+        ground.grid.hide(&dir, false);
+        assert_eq!(seen().await, (false, byte, byte - 1));
+        fs.settle().await.unwrap();
+        assert_eq!(seen().await, (true, byte, byte));
+        assert_eq!(at(&theirs, "e/b").await.unwrap().nlink, 2);
+    }
+}
+
 #[tokio::test]
 async fn a_mutable_file_gets_further_names_too() {
     let (ground, cap) = super::mutable::with_file(&["f"], &[1; 1000]);
