@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nix::sys::statvfs::statvfs;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
@@ -17,7 +16,7 @@ use super::folder::{Folder, USED};
 use super::{BlockKey, FileId};
 use crate::crypto::Sealer;
 use crate::crypto::hash::{Hash, Tag, tagged};
-use crate::util::{Clock, Rng, Survives, base32, replace_file};
+use crate::util::{Clock, Rng, Survives, base32, free_space, replace_file};
 
 /// What a file begins with.
 const MAGIC: &[u8; 8] = b"tfBlock1";
@@ -119,7 +118,7 @@ impl Blocks {
     /// It cannot be written.
     pub fn put(&self, key: &BlockKey, block: &KeptBlock) -> io::Result<()> {
         let length = (HEADER + Sealer::OVERHEAD + block.data.len()) as u64;
-        let free = statvfs(self.folder.path()).map_or(0, |s| s.blocks_available().saturating_mul(s.fragment_size()));
+        let free = free_space(self.folder.path()).unwrap_or(0);
         if length > self.limit() / 4 || free.saturating_sub(length) < self.floor {
             return Ok(());
         }

@@ -388,15 +388,12 @@ impl Inodes {
         if let Some(ino) = self.at(parent, name)
             && let Some(inode) = self.by_number.get_mut(&ino)
         {
-            let is_first = (inode.parent, &inode.name) == (parent, name);
             // Its other names may stand for what it was.
             let is_its = inode.others.is_empty() || is_same(&inode.target(), &entry.target);
             match inode.shows(&kind).filter(|_| is_its) {
                 Some(now) => {
                     inode.kind = now;
-                    let before = inode.attributes.id.clone();
-                    inode.update(entry, is_first);
-                    self.know_by_id(ino, before);
+                    self.update(ino, parent, name, entry);
                     return ino;
                 }
                 None => self.detach_at(parent, name, Link::Taken),
@@ -418,13 +415,17 @@ impl Inodes {
             }
             (None, None) => self.add(parent, Arc::clone(name), kind, entry.attributes.clone(), entry.metadata.clone()),
         };
-        if let Some(inode) = self.by_number.get_mut(&ino) {
-            let is_first = (inode.parent, &inode.name) == (parent, name);
-            let before = inode.attributes.id.clone();
-            inode.update(entry, is_first);
-            self.know_by_id(ino, before);
-        }
+        self.update(ino, parent, name, entry);
         ino
+    }
+
+    /// Takes over what the edge at one of its places says.
+    fn update(&mut self, ino: Ino, parent: Ino, name: &Name, entry: &Entry) {
+        let Some(inode) = self.by_number.get_mut(&ino) else { return };
+        let is_first = (inode.parent, &inode.name) == (parent, name);
+        let before = inode.attributes.id.clone();
+        inode.update(entry, is_first);
+        self.know_by_id(ino, before);
     }
 
     /// The inode of what is about to have a name at a place, where another client had taken its name.

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::statvfs::statvfs;
 use tokio::time::Instant;
+
+use crate::util::free_space;
 
 /// How long a measurement of the disk holds.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
@@ -59,7 +60,7 @@ impl Gauge {
         let is_old = |at: &Instant| at.elapsed() >= MEASURE_EVERY;
         if self.let_in >= MEASURE_AFTER || self.measured.as_ref().is_none_or(|(at, _)| is_old(at)) {
             // A disk that cannot be measured sets no limit: the write itself will tell.
-            let free = statvfs(folder).map_or(u64::MAX, |s| s.blocks_available().saturating_mul(s.fragment_size()));
+            let free = free_space(folder).unwrap_or(u64::MAX);
             self.measured = Some((Instant::now(), free));
             self.let_in = 0;
         }

@@ -27,10 +27,13 @@ const MARKS: [usize; 4] = [5, 10, 20, 30];
 /// those before belong to others, which have the same NFC form. So different bytes stay different names.
 pub fn names_of(given: &[u8]) -> impl Iterator<Item = Name> {
     let plain = str::from_utf8(given).ok().map(normalize);
+    // Most names need none.
+    let mut hash = None;
     let marked = MARKS.into_iter().map(move |length| {
+        let hash = hash.get_or_insert_with(|| sha256d(given));
         let text = String::from_utf8_lossy(given);
         let dot = text.rfind('.').filter(|dot| *dot > 0).unwrap_or(text.len());
-        normalize(&format!("{}~{}{}", &text[..dot], base32::encode(&sha256d(given)[..length]), &text[dot..]))
+        normalize(&format!("{}~{}{}", &text[..dot], base32::encode(&hash[..length]), &text[dot..]))
     });
     plain.into_iter().chain(marked)
 }

@@ -10,6 +10,7 @@ mod ranges;
 mod replace;
 mod rng;
 mod single_flight;
+mod space;
 mod utc;
 
 pub use clock::Clock;
@@ -20,4 +21,5 @@ pub use ranges::merged;
 pub use replace::{Survives, replace_file};
 pub use rng::Rng;
 pub use single_flight::SingleFlight;
+pub use space::free_space;
 pub use utc::Utc;

@@ -218,15 +218,17 @@ impl State {
 
     /// A name under which `file` is wanted and not published.
     pub(super) fn name_of(&self, file: &Arc<FileObject>) -> Option<Name> {
+        self.places_of(file).next().map(|(_, name)| Arc::clone(name))
+    }
+
+    fn places_of(&self, file: &Arc<FileObject>) -> impl Iterator<Item = (DirId, &Name)> {
         let wants = |p: &Pending| p.file().is_some_and(|other| Arc::ptr_eq(other, file));
-        self.pending_places().find(|(_, _, p)| wants(p)).map(|(_, name, _)| Arc::clone(name))
+        self.pending_places().filter(move |(_, _, p)| wants(p)).map(|(dir, name, _)| (dir, name))
     }
 
     /// The records of all names under which `file` is wanted are to be made anew.
     pub(super) fn touch_names_of(&mut self, file: &Arc<FileObject>) {
-        let wants = |p: &Pending| p.file().is_some_and(|other| Arc::ptr_eq(other, file));
-        let names = self.pending_places().filter(|(_, _, p)| wants(p));
-        let keys: Vec<_> = names.map(|(dir, name, _)| Key::Edge(dir, Arc::clone(name))).collect();
+        let keys: Vec<_> = self.places_of(file).map(|(dir, name)| Key::Edge(dir, Arc::clone(name))).collect();
         self.touched.extend(keys);
     }
 

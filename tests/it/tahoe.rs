@@ -531,7 +531,7 @@ fn free_port() -> u16 {
 }
 
 /// Copies what is in `from` into `to`, which may exist; `to` keeps what `from` does not have.
-fn copy_tree(from: &Path, to: &Path) {
+pub fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a directory to copy to");
     let output = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).output().expect("cp starts");
     text_of(&output, "cp");

@@ -112,13 +112,9 @@ impl Reader {
             if file.encoding().is_some() {
                 return Ok(None);
             }
-            let (segment, data) = Arc::clone(&file).fetch(unhurried, offset).await?;
-            let key = BlockKey { file: id, index: segment };
+            let (key, data) = fetch_to_keep(file, kept, id, unhurried, offset).await?;
             cache.insert(key, data.clone());
-            if let (Some(kept), Some(Encoding { segment_size, .. })) = (kept, file.encoding()) {
-                kept.keep(key, KeptBlock { segment_size, data: data.clone() });
-            }
-            Ok(Some((segment, data)))
+            Ok(Some((key.index, data)))
         })
         .await?;
         let encoding = self.file.encoding().ok_or_else(|| NodeError::Corrupt("no URI extension block".into()))?;
@@ -156,11 +152,7 @@ impl Reader {
             {
                 return Ok(block.data);
             }
-            let data = file.fetch(cx, offset).await?.1;
-            if let Some(kept) = kept {
-                kept.keep(key, KeptBlock { segment_size, data: data.clone() });
-            }
-            Ok(data)
+            Ok(fetch_to_keep(file, kept, key.file, cx, offset).await?.1)
         };
         async move { cache.get_or_fetch(key, || fetch).await }
     }
@@ -255,6 +247,22 @@ impl Readable for Reader {
         }
         Ok(parts)
     }
+}
+
+/// The segment in which `offset` lies, from the servers; it is kept in `kept`.
+async fn fetch_to_keep(
+    file: Arc<File>,
+    kept: Option<Arc<Blocks>>,
+    id: FileId,
+    cx: Cx,
+    offset: u64,
+) -> Result<(BlockKey, Bytes), NodeError> {
+    let (index, data) = Arc::clone(&file).fetch(cx, offset).await?;
+    let key = BlockKey { file: id, index };
+    if let (Some(kept), Some(Encoding { segment_size, .. })) = (kept, file.encoding()) {
+        kept.keep(key, KeptBlock { segment_size, data: data.clone() });
+    }
+    Ok((key, data))
 }
 
 /// Runs `work` as a task that goes on when `cx` ends the wait for it.

@@ -65,6 +65,13 @@ impl Ground {
         self.mount_over(open_journal(folder).await, durability).await
     }
 
+    /// A folder with what the journal in `folder` holds now, as after kill -9.
+    fn copy_of(&self, folder: &std::path::Path) -> std::path::PathBuf {
+        let copy = tempfile::tempdir_in(self.local.path()).unwrap().keep();
+        crate::tahoe::copy_tree(folder, &copy);
+        copy
+    }
+
     async fn mount_over(&self, (journal, replay): (Journal, Replay), durability: Durability) -> Arc<Filesystem> {
         let factory: Arc<dyn NodeFactory> = Arc::new(Factory(Arc::clone(&self.grid)));
         let options = WritebackOptions { patience: Duration::from_secs(5), ..WritebackOptions::default() };

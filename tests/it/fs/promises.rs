@@ -12,9 +12,7 @@ const REFRESH: Duration = Duration::from_secs(10);
 
 /// A mount of what the journal in `folder` holds, as after kill -9.
 async fn killed(ground: &Ground, fs: Arc<Filesystem>, folder: &std::path::Path) -> Arc<Filesystem> {
-    let copy = tempfile::tempdir_in(ground.local.path()).unwrap().keep();
-    let copied = std::process::Command::new("cp").arg("-a").arg(folder.join(".")).arg(&copy).status();
-    assert!(copied.unwrap().success());
+    let copy = ground.copy_of(folder);
     drop(fs);
     ground.mount_with(&copy, Durability::Local).await
 }
