@@ -29,6 +29,8 @@ const COMMITS_AT_REST: u64 = 1000;
 const LOG_IN_USE: u64 = 64 << 20;
 /// A database that is empty and longer than this is made short.
 const LARGE: u64 = 4 << 20;
+/// How often a barrier syncs contents that are written on meanwhile, before writers wait for it.
+const PASSES: usize = 3;
 /// How long nobody has committed when it is quiet.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -324,20 +326,15 @@ impl Shared {
     /// The barrier. A file that could not be synced stays in the way of all later ones as long as a record names it.
     fn sync(&self) -> Result<(), JournalError> {
         self.barriers.fetch_add(1, Ordering::AcqRel);
-        let mut dirty: Vec<_> = std::mem::take(&mut *lock(&self.dirty)).into_values().collect();
-        {
-            let store = self.queue.store();
-            dirty.retain(|file| !store.doomed().contains(&file.number));
-        }
-        for (i, file) in dirty.iter().enumerate() {
-            if let Err(error) = file.sync() {
-                lock(&self.dirty).extend(dirty[i..].iter().map(|file| (file.number, Arc::clone(file))));
-                return Err(JournalError::io(&self.staging)(error));
+        // Most of it while others commit, the rest while they wait.
+        for _ in 0..PASSES {
+            let doomed = self.queue.store().doomed().to_vec();
+            if self.sync_contents(&doomed)? == 0 {
+                break;
             }
         }
-        self.sync_names().map_err(JournalError::io(&self.staging))?;
         crash_point("journal.barrier.data");
-        let doomed = self.queue.sync()?;
+        let doomed = self.queue.sync(|doomed| self.sync_contents(doomed).map(drop))?;
         crash_point("journal.barrier.synced");
         for number in doomed {
             let path = self.staging.join(number.to_string());
@@ -351,6 +348,21 @@ impl Shared {
             crash_point("journal.barrier.unlinked");
         }
         Ok(())
+    }
+
+    /// Contents written so far survive power loss once this returns, but for the staging files that are `doomed`.
+    /// Returns how many had been written to.
+    fn sync_contents(&self, doomed: &[u64]) -> Result<usize, JournalError> {
+        let mut dirty: Vec<_> = std::mem::take(&mut *lock(&self.dirty)).into_values().collect();
+        dirty.retain(|file| !doomed.contains(&file.number));
+        for (i, file) in dirty.iter().enumerate() {
+            if let Err(error) = file.sync() {
+                lock(&self.dirty).extend(dirty[i..].iter().map(|file| (file.number, Arc::clone(file))));
+                return Err(JournalError::io(&self.staging)(error));
+            }
+        }
+        self.sync_names().map_err(JournalError::io(&self.staging))?;
+        Ok(dirty.len())
     }
 
     /// Bytes that contents take.

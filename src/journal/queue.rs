@@ -85,27 +85,26 @@ impl Queue {
 
     /// Commits all that is queued; it and all that was committed before survive power loss once this returns. Hands
     /// back the staging files that no record needs any more.
-    pub fn sync(&self) -> Result<Vec<u64>, JournalError> {
+    ///
+    /// `contents` syncs what records name, but for the staging files that it is given. Nobody commits between that and
+    /// the end of this: no record survives whose content does not.
+    pub fn sync(&self, contents: impl FnOnce(&[u64]) -> Result<(), JournalError>) -> Result<Vec<u64>, JournalError> {
         let mut log = lock(&self.log);
-        let (commits, doomed) = {
-            let mut store = lock(&self.store);
-            self.drain(&mut store);
-            (store.settle()?, store.take_doomed())
-        };
+        let mut store = lock(&self.store);
+        self.drain(&mut store);
+        let commits = store.settle()?;
+        contents(store.doomed())?;
         if commits > log.synced || log.failed {
             let synced = match log.failed {
                 false => log.file.sync_data().map_err(JournalError::io(&log.path)),
                 // What is in the log still reads as it was written: it goes where it can be synced once more.
-                true => lock(&self.store).copy_log(),
+                true => store.copy_log(),
             };
             log.failed = synced.is_err();
-            if let Err(error) = synced {
-                lock(&self.store).doom(doomed);
-                return Err(error);
-            }
+            synced?;
             log.synced = commits;
         }
-        Ok(doomed)
+        Ok(store.take_doomed())
     }
 
     /// Bytes of contents that stand in rows. Never waits.

@@ -101,11 +101,6 @@ impl Store {
         std::mem::take(&mut self.doomed)
     }
 
-    /// Takes back what [`Store::take_doomed`] gave.
-    pub fn doom(&mut self, numbers: Vec<u64>) {
-        self.doomed.extend(numbers);
-    }
-
     /// Commits all these changes or none. They stand in the log, which nobody has synced.
     pub fn commit<'a>(&mut self, ops: impl Iterator<Item = &'a Op>) -> Result<(), JournalError> {
         let done = self.transaction(ops);

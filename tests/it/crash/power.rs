@@ -6,6 +6,11 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use bytes::Bytes;
+use tahoefs::crypto::JournalKey;
+use tahoefs::journal::{Batch, Journal, JournalOptions};
+use tahoefs::util::{Cx, Priority};
+
 use super::*;
 
 /// Bytes of the disk, most of which the journal leaves free.
@@ -60,14 +65,6 @@ impl Disk {
         if output.status.success() { Ok(()) } else { Err(said(&output)) }
     }
 
-    /// Everything that is not synced is gone from now on.
-    fn cut(&self) {
-        let top = File::open(self.at()).expect("the disk");
-        let mut flag = 2;
-        // SAFETY: the descriptor is open, and the ioctl reads four bytes through the pointer.
-        unsafe { ext4_shutdown(top.as_raw_fd(), &mut flag) }.expect("EXT4_IOC_SHUTDOWN");
-    }
-
     fn unmount(&self) {
         let until = Instant::now() + PATIENCE;
         while !Command::new("umount").arg(self.at()).status().is_ok_and(|status| status.success()) {
@@ -81,6 +78,14 @@ impl Drop for Disk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.at()).stderr(Stdio::null()).status();
     }
+}
+
+/// Everything on the file system at `top` that is not synced is gone from now on.
+fn cut(top: &Path) {
+    let top = File::open(top).expect("the disk");
+    let mut flag = 2;
+    // SAFETY: the descriptor is open, and the ioctl reads four bytes through the pointer.
+    unsafe { ext4_shutdown(top.as_raw_fd(), &mut flag) }.expect("EXT4_IOC_SHUTDOWN");
 }
 
 /// What was written under a name, oldest first.
@@ -184,12 +189,12 @@ fn what_was_promised_outlives_the_power() {
                 let _ = flush.kill();
                 let _ = flush.wait();
             }
-            let cut = Instant::now();
-            disk.cut();
+            let at = Instant::now();
+            cut(&disk.at());
             stop.store(true, Ordering::Relaxed);
             daemon.kill();
             daemon.end(&world);
-            cut
+            at
         });
         let answered = history.values().flatten().filter(|version| version.answered.is_some()).count();
         assert!(answered > 0, "nothing was written in round {round}");
@@ -207,6 +212,62 @@ fn what_was_promised_outlives_the_power() {
         world.unmount();
     }
     drop(world);
+    disk.unmount();
+}
+
+/// Whatever was written while others synced: a content is there as far as its record goes.
+#[test]
+fn no_record_outlives_the_power_without_its_content() {
+    const APPENDED: usize = 5000;
+    let Some(disk) = Disk::new() else { return };
+    let open = || Journal::open(&disk.at().join("journal"), &JournalKey::new([7; 32]), JournalOptions::default());
+    for round in 0..12 {
+        let (journal, replay) = open().unwrap();
+        assert_eq!(replay.damaged, 0, "round {round}");
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let cx = Cx::new(Priority::Waiting, 1 << 26);
+            for record in &replay.files {
+                let file = journal.reopen_file(record, None).unwrap();
+                let read = file.read(&cx, 0..record.size).await;
+                let read = read.unwrap_or_else(|e| panic!("{} bytes, round {round}: {e}", record.size));
+                assert!(read == bytes(1, record.size as usize), "{} bytes, round {round}", record.size);
+                assert!(record.size >= 200_000);
+            }
+            assert_eq!(replay.files.len(), usize::from(round > 0) * 4, "round {round}");
+            let mut batch = Batch::new();
+            journal.take_forgotten().into_iter().for_each(|file| batch.remove_file(file));
+            journal.commit(batch).await.unwrap();
+            let files: Vec<_> = (0..4).map(|_| journal.create_file(None).unwrap()).collect();
+            for file in &files {
+                file.write(0, bytes(1, 200_000).into()).await.unwrap();
+            }
+            let all = bytes(1, 200_000 + 10_000 * APPENDED);
+            journal.barrier().await.unwrap();
+            let appending = files.iter().map(|file| async {
+                while let at = file.size() as usize
+                    && at < all.len()
+                    && file.write(at as u64, Bytes::copy_from_slice(&all[at..at + APPENDED])).await.is_ok()
+                {
+                    tokio::task::yield_now().await;
+                }
+            });
+            let syncing = async { while journal.barrier().await.is_ok() {} };
+            let cutting = tokio::task::spawn_blocking({
+                let at = disk.at();
+                move || {
+                    thread::sleep(Duration::from_millis(200 + round * 17));
+                    cut(&at);
+                }
+            });
+            let (_, (), cut) = tokio::join!(futures::future::join_all(appending), syncing, cutting);
+            cut.unwrap();
+        });
+        drop(runtime);
+        drop(journal);
+        disk.unmount();
+        disk.mount().unwrap();
+    }
     disk.unmount();
 }
 
@@ -290,7 +351,7 @@ fn a_publish_does_not_outlive_what_it_is_made_of() {
     daemon.end(&world);
     // Names come to the disk with whatever is synced next, before the data of files that nobody syncs.
     File::create(disk.at().join("unrelated")).and_then(|file| file.sync_all()).unwrap();
-    disk.cut();
+    cut(&disk.at());
     clear(&world);
     disk.unmount();
     disk.mount().unwrap();
