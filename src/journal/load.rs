@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::extents::Extents;
 use super::keys::{Keys, NameHash, Place};
-use super::records::{DirRecord, EdgeRecord, FileBody};
+use super::records::{DirRecord, EdgeRecord, FileBody, LinkRecord, LinkedIn};
 use super::rows::{LIMIT, PAGE, Taken};
 
 /// What the journal held when it was opened.
@@ -21,6 +21,8 @@ pub struct Replay {
     pub edges: Vec<(u64, String, EdgeRecord)>,
     /// Files by ascending id.
     pub files: Vec<FileRecord>,
+    /// Directories that have no cap, and the birth ids of linked files whose records name them.
+    pub linked_in: Vec<(u64, String)>,
     /// Records, tables and staging files that could not be read. What stands in them is not in the lists; it was left
     /// on the disk.
     pub damaged: usize,
@@ -75,6 +77,19 @@ pub(super) fn load(conn: &Connection, keys: &Keys, staging: &Path) -> (Replay, T
         replay.edges.push((dir, name, record));
         Ok(true)
     });
+    if replay.dirs.iter().any(|(_, record)| record.cap.is_none()) {
+        damaged += each(conn, "SELECT id, body FROM links", |row| {
+            let (id, body) = (row.get::<_, NameHash>(0)?, row.get::<_, Vec<u8>>(1)?);
+            let record = keys.open(Place::Link(id), &body).and_then(|json| LinkRecord::read(&json));
+            let Some(LinkRecord { id, names, .. }) = record else { return Ok(false) };
+            let local = names.iter().filter_map(|(dir, _)| match dir {
+                LinkedIn::Directory(dir) => Some((*dir, id.clone())),
+                LinkedIn::Cap(_) => None,
+            });
+            replay.linked_in.extend(local);
+            Ok(true)
+        });
+    }
     let mut taken = Taken::default();
     damaged += each(conn, "SELECT id, length(body) FROM contents", |row| {
         taken.set_whole(row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64);

@@ -116,7 +116,12 @@ impl Writeback {
             state.touched.extend(unreachable.into_iter().map(|edge| Key::Edge(edge.place.0, edge.place.1)));
             drop(self.keep(state));
         }
+        for (dir, id) in &replay.linked_in {
+            state.local_links.entry(DirId(*dir)).or_default().insert(id.clone());
+        }
         drop(guard);
+        // Known when the directory gets its cap.
+        replay.linked_in.iter().for_each(|(_, id)| self.hold_links(id));
         self.wake();
         lost.records
     }
@@ -168,7 +173,8 @@ impl Writeback {
     /// Opens the files that `edges` need, and those that belong into mutable ones. The others are forgotten, unless
     /// something that is damaged may have named them.
     fn restore_files(&self, records: &[FileRecord], edges: &[Edge], is_damaged: bool, lost: &mut Lost) -> Files {
-        let uses = Uses::of(records, edges);
+        let records = bases_first(records);
+        let uses = Uses::of(&records, edges);
         let mut files = Files::default();
         for record in records {
             let count = uses.count.get(&record.id).copied().unwrap_or(0);
@@ -280,7 +286,8 @@ impl Lost {
 }
 
 impl Uses {
-    fn of(records: &[FileRecord], edges: &[Edge]) -> Uses {
+    /// `records` are [`bases_first`].
+    fn of(records: &[&FileRecord], edges: &[Edge]) -> Uses {
         let mut uses = Uses::default();
         for edge in edges {
             match &edge.wanted {
@@ -292,7 +299,7 @@ impl Uses {
                 _ => {}
             }
         }
-        // What a file stands on is older than it.
+        // Whether a file is needed is known before what it stands on is looked at.
         for record in records.iter().rev().filter(|record| !record.in_place) {
             let is_used = uses.count.contains_key(&record.id);
             let cap = record.base.as_deref().and_then(|cap| parse(cap).ok());
@@ -398,6 +405,23 @@ impl State {
             }
         }
     }
+}
+
+/// The records with what a file stands on before it, which may have a lower or a higher id: a file goes on as another.
+fn bases_first(records: &[FileRecord]) -> Vec<&FileRecord> {
+    let by_id: HashMap<u64, &FileRecord> = records.iter().map(|record| (record.id, record)).collect();
+    let (mut placed, mut order) = (HashSet::new(), Vec::with_capacity(records.len()));
+    for record in records {
+        // From this one down to what is in its place already.
+        let mut chain = Vec::new();
+        let mut next = Some(record);
+        while let Some(record) = next.filter(|record| placed.insert(record.id)) {
+            chain.push(record);
+            next = record.over.and_then(|over| by_id.get(&over).copied());
+        }
+        order.extend(chain.into_iter().rev());
+    }
+    order
 }
 
 fn parse(cap: &str) -> Result<Cap, NodeError> {

@@ -376,3 +376,25 @@ async fn names_of_which_one_is_published_are_one_file_after_a_crash() {
     }
     assert_eq!(ground.grid.uploads.load(Ordering::Relaxed), uploads + 1);
 }
+
+#[tokio::test]
+async fn names_in_a_new_directory_are_known_after_a_crash_and_another_mount() {
+    let journal = tempfile::tempdir().unwrap();
+    let ground = Ground::new();
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    let d = fs.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
+    let a = write(&fs, d, "a", &[1; 1000]).await;
+    fs.link(a, d, b"b").await.unwrap();
+    drop(fs);
+    // Published by another process, which never asks for the names.
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    fs.settle().await.unwrap();
+    drop(fs);
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    let a = at(&fs, "d/a").await.unwrap();
+    assert_eq!(a.nlink, 2);
+    change(&fs, "d/a", 3).await;
+    for path in ["d/a", "d/b"] {
+        assert_eq!(read(&fs, at(&fs, path).await.unwrap().ino).await, [3; 1000], "{path}");
+    }
+}

@@ -82,6 +82,36 @@ async fn what_was_stored_a_moment_ago_outlives_the_power_whatever_is_done_to_it(
     }
 }
 
+/// What a file goes on as may have come into the journal after it.
+#[tokio::test]
+async fn a_copy_into_an_older_file_outlives_the_power() {
+    for seed in 0..6 {
+        let ground = Ground::new();
+        ground.grid.sync();
+        let journal = tempfile::tempdir_in(ground.local.path()).unwrap();
+        let fs = ground.mount_with(journal.path(), Durability::Local).await;
+        let d = fs.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
+        let (to, target) = fs.create(ROOT, b"to", 0o644, ME, WRITE).await.unwrap();
+        let from = write(&fs, d, "from", &[7; 200_000]).await;
+        fs.writeback().settle(fs.scope(Path::new("d")).await.unwrap()).await.unwrap();
+        let source = fs.open(from, READ).await.unwrap();
+        let (from, to) =
+            (Place { ino: from, handle: source, offset: 0 }, Place { ino: to.ino, handle: target, offset: 0 });
+        assert_eq!(fs.copy_range(from, to, 200_000).await, Ok(200_000));
+        fs.release(source);
+        fs.release(target);
+        fs.unlink(d, b"from").await.unwrap();
+        fs.writeback().settle(fs.scope(Path::new("d")).await.unwrap()).await.unwrap();
+        drop(fs);
+        ground.grid.lose_power(seed);
+        let fs = ground.mount_with(journal.path(), Durability::Local).await;
+        assert!(content(&fs, "to").await == Some(vec![7; 200_000]), "seed {seed}");
+        fs.settle().await.unwrap();
+        let fs = ground.mount().await;
+        assert!(content(&fs, "to").await == Some(vec![7; 200_000]), "seed {seed}, on the grid");
+    }
+}
+
 #[tokio::test]
 async fn what_was_stored_in_a_mutable_file_outlives_the_power() {
     for seed in 0..8 {
