@@ -76,10 +76,15 @@ impl Connection {
     /// # Errors
     /// The connection breaks or the request fails.
     pub fn status(self) -> Result<Status, ControlError> {
-        match self.ask(&Request::Status, |_| (), None)? {
-            Reply::Status(status) => Ok(*status),
-            _ => Err(ControlError::Malformed),
-        }
+        self.ask(&Request::Status, |_| (), None).and_then(status)
+    }
+
+    /// As [`Connection::status`], until `deadline` at the latest.
+    ///
+    /// # Errors
+    /// As [`Connection::status`], or there was no answer in time.
+    pub fn status_until(self, deadline: Instant) -> Result<Status, ControlError> {
+        self.ask(&Request::Status, |_| (), Some(deadline)).and_then(status)
     }
 
     /// Sends a flush or an unmount and waits; `progress` hears how far it is. Returns what is left.
@@ -126,6 +131,13 @@ impl Connection {
                 done => return Ok(done),
             }
         }
+    }
+}
+
+fn status(reply: Reply) -> Result<Status, ControlError> {
+    match reply {
+        Reply::Status(status) => Ok(*status),
+        _ => Err(ControlError::Malformed),
     }
 }
 

@@ -10,6 +10,6 @@ mod notify;
 pub mod options;
 mod session;
 
-pub use mounts::{MountEntry, find_mount};
+pub use mounts::{MountEntry, all_mounts, find_mount};
 pub use options::{MountOptions, OptionError, Owner};
 pub use session::{Access, MountError, MountSpec, Mounted, mount};

@@ -20,8 +20,13 @@ pub struct MountEntry {
 
 /// The topmost mount at exactly this path.
 pub fn find_mount(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
+    Ok(all_mounts()?.into_iter().rfind(|m| m.mountpoint == mountpoint))
+}
+
+/// All mounts that this process sees, in the order in which they were made.
+pub fn all_mounts() -> io::Result<Vec<MountEntry>> {
     let table = fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|b| *b == b'\n').filter_map(parse).rfind(|m| m.mountpoint == mountpoint))
+    Ok(table.split(|b| *b == b'\n').filter_map(parse).collect())
 }
 
 fn parse(line: &[u8]) -> Option<MountEntry> {

@@ -177,7 +177,12 @@ impl Server {
         self.link.last_status().map(|(_, status)| status)
     }
 
-    /// How long ago that was.
+    /// What its clock showed, in seconds since the epoch, when its last answer came, where the protocol tells.
+    pub fn date(&self) -> Option<(Instant, i64)> {
+        self.link.backend().date()
+    }
+
+    /// How long ago it last said something of itself.
     pub fn status_age(&self) -> Option<Duration> {
         self.link.last_status().map(|(at, _)| at.elapsed())
     }

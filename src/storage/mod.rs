@@ -235,6 +235,11 @@ pub trait StorageServer: Send + Sync {
         None
     }
 
+    /// What its clock showed, in seconds since the epoch, when its last answer came, where the protocol tells.
+    fn date(&self) -> Option<(tokio::time::Instant, i64)> {
+        None
+    }
+
     /// The barrier: what was acknowledged before survives power loss once this returns (a remote server: its own affair).
     async fn sync(&self, cx: &Cx) -> Result<(), StorageError>;
 }

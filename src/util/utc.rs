@@ -78,6 +78,16 @@ impl Utc {
         let is_date = Utc::at(secs) == Utc { year, month, day, hour, minute, second };
         is_date.then_some(secs - offset)
     }
+
+    /// Seconds after the Unix epoch of a time as HTTP has it: `Sun, 06 Nov 1994 08:49:37 GMT`.
+    pub fn parse_http(text: &str) -> Option<i64> {
+        const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+        let mut words = text.split_once(", ")?.1.split(' ');
+        let (day, month, year, time) = (words.next()?, words.next()?, words.next()?, words.next()?);
+        let month = MONTHS.find(month).filter(|at| at % 3 == 0 && month.len() == 3)? / 3 + 1;
+        let is_gmt = (words.next(), words.next()) == (Some("GMT"), None);
+        Utc::parse(&format!("{year}-{month:02}-{day}T{time}Z")).filter(|_| is_gmt)
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +104,24 @@ mod tests {
         assert_eq!(date(951_782_400), (2000, 2, 29));
         assert_eq!(date(-1), (1969, 12, 31));
         assert_eq!(date(1_795_305_600), (2026, 11, 22));
+    }
+
+    #[test]
+    fn the_dates_of_http_are_read() {
+        assert_eq!(Utc::parse_http("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
+        assert_eq!(Utc::parse_http("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
+        for text in [
+            "",
+            "Sun, 06 Nov 1994 08:49:37",
+            "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 06 anF 1994 08:49:37 GMT",
+            "Sun, 31 Feb 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:37 GMT x",
+            "Sun, \u{e9}6 Nov 1994 08:49:37 GMT",
+        ] {
+            assert_eq!(Utc::parse_http(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tahoefs::crypto::secrets::LeaseSecrets;
 use tahoefs::crypto::{LeaseSecret, WriteEnabler};
 use tahoefs::share::container::{ImmutableContainer, MutableContainer};
 use tahoefs::share::lease::Lease;
-use tahoefs::storage::local::{LocalOptions, LocalServer};
+use tahoefs::storage::local::{LeaseSurvey, LocalOptions, LocalServer, survey_leases};
 use tahoefs::storage::{ReadRange, ShareKind, StorageError, StorageServer, TestVector, TestWrite};
 use tahoefs::util::{Clock, Rng};
 use tempfile::TempDir;
@@ -573,4 +573,28 @@ async fn a_store_is_made_once_and_keeps_its_identity() {
     let again = open(&top, Clock::system()).await;
     put(&again, si(1), 0, &pattern(10, 0)).await;
     assert_eq!(Identity::load(&dir).unwrap(), *server.identity());
+}
+
+#[tokio::test]
+async fn shares_whose_last_lease_ends_are_counted() {
+    let (top, server, clock) = fresh_at_now().await;
+    const DAY: i64 = 24 * 3600;
+    put(&server, si(1), 0, &pattern(50, 0)).await;
+    assert!(rtw(&server, si(2), &[(0, write(0, b"x"))]).await.unwrap().success);
+    clock.advance(Duration::from_secs(20 * DAY as u64));
+    put(&server, si(3), 0, &pattern(50, 0)).await;
+    server.add_lease(&cx(), si(2), &lease(98)).await.unwrap();
+    // What is no share is none.
+    fs::write(bucket(&top, si(1)).join("7"), "nothing").unwrap();
+    fs::write(bucket(&top, si(1)).join("notes"), "nothing").unwrap();
+    let store = top.path().join("store");
+    let survey = |now: i64, limit| survey_leases(&store, now, now + 7 * DAY, limit).unwrap();
+    let long = Duration::from_secs(60);
+    let all = LeaseSurvey { shares: 3, ..LeaseSurvey::default() };
+    assert_eq!(survey(NOW, long), all);
+    assert_eq!(survey(NOW + 25 * DAY, long), LeaseSurvey { ending: 1, ..all });
+    assert_eq!(survey(NOW + 31 * DAY, long), LeaseSurvey { ended: 1, ..all });
+    assert_eq!(survey(NOW + 50 * DAY, long), LeaseSurvey { ended: 1, ending: 2, ..all });
+    assert_eq!(survey(NOW, Duration::ZERO), LeaseSurvey { is_partial: true, ..LeaseSurvey::default() });
+    assert!(survey_leases(top.path(), NOW, NOW, long).is_err());
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::connection::{Activity, Connection, Place};
 use crate::config::Nurl;
 use crate::storage::StorageError;
-use crate::util::Cx;
+use crate::util::{Cx, Utc};
 
 /// Requests to one server at the same time, and so connections to it: as many as the reference has.
 const CONNECTIONS: usize = 10;
@@ -85,6 +85,8 @@ pub(super) struct Http {
     probes: Semaphore,
     /// When something last moved.
     moved: Mutex<Option<Instant>>,
+    /// What the server's clock showed when the head of its last answer came.
+    date: Mutex<Option<(Instant, i64)>>,
 }
 
 struct Idle {
@@ -98,7 +100,13 @@ impl Http {
     pub fn new(nurls: &[Nurl]) -> Http {
         let places = nurls.iter().filter(|nurl| !nurl.tor).map(Place::new).collect();
         let (turns, probes) = (Semaphore::new(CONNECTIONS), Semaphore::new(PROBES));
-        Http { places, preferred: AtomicUsize::new(0), idle: Mutex::default(), turns, probes, moved: Mutex::default() }
+        let (preferred, idle) = (AtomicUsize::new(0), Mutex::default());
+        Http { places, preferred, idle, turns, probes, moved: Mutex::default(), date: Mutex::default() }
+    }
+
+    /// What the server's clock showed, and when, as it last said.
+    pub fn date(&self) -> Option<(Instant, i64)> {
+        *self.date.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// When a request to the server last moved, as fast as one must.
@@ -268,6 +276,10 @@ impl Http {
         limit: u64,
     ) -> Result<Answer, Broken> {
         let (parts, mut incoming) = response.into_parts();
+        let date = parts.headers.get(header::DATE).and_then(|value| Utc::parse_http(value.to_str().ok()?));
+        if let Some(date) = date {
+            *self.date.lock().unwrap_or_else(|e| e.into_inner()) = Some((Instant::now(), date));
+        }
         let limit = if parts.status.is_success() { limit } else { PAGE };
         if incoming.size_hint().lower() > limit {
             return Err(self.malformed(place, TOO_MUCH));

@@ -186,6 +186,10 @@ impl StorageServer for GbsServer {
         self.http.moved()
     }
 
+    fn date(&self) -> Option<(tokio::time::Instant, i64)> {
+        self.http.date()
+    }
+
     async fn status(&self, cx: &Cx) -> Result<ServerStatus, StorageError> {
         let ask = Ask {
             method: Method::GET,

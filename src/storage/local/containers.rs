@@ -65,6 +65,17 @@ impl ShareFile {
         })
     }
 
+    /// When its last lease ends, in seconds since the epoch; 0 without any.
+    pub(super) fn lease_end(&self) -> io::Result<i64> {
+        let (records, first) = match self {
+            ShareFile::Immutable(f) => (f.leases()?, 0),
+            // A slot without an owner is none.
+            ShareFile::Mutable(f) => (f.leases()?, 1),
+        };
+        let ends = records.iter().filter(|record| record.owner >= first).map(|record| i64::from(record.expiration));
+        Ok(ends.max().unwrap_or(0))
+    }
+
     /// Renews or adds a lease.
     pub(super) fn lease(&mut self, lease: NewLease<'_>) -> io::Result<()> {
         match self {
@@ -118,13 +129,17 @@ impl ImmutableFile {
         self.data_len
     }
 
-    fn lease_write(&self, lease: NewLease<'_>) -> io::Result<Option<LeaseWrite>> {
+    fn leases(&self) -> io::Result<Vec<Lease>> {
         if u64::from(self.header.lease_count) > LEASE_LIMIT {
             return Err(damaged(BadShare::TooLarge("number of leases")));
         }
         let all = u64::from(self.header.lease_count) * IMMUTABLE_LEN as u64;
         let bytes = read_up_to(&self.file, ImmutableContainer::DATA_OFFSET + self.data_len, all)?;
-        let records = self.header.parse_leases(&bytes).map_err(damaged)?;
+        self.header.parse_leases(&bytes).map_err(damaged)
+    }
+
+    fn lease_write(&self, lease: NewLease<'_>) -> io::Result<Option<LeaseWrite>> {
+        let records = self.leases()?;
         let new = Lease::new(self.header.schema, lease.secrets, lease.owner, lease.expiration, lease.node_id);
         Ok(add_or_renew_immutable(&records, new))
     }
@@ -259,10 +274,16 @@ impl MutableFile {
         Ok(())
     }
 
-    /// What is to be written for a lease, and how many records there are.
-    fn lease_write(&self, lease: NewLease<'_>) -> io::Result<Option<(LeaseWrite, usize)>> {
+    /// The slots, and the leases for which there is none.
+    fn leases(&self) -> io::Result<Vec<Lease>> {
         let mut records = self.header.slots.to_vec();
         records.extend(self.extra()?);
+        Ok(records)
+    }
+
+    /// What is to be written for a lease, and how many records there are.
+    fn lease_write(&self, lease: NewLease<'_>) -> io::Result<Option<(LeaseWrite, usize)>> {
+        let records = self.leases()?;
         let new = Lease::new(self.header.schema, lease.secrets, lease.owner, lease.expiration, lease.node_id);
         Ok(add_or_renew_mutable(&records, new).map(|write| (write, records.len())))
     }

@@ -319,7 +319,7 @@ fn below(top: &Path, si: StorageIndex) -> PathBuf {
 }
 
 /// A share's file name is its number in decimal, as it is printed.
-fn share_number(name: &str) -> Option<ShareNumber> {
+pub(super) fn share_number(name: &str) -> Option<ShareNumber> {
     name.parse().ok().filter(|n: &ShareNumber| n.to_string() == name)
 }
 

@@ -6,6 +6,7 @@
 
 mod containers;
 mod disk;
+mod leases;
 mod slots;
 mod uploads;
 mod watermark;
@@ -22,6 +23,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use nix::sys::statvfs::{FsFlags, statvfs};
+
+pub use self::leases::{LeaseSurvey, survey_leases};
 
 use self::containers::{NewLease, ShareFile};
 use self::disk::{Hold, Paths, at, ensure_dir};
