@@ -67,6 +67,12 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look for what is wrong, and say what to do about it
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Make a new directory and an alias for it
     CreateAlias {
         /// The alias

@@ -4,6 +4,7 @@ mod alias;
 mod args;
 mod copy;
 mod daemon;
+mod doctor;
 mod exit;
 mod files;
 mod folder;
@@ -57,11 +58,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(arguments: &[OsString]) -> Result<u8, Failure> {
-    // For those who make packages; no command of the contract, so that neither help nor completions show it.
+    // For those who make packages, and for ourselves; no commands of the contract, so that neither help nor completions
+    // show them.
     if let [_, command, dir] = arguments
         && command == "generate-docs"
     {
         return manual::generate(Path::new(dir)).map(|()| Exit::Done as u8);
+    }
+    if let [_, command] = arguments
+        && command == doctor::ASK_MOUNT
+    {
+        return Ok(doctor::ask_mount());
     }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -90,6 +97,7 @@ fn run(arguments: &[OsString]) -> Result<u8, Failure> {
         Command::Unmount { mountpoint, force } => status::unmount(session, mountpoint, *force),
         Command::Flush { path } => done(status::flush(session, path.as_deref())),
         Command::Status { mountpoint, json } => done(status::status(session, mountpoint.as_deref(), *json)),
+        Command::Doctor { json } => doctor::doctor(session, *json),
         Command::CreateAlias { alias } => done(alias::create_alias(session, alias)),
         Command::AddAlias { alias, cap_file } => done(alias::add_alias(session, alias, cap_file.as_deref())),
         Command::ListAliases { json } => done(alias::list_aliases(session, *json)),

@@ -84,6 +84,11 @@ pub fn shown(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
+/// So many things of a kind, for people: `1 file`, `2 files`.
+pub fn count(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Bytes for people.
 pub fn size(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()

@@ -160,9 +160,8 @@ pub fn left_text(left: &Left) -> String {
     if left.is_nothing() {
         return "everything is on the grid".to_owned();
     }
-    let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let amount =
-        format!("{}, {} of {}", count(left.changes, "change"), count(left.files, "file"), output::size(left.bytes));
+    let (changes, files) = (output::count(left.changes, "change"), output::count(left.files, "file"));
+    let amount = format!("{changes}, {files} of {}", output::size(left.bytes));
     match (left.rate, left.eta) {
         (Some(rate), Some(eta)) => format!("{amount}, {}/s, about {}", output::size(rate), output::span(eta)),
         (Some(rate), None) => format!("{amount}, {}/s", output::size(rate)),

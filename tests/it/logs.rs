@@ -169,6 +169,7 @@ fn work(world: &World, interrupt: impl FnOnce()) -> String {
     fs::write(source.join("large"), content(300_000)).unwrap();
     fs::write(source.join("below/short"), SHORT).unwrap();
     let large = source.join("large").to_str().unwrap().to_owned();
+    let mut told = Vec::new();
     let mut run = |arguments: &[&str], input: &[u8]| traced(world, arguments, input, &mut logged);
     run(&["put", &large, "tahoe:large"], b"");
     run(&["put", "-", "tahoe:short"], SHORT.as_bytes());
@@ -180,11 +181,13 @@ fn work(world: &World, interrupt: impl FnOnce()) -> String {
     run(&["ln", "tahoe:moved", "tahoe:made/linked"], b"");
     run(&["rm", "tahoe:short"], b"");
     run(&["status"], b"");
+    told.extend(run(&["doctor", "--json"], b""));
     let unnamed = run(&["mkdir"], b"");
     assert!(unnamed.starts_with(b"URI:DIR2:"), "the commands work");
     run(&["ls", "-"], &unnamed);
     run(&["ls", "-"], &unnamed[..unnamed.len() - 5]);
     assert_eq!(run(&["get", "tahoe:moved"], b""), content(300_000));
+    logged.push_str(&String::from_utf8_lossy(&told));
 
     let mountpoint = world.mountpoint();
     let arguments = ["mount".as_ref(), "-f".as_ref(), "-o".as_ref(), "deadline=2".as_ref(), mountpoint.as_os_str()];
@@ -216,6 +219,7 @@ fn work(world: &World, interrupt: impl FnOnce()) -> String {
     let flush = world.command(&["flush"]).env("TAHOEFS_LOG", "trace").output().unwrap();
     assert!(!flush.status.success(), "{}", said(&flush));
     logged.push_str(&said(&flush));
+    logged.push_str(&said(&world.run(&["doctor"])));
     kill(Pid::from_raw(daemon.id() as i32), Signal::SIGTERM).unwrap();
     daemon.wait().unwrap();
     logged.push_str(&reader.join().unwrap());

@@ -17,6 +17,7 @@ mod containers;
 mod convergence;
 mod crash;
 mod dirnode;
+mod doctor;
 mod fs;
 mod gbs;
 mod grids;
