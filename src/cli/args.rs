@@ -172,6 +172,11 @@ pub enum Store {
         /// Its new directory
         dir: PathBuf,
     },
+    /// Take a store off the list; its directory stays, and `add` takes it again
+    Remove {
+        /// The store, as `store list` shows it
+        name: String,
+    },
 }
 
 /// `mount`.

@@ -58,6 +58,11 @@ pub fn store(session: &Session, command: &args::Store) -> Result<(), Failure> {
             session.speech.note(format!("The store `{name}` is at {} now.", path.display()));
             Ok(())
         }
+        args::Store::Remove { name } => {
+            let path = config::remove_store(&dir, name)?.directory(&dir);
+            session.speech.note(format!("The store `{name}` is not used any more; {} stays as it is.", path.display()));
+            Ok(())
+        }
     }
 }
 

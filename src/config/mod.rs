@@ -33,7 +33,7 @@ pub use ini::{Ini, IniError};
 pub use keys::{Imported, export_keys, import_keys};
 pub use nurl::{BadNurl, Nurl, furl_tub_id};
 pub use secrets::Secrets;
-pub use setup::{InitOptions, ShareCounts, add_store, init, move_store};
+pub use setup::{InitOptions, ShareCounts, add_store, init, move_store, remove_store};
 pub use stores::{StoreEntry, Stores};
 
 /// Why the node directory cannot be used. Texts name files and lines, never what a secret file holds.

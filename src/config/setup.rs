@@ -215,9 +215,7 @@ pub fn move_store(dir: &NodeDir, name: &str, to: &Path) -> Result<StoreEntry, Co
     let _lock = nobody_else(dir)?;
     let mut stores = Stores::load(dir)?;
     let to = std::path::absolute(to).map_err(|e| ConfigError::io(to, &e))?;
-    let Some(entry) = stores.entries.iter_mut().find(|e| e.name == name) else {
-        return Err(ConfigError::Invalid(format!("there is no store `{name}`; `tahoefs store list` shows them")));
-    };
+    let entry = stores.entries.iter_mut().find(|e| e.name == name).ok_or_else(|| no_store(name))?;
     let from = entry.directory(dir);
     entry.verify_at(&from).map_err(|why| ConfigError::Invalid(format!("the store `{name}` cannot be moved: {why}")))?;
     if to.starts_with(&from) {
@@ -250,6 +248,23 @@ pub fn move_store(dir: &NodeDir, name: &str, to: &Path) -> Result<StoreEntry, Co
         fs::remove_dir_all(&from).map_err(|e| ConfigError::io(&from, &e))?;
     }
     Ok(entry)
+}
+
+/// Takes the store called `name` off the list. Its directory stays as it is, and [`add_store`] takes it again.
+///
+/// # Errors
+/// No such store; the list cannot be written; another process has the node directory open.
+pub fn remove_store(dir: &NodeDir, name: &str) -> Result<StoreEntry, ConfigError> {
+    let _lock = nobody_else(dir)?;
+    let mut stores = Stores::load(dir)?;
+    let at = stores.entries.iter().position(|e| e.name == name).ok_or_else(|| no_store(name))?;
+    let entry = stores.entries.remove(at);
+    stores.write(dir)?;
+    Ok(entry)
+}
+
+fn no_store(name: &str) -> ConfigError {
+    ConfigError::Invalid(format!("there is no store `{name}`; `tahoefs store list` shows them"))
 }
 
 /// Copies files and directories with their modes, and syncs all of them.

@@ -438,6 +438,11 @@ fn stores_are_managed() {
     let list = home.ok(["store", "list"]);
     assert!(list.contains("disk/two\tok") && list.contains("store-6"), "{list}");
     assert_eq!(home.ok_with(["get", "tahoe:f"], b""), data);
+    home.ok(["store", "remove", "store-2"]);
+    assert!(!home.ok(["store", "list"]).contains("store-2") && home.path("disk/two").exists());
+    home.ok(["store", "add", "disk/two"]);
+    assert!(home.ok(["store", "list"]).contains("disk/two\tok"));
+    home.fails(2, ["store", "remove", "nonesuch"]);
     home.fails(2, ["store", "move", "nonesuch", "disk/x"]);
     home.fails(1, ["store", "move", "store-1", "disk/two"]);
     home.write("file", b"");

@@ -18,6 +18,7 @@ mod convergence;
 mod crash;
 mod dirnode;
 mod doctor;
+mod documents;
 mod fs;
 mod gbs;
 mod grids;
