@@ -86,6 +86,7 @@ pub(super) struct Attempt {
 /// A name that stands as it is wanted already.
 pub(super) struct Satisfied {
     pub name: Name,
+    cap: Cap,
     seq: u64,
     first: u64,
     /// It does so because this mount has put something there.
@@ -388,9 +389,9 @@ impl Writeback {
                     EditOutcome::Conflict { found } => state.conflicted(dir, &attempt, found, date, host),
                 }
             }
-            for Satisfied { name, seq, .. } in done.satisfied.iter().filter(|s| !is_open(&s.name)) {
-                state.is_linked_for_others(dir, name);
-                state.settled(dir, name, *seq);
+            for Satisfied { name, cap, seq, .. } in done.satisfied.into_iter().filter(|s| !is_open(&s.name)) {
+                state.is_linked_for_others(dir, &name);
+                state.stands(dir, &name, Some(cap), seq);
             }
             state.looked_after(dir, after, first, date, host);
             self.keep(&mut state)
@@ -474,7 +475,7 @@ impl State {
                 Some(child) => {
                     let keys = child.metadata.difference(&attributes.write_into(&child.metadata, &cap));
                     if keys.is_empty() {
-                        satisfied.push(Satisfied { name, seq, first, adds });
+                        satisfied.push(Satisfied { name, cap, seq, first, adds });
                         continue;
                     }
                     Edit::Patch { name: Arc::clone(&name), keys, expect }
@@ -533,24 +534,30 @@ impl State {
 
     /// A publish has put there what was tried.
     fn applied(&mut self, dir: DirId, attempt: Attempt) {
-        let at = self.next_seq + 1;
-        self.next_seq = at;
         self.is_linked_for_others(dir, &attempt.name);
-        let Some(d) = self.dirs.get_mut(&dir) else { return };
+        let Some(d) = self.dirs.get(&dir) else { return };
         let there = d.table.as_ref().and_then(|table| table.entries.get(&attempt.name));
         let is_ours = there.map(|child| child.cap.readonly()) == attempt.tried.as_ref().map(Cap::readonly);
         if !is_ours {
             // Another client was quick.
             self.tell(dir, &attempt.name);
         }
+        self.stands(dir, &attempt.name, attempt.tried, attempt.seq);
+    }
+
+    /// What was wanted under a name, up to the change `seq`, stands there: nothing that is made from it later is a conflict
+    /// with it, whatever is known by then of what was pending.
+    fn stands(&mut self, dir: DirId, name: &Name, cap: Option<Cap>, seq: u64) {
+        self.next_seq += 1;
+        let at = self.next_seq;
         let Some(d) = self.dirs.get_mut(&dir) else { return };
-        d.published_here.insert(Arc::clone(&attempt.name), Seen { cap: attempt.tried.clone(), at });
-        if let Some(pending) = d.pending.get_mut(&attempt.name) {
+        d.published_here.insert(Arc::clone(name), Seen { cap: cap.clone(), at });
+        if let Some(pending) = d.pending.get_mut(name) {
             pending.note_older();
-            pending.base = attempt.tried;
+            pending.base = cap;
             pending.tried.clear();
         }
-        self.settled(dir, &attempt.name, attempt.seq);
+        self.settled(dir, name, seq);
     }
 
     /// A name is published: where others can see it, they can reach the directory that it is wanted for.

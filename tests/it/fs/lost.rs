@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
+use tahoefs::node::FileType;
 use tahoefs::writeback::Scope;
 
 use super::mutable::with_file;
@@ -80,6 +81,25 @@ async fn what_was_stored_a_moment_ago_outlives_the_power_whatever_is_done_to_it(
         let fs = ground.mount().await;
         assert!(content(&fs, name).await == Some(wanted), "change {change}, seed {seed}, on the grid");
     }
+}
+
+/// What an earlier process has published is this one's own, once it has been found on the grid.
+#[tokio::test]
+async fn what_was_published_before_a_crash_is_changed_without_a_conflict() {
+    let ground = Ground::new();
+    let journal = tempfile::tempdir_in(ground.local.path()).unwrap();
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    fs.mknod(ROOT, b"f", FileType::File, 0o644, 0, ME).await.unwrap();
+    publish(&fs).await;
+    drop(fs);
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    // Seen while the record of it is pending, and changed when that is gone.
+    let ino = fs.lookup(ROOT, b"f").await.unwrap().ino;
+    fs.settle().await.unwrap();
+    put(&fs, ino, 0, &[2; 1000]).await;
+    fs.settle().await.unwrap();
+    assert_eq!(ground.published().await, ["f"]);
+    assert!(content(&fs, "f").await == Some(vec![2; 1000]));
 }
 
 /// What a file goes on as may have come into the journal after it.
