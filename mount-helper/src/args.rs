@@ -65,7 +65,7 @@ const NOT_OURS: [&str; 17] = [
 /// How access times are kept: they are never set by reading, so that all of these hold.
 const ACCESS_TIMES: [&str; 7] = ["atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "lazytime"];
 /// What `tahoefs mount -o` knows. With `-s` everything else is dropped; without, `tahoefs` says what is wrong.
-const OURS: [&str; 23] = [
+const OURS: [&str; 25] = [
     "ro",
     "rw",
     "dev",
@@ -87,6 +87,8 @@ const OURS: [&str; 23] = [
     "cache-dir",
     "journal-size",
     "bwlimit",
+    "ephemeral",
+    "metrics",
     "write-caps",
     "format",
 ];

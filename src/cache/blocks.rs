@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::folder::{Folder, USED};
-use super::{BlockKey, FileId};
+use super::{BlockKey, Counted, FileId, Lookups};
 use crate::crypto::Sealer;
 use crate::crypto::hash::{Hash, Tag, tagged};
 use crate::util::{Clock, Rng, Survives, base32, free_space, replace_file};
@@ -43,6 +43,7 @@ pub struct Blocks {
     floor: u64,
     rng: Rng,
     waiting: Arc<Semaphore>,
+    lookups: Counted,
 }
 
 impl Blocks {
@@ -52,7 +53,13 @@ impl Blocks {
     /// The folder cannot be made.
     pub fn open(folder: PathBuf, limit: u64, clock: Clock, rng: Rng) -> io::Result<Blocks> {
         let folder = Folder::open(folder, limit, clock)?;
-        Ok(Blocks { folder, floor: FLOOR, rng, waiting: Arc::new(Semaphore::new(WAITING)) })
+        Ok(Blocks {
+            folder,
+            floor: FLOOR,
+            rng,
+            waiting: Arc::new(Semaphore::new(WAITING)),
+            lookups: Counted::default(),
+        })
     }
 
     /// Counts what is there, which takes a while where that is much. Blocks.
@@ -73,7 +80,14 @@ impl Blocks {
     /// The block, if it is kept.
     pub async fn find(self: &Arc<Self>, key: BlockKey) -> Option<KeptBlock> {
         let blocks = Arc::clone(self);
-        tokio::task::spawn_blocking(move || blocks.get(&key)).await.ok().flatten()
+        let found = tokio::task::spawn_blocking(move || blocks.get(&key)).await.ok().flatten();
+        self.lookups.note(found.is_some());
+        found
+    }
+
+    /// How often blocks were found, and how often not.
+    pub fn lookups(&self) -> Lookups {
+        self.lookups.get()
     }
 
     /// Keeps a verified block before long, unless too many wait for that already.

@@ -21,6 +21,33 @@ pub use tables::{TableId, TableVersion, Tables};
 
 const SHARDS: usize = 16;
 
+/// How often a block was looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lookups {
+    /// And was there.
+    pub hits: u64,
+    /// And was not.
+    pub misses: u64,
+}
+
+/// Counts [`Lookups`].
+#[derive(Default)]
+struct Counted {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl Counted {
+    fn note(&self, is_hit: bool) {
+        let count = if is_hit { &self.hits } else { &self.misses };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Lookups {
+        Lookups { hits: self.hits.load(Ordering::Relaxed), misses: self.misses.load(Ordering::Relaxed) }
+    }
+}
+
 /// What an entry costs beside its bytes.
 const OVERHEAD: u64 = 128;
 
@@ -58,6 +85,7 @@ pub struct BlockCache {
     shards: [Mutex<LruCache<BlockKey, Entry>>; SHARDS],
     evicting: Mutex<()>,
     fetching: SingleFlight<BlockKey, Result<Bytes, Failure>>,
+    lookups: Counted,
 }
 
 impl BlockCache {
@@ -71,7 +99,19 @@ impl BlockCache {
             shards: std::array::from_fn(|_| Mutex::new(LruCache::unbounded())),
             evicting: Mutex::new(()),
             fetching: SingleFlight::default(),
+            lookups: Counted::default(),
         }
+    }
+
+    /// Keeps a block that was fetched without a look whether it is there.
+    pub fn insert_fetched(&self, key: BlockKey, block: Bytes) {
+        self.lookups.note(false);
+        self.insert(key, block);
+    }
+
+    /// How often blocks were there, and how often they had to be fetched.
+    pub fn lookups(&self) -> Lookups {
+        self.lookups.get()
     }
 
     /// The most bytes it keeps.
@@ -89,6 +129,7 @@ impl BlockCache {
         let mut shard = self.shard(key);
         let entry = shard.get_mut(key)?;
         entry.used = self.tick();
+        self.lookups.note(true);
         Some(entry.block.clone())
     }
 
@@ -159,6 +200,7 @@ impl BlockCache {
             if let Some(block) = self.get(&key) {
                 return Ok(block);
             }
+            self.lookups.note(false);
             let block = fetch().await.map_err(|e| Arc::new(e) as Failure)?;
             self.insert(key, block.clone());
             Ok(block)
@@ -235,6 +277,18 @@ mod tests {
         cache.insert(key(1, 3), block(100));
         assert_eq!([0, 1, 2, 3].map(|i| cache.contains(&key(1, i))), [true, false, true, true]);
         assert_eq!(cache.weight(), cache.capacity());
+    }
+
+    #[tokio::test]
+    async fn lookups_are_counted_once_each() {
+        let cache = BlockCache::new(1 << 20);
+        let lookups = |cache: &BlockCache| (cache.lookups().hits, cache.lookups().misses);
+        for _ in 0..3 {
+            cache.get_or_fetch(key(1, 0), || async { Ok::<_, ()>(block(10)) }).await.unwrap();
+        }
+        assert_eq!(lookups(&cache), (2, 1));
+        assert!(cache.get(&key(1, 1)).is_none() && cache.contains(&key(1, 0)));
+        assert_eq!(lookups(&cache), (2, 1), "what is only looked at is not fetched");
     }
 
     #[test]

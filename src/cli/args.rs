@@ -59,10 +59,13 @@ pub enum Command {
         /// A path in a mount [default: all mounts]
         path: Option<PathBuf>,
     },
-    /// Show queue, servers and cache
+    /// Show queue, operations, servers and cache
     Status {
         /// A mount [default: all, and the servers]
         mountpoint: Option<PathBuf>,
+        /// Show it again and again
+        #[arg(long)]
+        watch: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,

@@ -96,7 +96,9 @@ fn run(arguments: &[OsString]) -> Result<u8, Failure> {
         Command::Mount(args) => mount::mount(session, args),
         Command::Unmount { mountpoint, force } => status::unmount(session, mountpoint, *force),
         Command::Flush { path } => done(status::flush(session, path.as_deref())),
-        Command::Status { mountpoint, json } => done(status::status(session, mountpoint.as_deref(), *json)),
+        Command::Status { mountpoint, watch, json } => {
+            done(status::status(session, mountpoint.as_deref(), *json, *watch))
+        }
         Command::Doctor { json } => doctor::doctor(session, *json),
         Command::CreateAlias { alias } => done(alias::create_alias(session, alias)),
         Command::AddAlias { alias, cap_file } => done(alias::add_alias(session, alias, cap_file.as_deref())),

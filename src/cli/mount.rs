@@ -1,5 +1,6 @@
 //! `mount`: from a node directory and a root to a mount that answers.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use super::alias;
 use super::args;
 use super::daemon::{Ready, Side, background, raise_descriptor_limit};
 use super::exit::{Exit, Failure};
-use super::mountpoint::Mountpoint;
+use super::mountpoint::{Mountpoint, canonical};
 use super::notify::Manager;
 use super::place::{DEFAULT_ALIAS, Place};
 use super::serving::{AS_LAST_SEEN, Parts, Serving};
@@ -19,10 +20,10 @@ use super::setup::announce;
 use crate::cap::Cap;
 use crate::client::{Client, ClientOptions, Found};
 use crate::config::{self, Aliases, InitOptions, Located, NodeDir, Stores};
-use crate::control::{Claim, ClaimError, Connection, ControlError, Request, root_name};
+use crate::control::{Claim, ClaimError, Connection, ControlError, Metrics, Request, root_name};
 use crate::crypto::JournalKey;
 use crate::fs::{Filesystem, FsOptions, Owner as Shown, Root};
-use crate::fuse::{self, Access, MountOptions, MountSpec, Owner};
+use crate::fuse::{self, Access, MetricsAt, MountOptions, MountSpec, Owner};
 use crate::journal::{Index, Journal, JournalError, JournalOptions, Replay};
 use crate::node::{Freshness, NodeFactory};
 use crate::util::{Clock, Rng};
@@ -210,6 +211,7 @@ async fn start(
     let fs = Filesystem::new(fs_options, Arc::clone(&writeback), factory, index, root, clock.clone(), rng);
     let fs = fs.map_err(|e| Failure::at(Exit::Mount, place.shown(), e))?;
     let source = source_name(&place, &found.cap);
+    let metrics = options.metrics.as_ref().map(|at| listen(at, &mountpoint.path)).transpose()?;
     let spec = MountSpec {
         mountpoint: mountpoint.path.clone(),
         source: source.clone(),
@@ -230,7 +232,23 @@ async fn start(
     })?;
     let since = clock.now_secs();
     let is_as_last_seen = found.is_as_last_seen;
-    Serving::begin(Parts { client, fs, mounted, claim, source, read_only, since, is_as_last_seen })
+    Serving::begin(Parts { client, fs, mounted, claim, source, read_only, since, is_as_last_seen, metrics })
+}
+
+/// Listens where figures are wanted.
+fn listen(at: &MetricsAt, mountpoint: &Path) -> Result<Metrics, Failure> {
+    let (shown, listening) = match at {
+        MetricsAt::Socket(path) if canonical(path).starts_with(mountpoint) => {
+            let message = format!("{}: the socket for metrics= would be in the mount itself", path.display());
+            return Err(Failure::new(Exit::Mount, message));
+        }
+        MetricsAt::Socket(path) => (path.display().to_string(), Metrics::on_socket(path)),
+        MetricsAt::Port(address) => (address.to_string(), Metrics::on_port(*address)),
+    };
+    listening.map_err(|e| match e.kind() {
+        io::ErrorKind::AddrInUse => Failure::at(Exit::Mount, shown, "another process has it; use another for metrics="),
+        _ => Failure::io(shown, &e),
+    })
 }
 
 /// Claims a root. Whoever has it and is mounted no more, but stores what is left, is asked to leave that to us.

@@ -55,10 +55,57 @@ impl Speech {
 /// # Errors
 /// Standard output cannot be written.
 pub fn result(text: &str) -> Result<(), Failure> {
+    more(text).map(drop)
+}
+
+/// As [`result`]; whether there still is a reader.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn more(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|e| Failure::io("standard output", &e)),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        other => other.map(|()| true).map_err(|e| Failure::io("standard output", &e)),
+    }
+}
+
+/// One page after another: on a terminal each takes the place of the one before, else it follows it behind a blank line.
+#[derive(Debug, Default)]
+pub struct Pages {
+    shown: u64,
+}
+
+impl Pages {
+    /// Shows a page; whether there still is a reader.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn show(&mut self, page: &str) -> Result<bool, Failure> {
+        let stdout = io::stdout();
+        let rows = || rustix::termios::tcgetwinsize(&stdout).map_or(0, |size| size.ws_row);
+        // One that does not say how high it is gets all.
+        let rows = stdout.is_terminal().then(|| Some(rows()).filter(|rows| *rows > 1).unwrap_or(u16::MAX));
+        let text = self.next(page, rows.map(usize::from));
+        more(&text)
+    }
+
+    /// What is written for a page, on a terminal of so many rows or elsewhere.
+    fn next(&mut self, page: &str, rows: Option<usize>) -> String {
+        let is_first = self.shown == 0;
+        self.shown += 1;
+        let Some(rows) = rows else {
+            return if is_first { page.to_owned() } else { format!("\n{page}") };
+        };
+        let clear = if is_first { "\x1b[2J" } else { "" };
+        let room = rows - 1;
+        let mut lines: Vec<&str> = page.lines().collect();
+        if lines.len() > room {
+            lines.truncate(room - 1);
+            lines.push("...");
+        }
+        // Long lines are cut, not wrapped, and what was there before goes.
+        format!("{clear}\x1b[?7l\x1b[H{}\x1b[K\n\x1b[J\x1b[?7h", lines.join("\x1b[K\n"))
     }
 }
 
@@ -68,15 +115,27 @@ pub fn error(message: &str) {
     let _ = writeln!(io::stderr(), "tahoefs: {}", message.replace('\n', " "));
 }
 
-/// A line of JSON on standard output.
+/// JSON on standard output.
 ///
 /// # Errors
 /// Standard output cannot be written.
 pub fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    let mut text = serde_json::to_string_pretty(value)
+    result(&json_text(value, serde_json::to_string_pretty)?)
+}
+
+/// JSON on one line.
+///
+/// # Errors
+/// It cannot be spelled.
+pub fn json_line<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
+    json_text(value, serde_json::to_string)
+}
+
+fn json_text<'a, T>(value: &'a T, spell: impl Fn(&'a T) -> serde_json::Result<String>) -> Result<String, Failure> {
+    let mut text = spell(value)
         .map_err(|e| Failure::new(super::exit::Exit::Failed, format!("the result cannot be printed: {e}")))?;
     text.push('\n');
-    result(&text)
+    Ok(text)
 }
 
 /// A name as one line shows it: control characters escaped.
@@ -112,6 +171,16 @@ pub fn time(secs: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_follow_each_other_or_take_each_others_place() {
+        let mut pages = Pages::default();
+        assert_eq!(pages.next("a\nb\n", None), "a\nb\n");
+        assert_eq!(pages.next("c\n", None), "\nc\n");
+        let mut pages = Pages::default();
+        assert_eq!(pages.next("a\nb\n", Some(24)), "\x1b[2J\x1b[?7l\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J\x1b[?7h");
+        assert_eq!(pages.next("a\nb\nc\nd", Some(4)), "\x1b[?7l\x1b[Ha\x1b[K\nb\x1b[K\n...\x1b[K\n\x1b[J\x1b[?7h");
+    }
 
     #[test]
     fn spans_are_short() {

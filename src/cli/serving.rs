@@ -19,15 +19,18 @@ use super::notify::{self, Manager};
 use super::output;
 use super::pace::Pace;
 use super::status::left_text;
+use crate::cache::Lookups;
 use crate::client::{self, Client};
 use crate::control::{
-    CacheStatus, Claim, ConflictStatus, ControlTarget, Failed, FailureStatus, JournalStatus, Left, ProgressSink,
-    QueueStatus, ServerState, Status, UnusedServer, serve,
+    CacheStatus, Claim, ConflictStatus, ControlTarget, Failed, FailureStatus, JournalStatus, Left, Metrics,
+    OperationStatus, OperationSum, OperationsStatus, ProgressSink, QueueStatus, ServerState, Status, UnusedServer,
+    serve,
 };
 use crate::fs::{Filesystem, FsError};
 use crate::fuse::{MountError, Mounted, find_mount};
 use crate::grid::{Grid, LinkState, Server};
 use crate::node::NodeFactory;
+use crate::util::{OperationKind, OperationState, OperationSums, Operations, Outcome};
 use crate::writeback::{Scope, Writeback};
 
 /// How often somebody who waits hears how far it is.
@@ -67,6 +70,8 @@ pub struct Parts {
     pub since: i64,
     /// Whether the grid could not be asked, so that directories are shown as they were last seen.
     pub is_as_last_seen: bool,
+    /// Where its figures can be read, if anywhere.
+    pub metrics: Option<Metrics>,
 }
 
 /// A mount that is up.
@@ -119,7 +124,46 @@ pub fn server_state(grid: &Grid, server: &Server) -> ServerState {
         last_error_ago: ago.map(|t| t.as_secs_f64()),
         uncertified: !grid.takes_new_shares(server),
         available: server.last_status().map(|status| status.available_space),
+        sent: server.sent(),
+        received: server.received(),
+        answered: health.answered,
+        failed: health.failed,
     }
+}
+
+/// What is done on the grid, as status shows it.
+fn operations(book: &Operations) -> OperationsStatus {
+    let shown = |operation: OperationState| {
+        let (state, error) = match operation.outcome {
+            Outcome::Active => ("active", None),
+            Outcome::Done => ("done", None),
+            Outcome::GivenUp => ("given up", None),
+            Outcome::Failed(why) => ("failed", Some(why)),
+        };
+        OperationStatus {
+            kind: operation.kind.name().to_owned(),
+            storage_index: operation.storage_index,
+            began: operation.began,
+            seconds: operation.took.as_secs_f64(),
+            bytes: operation.bytes,
+            size: operation.size,
+            state: state.to_owned(),
+            error,
+        }
+    };
+    let sum = |kind: OperationKind| {
+        let OperationSums { begun, failed, bytes } = book.sums(kind);
+        OperationSum { kind: kind.name().to_owned(), begun, failed, bytes }
+    };
+    OperationsStatus {
+        active: book.active().into_iter().map(shown).collect(),
+        recent: book.recent().into_iter().map(shown).collect(),
+        sums: OperationKind::ALL.map(sum).into(),
+    }
+}
+
+fn cache_status(bytes: u64, limit: u64, Lookups { hits, misses }: Lookups) -> CacheStatus {
+    CacheStatus { bytes, limit, hits, misses }
 }
 
 /// What is named and not used, as status shows it.
@@ -257,9 +301,13 @@ impl ControlTarget for Target {
                 let grid = self.client.grid();
                 grid.servers().iter().map(|s| server_state(grid, s)).collect()
             },
-            cache: CacheStatus { bytes: self.client.cache().weight(), limit: self.client.cache().capacity() },
-            disk_cache: self.client.blocks().map(|kept| CacheStatus { bytes: kept.bytes(), limit: kept.limit() }),
+            cache: {
+                let cache = self.client.cache();
+                cache_status(cache.weight(), cache.capacity(), cache.lookups())
+            },
+            disk_cache: self.client.blocks().map(|kept| cache_status(kept.bytes(), kept.limit(), kept.lookups())),
             journal: JournalStatus { bytes: usage.bytes, limit: usage.limit },
+            operations: operations(self.client.grid().operations()),
         }
     }
 
@@ -336,7 +384,7 @@ impl Serving {
     /// # Errors
     /// The system refuses; the mount is taken down again.
     pub fn begin(parts: Parts) -> Result<Serving, Failure> {
-        let Parts { client, fs, mounted, claim, source, read_only, since, is_as_last_seen } = parts;
+        let Parts { client, fs, mounted, claim, source, read_only, since, is_as_last_seen, metrics } = parts;
         let begun = signals().and_then(|signals| Ok((signals, claim.listener()?)));
         let ((terminate, interrupt), listener) = match begun {
             Ok(begun) => begun,
@@ -352,13 +400,17 @@ impl Serving {
             Arc::new(Target { client, fs, mounted, source, read_only, since, forced, leave, drains, make_way, pace });
         let tracker = TaskTracker::new();
         let writeback = Arc::clone(target.fs.writeback());
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(async move { writeback.run().await }),
             tokio::spawn({
                 let (target, tracker) = (Arc::clone(&target), tracker.clone());
                 async move { serve(listener, target, tracker).await }
             }),
         ];
+        tasks.extend(metrics.map(|metrics| {
+            let target: Arc<dyn ControlTarget> = Arc::clone(&target) as _;
+            tokio::spawn(async move { metrics.serve(target).await })
+        }));
         Ok(Serving { target, claim, tracker, tasks, terminate, interrupt, is_as_last_seen })
     }
 

@@ -10,13 +10,21 @@ use tokio::time::Instant;
 
 use super::exit::{Exit, Failure};
 use super::mountpoint::{canonical, is_fuse, is_stale, mounted_path};
-use super::output;
+use super::output::{self, Pages};
 use super::serving::{server_state, unused_servers};
 use super::session::Session;
 use crate::client::ClientOptions;
-use crate::control::{ConflictStatus, Connection, Left, Request, Running, ServerState, Status, UnusedServer, mounts};
+use crate::config::NodeDir;
+use crate::control::{
+    ConflictStatus, Connection, Left, OperationStatus, OperationsStatus, Request, Running, ServerState, Status,
+    UnusedServer, mounts,
+};
 use crate::storage::StorageServer;
 
+/// How often a page is shown that is watched.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Operations that are shown, of those that run and of those that have ended.
+const SHOWN: usize = 8;
 /// How long a mount's process may take to end once it has answered.
 const LAST_BREATH: Duration = Duration::from_secs(10);
 /// How long a process that was killed may take to let go of its mount.
@@ -31,18 +39,61 @@ struct Overview {
     unused: Vec<UnusedServer>,
 }
 
-pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Result<(), Failure> {
+pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool, watch: bool) -> Result<(), Failure> {
     let dir = session.node_dir()?;
-    if let Some(mountpoint) = mountpoint {
-        let path = canonical(mountpoint);
-        let shown = mountpoint.display();
-        let asked = Connection::at(&dir, &path).and_then(Connection::status);
-        let status = asked.map_err(|e| Failure::control(shown, &e))?;
-        let shown = || format!("{}{}", text(&status), server_lines(&status.servers, &status.unused));
-        return if json { output::json(&status) } else { output::result(&shown()) };
+    let page = || -> Result<Page, Failure> {
+        Ok(match mountpoint {
+            Some(mountpoint) => Page::Mount(Box::new(one(&dir, mountpoint)?)),
+            None => Page::Overview(overview(session, &dir)?),
+        })
+    };
+    if !watch {
+        let page = page()?;
+        return if json { output::json(&page) } else { output::result(&page.text()) };
     }
+    let mut pages = Pages::default();
+    loop {
+        let page = page()?;
+        let goes_on = if json { output::more(&output::json_line(&page)?)? } else { pages.show(&page.text())? };
+        if !goes_on {
+            return Ok(());
+        }
+        std::thread::sleep(AGAIN);
+    }
+}
+
+/// What `status` shows.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Page {
+    Mount(Box<Status>),
+    Overview(Overview),
+}
+
+impl Page {
+    fn text(&self) -> String {
+        match self {
+            Page::Mount(status) => format!("{}{}", text(status), server_lines(&status.servers, &status.unused)),
+            Page::Overview(overview) => {
+                let mut out = format!("node directory {}\n", overview.node_directory.display());
+                overview.mounts.iter().for_each(|m| out.push_str(&text(m)));
+                if overview.mounts.is_empty() {
+                    out.push_str("nothing is mounted\n");
+                }
+                out + &server_lines(&overview.servers, &overview.unused)
+            }
+        }
+    }
+}
+
+fn one(dir: &NodeDir, mountpoint: &Path) -> Result<Status, Failure> {
+    let asked = Connection::at(dir, &canonical(mountpoint)).and_then(Connection::status);
+    asked.map_err(|e| Failure::control(mountpoint.display(), &e))
+}
+
+fn overview(session: &Session, dir: &NodeDir) -> Result<Overview, Failure> {
     let mut found = Vec::new();
-    for running in mounts(&dir)? {
+    for running in mounts(dir)? {
         let shown = running.note.mountpoint.display().to_string();
         match Connection::to(running).and_then(Connection::status) {
             Ok(status) => found.push(status),
@@ -57,22 +108,24 @@ pub fn status(session: &Session, mountpoint: Option<&Path>, json: bool) -> Resul
         join_all(servers.iter().map(|server| server.status(&cx))).await;
         Ok((servers.iter().map(|s| server_state(client.grid(), s)).collect(), unused_servers(&client)))
     })?;
-    let overview = Overview { node_directory: dir.path().to_owned(), mounts: found, servers, unused };
-    if json {
-        return output::json(&overview);
-    }
-    let mut out = format!("node directory {}\n", overview.node_directory.display());
-    overview.mounts.iter().for_each(|m| out.push_str(&text(m)));
-    if overview.mounts.is_empty() {
-        out.push_str("nothing is mounted\n");
-    }
-    out.push_str(&server_lines(&overview.servers, &overview.unused));
-    output::result(&out)
+    Ok(Overview { node_directory: dir.path().to_owned(), mounts: found, servers, unused })
 }
 
 fn text(status: &Status) -> String {
-    let Status { pid, mountpoint, source, read_only, since, queue, servers, cache, disk_cache, journal, unused: _ } =
-        status;
+    let Status {
+        pid,
+        mountpoint,
+        source,
+        read_only,
+        since,
+        queue,
+        servers,
+        cache,
+        disk_cache,
+        journal,
+        operations,
+        unused: _,
+    } = status;
     let change = if *read_only { ", read-only" } else { "" };
     let mut out = format!(
         "{} on {} (process {pid}{change}, since {})\n",
@@ -99,7 +152,27 @@ fn text(status: &Status) -> String {
     }
     let away = servers.iter().filter(|s| !s.reachable).count();
     out.push_str(&format!("  servers: {} of {} answer\n", servers.len() - away, servers.len()));
+    operation_lines(operations, &mut out);
     out
+}
+
+/// What runs, and the latest that has ended, newest first.
+fn operation_lines(operations: &OperationsStatus, out: &mut String) {
+    let OperationsStatus { active, recent, sums: _ } = operations;
+    for operation in active.iter().take(SHOWN) {
+        let OperationStatus { kind, storage_index, seconds, bytes, size, .. } = operation;
+        let (bytes, size) = (output::size(*bytes), output::size(*size));
+        out.push_str(&format!("  {kind} of {storage_index}: {bytes} of {size}, for {seconds:.0} s\n"));
+    }
+    if active.len() > SHOWN {
+        out.push_str(&format!("  and {} more under way\n", active.len() - SHOWN));
+    }
+    for operation in recent.iter().rev().take(SHOWN) {
+        let OperationStatus { kind, storage_index, seconds, bytes, began, state, error, .. } = operation;
+        let how = error.as_ref().map_or_else(|| state.clone(), |error| format!("{state}: {}", output::shown(error)));
+        let (began, bytes) = (output::time(*began), output::size(*bytes));
+        out.push_str(&format!("  {kind} of {storage_index} at {began}: {bytes} in {seconds:.1} s, {how}\n"));
+    }
 }
 
 fn server_lines(servers: &[ServerState], unused: &[UnusedServer]) -> String {

@@ -6,14 +6,16 @@
 //! `{"progress": …}`, then `{"done": …}`, `{"status": …}` or `{"error": {"message": …, "exit": …}}`. `docs/CLI.md` has the objects.
 
 mod client;
+mod metrics;
 mod protocol;
 mod run;
 mod serve;
 
 pub use client::{Connection, ControlError};
+pub use metrics::Metrics;
 pub use protocol::{
-    CacheStatus, ConflictStatus, Failed, FailureStatus, JournalStatus, Left, MountNote, QueueStatus, Reply, Request,
-    ServerState, Status, UnusedServer,
+    CacheStatus, ConflictStatus, Failed, FailureStatus, JournalStatus, Left, MountNote, OperationStatus, OperationSum,
+    OperationsStatus, QueueStatus, Reply, Request, ServerState, Status, UnusedServer,
 };
 pub use run::{Claim, ClaimError, Running, mounts, root_name};
 pub use serve::{ControlTarget, ProgressSink, serve};

@@ -109,6 +109,54 @@ pub struct Status {
     /// Contents that are not on the grid yet, or in use.
     #[serde(default)]
     pub journal: JournalStatus,
+    /// What is done on the grid, now and of late.
+    #[serde(default)]
+    pub operations: OperationsStatus,
+}
+
+/// Operations on the grid.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OperationsStatus {
+    /// Those that run, the oldest first.
+    pub active: Vec<OperationStatus>,
+    /// The latest that have ended, the oldest of them first.
+    pub recent: Vec<OperationStatus>,
+    /// Since the mount, of each kind.
+    pub sums: Vec<OperationSum>,
+}
+
+/// An operation on the grid.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OperationStatus {
+    /// `upload`, `download`, `publish` or `retrieve`.
+    pub kind: String,
+    /// The first characters of the storage index.
+    pub storage_index: String,
+    /// When it began, in seconds since the epoch.
+    pub began: i64,
+    /// How long it has taken, in seconds.
+    pub seconds: f64,
+    /// Bytes of content that are through.
+    pub bytes: u64,
+    /// Bytes of the whole file.
+    pub size: u64,
+    /// `active`, `done`, `given up` or `failed`.
+    pub state: String,
+    /// Why it has failed.
+    pub error: Option<String>,
+}
+
+/// Sums over operations of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationSum {
+    /// Which.
+    pub kind: String,
+    /// Begun.
+    pub begun: u64,
+    /// Failed, of these.
+    pub failed: u64,
+    /// Bytes of content that went through.
+    pub bytes: u64,
 }
 
 /// The queue of changes.
@@ -179,6 +227,18 @@ pub struct ServerState {
     pub uncertified: bool,
     /// Free bytes as it last said, where it was ever asked.
     pub available: Option<u64>,
+    /// Bytes of shares that it was sent and took.
+    #[serde(default)]
+    pub sent: u64,
+    /// Bytes of shares that came from it.
+    #[serde(default)]
+    pub received: u64,
+    /// Requests that it answered.
+    #[serde(default)]
+    pub answered: u64,
+    /// Requests that failed.
+    #[serde(default)]
+    pub failed: u64,
 }
 
 /// A server, or another service, that the node directory names and that is not used.
@@ -199,6 +259,12 @@ pub struct CacheStatus {
     pub bytes: u64,
     /// The most it uses.
     pub limit: u64,
+    /// How often a block was there.
+    #[serde(default)]
+    pub hits: u64,
+    /// How often it was not.
+    #[serde(default)]
+    pub misses: u64,
 }
 
 /// The contents in the journal.

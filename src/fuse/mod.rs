@@ -11,5 +11,5 @@ pub mod options;
 mod session;
 
 pub use mounts::{MountEntry, all_mounts, find_mount};
-pub use options::{MountOptions, OptionError, Owner};
+pub use options::{MetricsAt, MountOptions, OptionError, Owner};
 pub use session::{Access, MountError, MountSpec, Mounted, mount};

@@ -1,5 +1,6 @@
 //! Mount options: what `-o` may say. Parsing alone; nothing here touches the system.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,8 +55,29 @@ pub struct MountOptions {
     pub suid: bool,
     /// `noexec`: no program can be run from it.
     pub no_exec: bool,
+    /// `metrics=`: where figures can be read.
+    pub metrics: Option<MetricsAt>,
     /// `node-directory=`.
     pub node_directory: Option<PathBuf>,
+}
+
+/// Where a mount's figures can be read; on this computer alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsAt {
+    /// A socket at this absolute path.
+    Socket(PathBuf),
+    /// A port of a loopback address.
+    Port(SocketAddr),
+}
+
+impl MetricsAt {
+    fn parse(text: &str) -> Option<MetricsAt> {
+        if text.starts_with('/') && !text.ends_with('/') {
+            return Some(MetricsAt::Socket(text.into()));
+        }
+        let address: SocketAddr = text.parse().ok()?;
+        (address.ip().is_loopback() && address.port() > 0).then_some(MetricsAt::Port(address))
+    }
 }
 
 /// The least and the default of `memory=`, in bytes.
@@ -89,6 +111,7 @@ impl Default for MountOptions {
             dev: false,
             suid: false,
             no_exec: false,
+            metrics: None,
             node_directory: None,
         }
     }
@@ -203,6 +226,12 @@ impl MountOptions {
             ("ephemeral", value) => {
                 self.ephemeral = Ephemeral::parse(value.ok_or_else(|| wants("names, with colons between them"))?);
             }
+            ("metrics", value) => {
+                let at = value.and_then(MetricsAt::parse);
+                self.metrics = Some(at.ok_or_else(|| {
+                    wants("the absolute path of a socket, or a port of this computer alone, such as 127.0.0.1:9100")
+                })?);
+            }
             ("node-directory", Some(path)) if !path.is_empty() => self.node_directory = Some(path.into()),
             ("node-directory", _) => return Err(wants("a directory")),
             (name, _) if NOT_YET.contains(&name) => return Err(OptionError::NotYet(name.to_owned())),
@@ -314,6 +343,30 @@ mod tests {
             assert!(matches!(MountOptions::parse([text]), Err(OptionError::Value { .. })), "{text}");
         }
         assert!(matches!(MountOptions::parse(["allow_root,allow_other"]), Err(OptionError::Conflict(..))));
+    }
+
+    #[test]
+    fn figures_are_told_on_this_computer_alone() {
+        let at = |text: &str| MountOptions::parse([text]).map(|options| options.metrics.unwrap());
+        assert_eq!(at("metrics=/run/x.sock"), Ok(MetricsAt::Socket("/run/x.sock".into())));
+        assert_eq!(at("metrics=127.0.0.1:9100"), Ok(MetricsAt::Port(([127, 0, 0, 1], 9100).into())));
+        assert_eq!(at("metrics=[::1]:9100"), Ok(MetricsAt::Port("[::1]:9100".parse().unwrap())));
+        for text in [
+            "metrics",
+            "metrics=",
+            "metrics=x.sock",
+            "metrics=/run/",
+            "metrics=9100",
+            "metrics=127.0.0.1",
+            "metrics=127.0.0.1:0",
+            "metrics=0.0.0.0:9100",
+            "metrics=[::]:9100",
+            "metrics=192.168.0.1:9100",
+            "metrics=localhost:9100",
+            "metrics=127.0.0.1:99999",
+        ] {
+            assert!(matches!(at(text), Err(OptionError::Value { .. })), "{text}");
+        }
     }
 
     #[test]

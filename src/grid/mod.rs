@@ -13,7 +13,7 @@ use sha1::{Digest, Sha1};
 use crate::cap::StorageIndex;
 use crate::crypto::secrets::{LeaseSecrets, write_enabler};
 use crate::crypto::{LeaseSecret, WriteEnabler, WriteKey};
-use crate::util::{Clock, Cpu, Cx, Rng};
+use crate::util::{Clock, Cpu, Cx, Operations, Rng};
 
 pub use link::{LinkState, ServerHealth};
 pub use rate::Rate;
@@ -46,6 +46,7 @@ pub struct Grid {
     cpu: Cpu,
     turns: turns::Turns,
     uploads: OnceLock<Arc<Rate>>,
+    operations: Operations,
 }
 
 impl Grid {
@@ -61,7 +62,8 @@ impl Grid {
     ) -> Grid {
         let servers = RwLock::new(servers.into());
         let (turns, uploads) = (turns::Turns::default(), OnceLock::new());
-        Grid { servers, encoding, lease_secret, convergence, clock, rng, cpu, turns, uploads }
+        let operations = Operations::new(clock.clone());
+        Grid { servers, encoding, lease_secret, convergence, clock, rng, cpu, turns, uploads, operations }
     }
 
     /// All servers as they are now, in no order.
@@ -157,6 +159,11 @@ impl Grid {
     /// The write enabler of a mutable file on `server`.
     pub fn write_enabler(&self, key: &WriteKey, server: &Server) -> WriteEnabler {
         write_enabler(key, &server.info().tub_id)
+    }
+
+    /// What is done on it, now and of late.
+    pub fn operations(&self) -> &Operations {
+        &self.operations
     }
 
     /// The wall clock.

@@ -54,6 +54,8 @@ pub struct Server {
     uploads: OnceLock<Arc<Rate>>,
     /// Bytes that it was sent and took.
     sent: AtomicU64,
+    /// Bytes of shares that it has sent.
+    received: AtomicU64,
     /// Writes that the server took, or may have taken.
     taken: AtomicU64,
     /// How many of them were there before the last barrier that it passed.
@@ -100,6 +102,7 @@ impl Server {
             writes,
             uploads,
             sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
             taken,
             synced,
         }
@@ -145,6 +148,17 @@ impl Server {
     /// Bytes of shares that it was sent and took.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of shares that it has sent.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Notes bytes of shares that came, which moves who waits for them.
+    fn receive(&self, cx: &Cx, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        cx.acknowledge();
     }
 
     /// Who it is.
@@ -313,7 +327,7 @@ impl StorageServer for Server {
         if !fits {
             return Err(StorageError::Malformed("more or fewer bytes than asked for".into()));
         }
-        cx.acknowledge();
+        self.receive(cx, answer.iter().map(Bytes::len).sum());
         Ok(answer)
     }
 
@@ -328,7 +342,7 @@ impl StorageServer for Server {
         if answer.values().flatten().any(|bytes| bytes.len() as u64 > range.length) {
             return Err(StorageError::Malformed("more bytes than asked for".into()));
         }
-        cx.acknowledge();
+        self.receive(cx, answer.values().flatten().map(Bytes::len).sum());
         Ok(answer)
     }
 

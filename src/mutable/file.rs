@@ -21,7 +21,7 @@ use crate::crypto::secrets::{fingerprint, write_key};
 use crate::grid::{Grid, Newest, Turn};
 use crate::node::{BytesSource, Changes, FileVersion, NodeError, Readable};
 use crate::share::{MutableHeader, Version};
-use crate::util::Cx;
+use crate::util::{Cx, OperationKind};
 
 /// The wait before the first of these, give or take a quarter; each is e times as long as the one before.
 pub(super) const BACKOFF: Duration = Duration::from_millis(300);
@@ -368,7 +368,12 @@ impl MutableFile {
             let parent = parent.map(|parent| file_version(&parent.header));
             state.attempts.push((parent, file_version(&new.version.header)));
         }
-        let published = publish(cx, &self.slot, map, goal, new, again).await?;
+        let length = new.version.header.data_length;
+        let operation = self.slot.grid.operations().begin(OperationKind::Publish, self.slot.si, length);
+        let published = publish(cx, &self.slot, map, goal, new, again).await;
+        operation.advance(if published.is_ok() { length } else { 0 });
+        operation.end(&published);
+        let published = published?;
         let leaves = &new.segments.leaves;
         let bytes = leaves.iter().map(|leaves| 32 * leaves.len()).sum::<usize>();
         let kept = new.version.header.iv.is_none() && bytes <= KEPT;

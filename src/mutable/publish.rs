@@ -22,10 +22,13 @@ use crate::util::Cx;
 const GRACE: Duration = Duration::from_secs(3);
 
 /// Why a publish failed.
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Unpublished {
     /// Somebody else has written; some of our shares may be out.
+    #[error("somebody else has written meanwhile")]
     Uncoordinated,
     /// Anything else.
+    #[error("{0}")]
     Failed(NodeError),
 }
 

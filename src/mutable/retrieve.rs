@@ -21,7 +21,7 @@ use crate::node::NodeError;
 use crate::share::mdmf::split_block;
 use crate::share::{Encoding, Version, chain, decode_hashes};
 use crate::storage::{ReadRange, ShareKind, ShareNumber, StorageError, StorageServer};
-use crate::util::Cx;
+use crate::util::{Cx, Operation, OperationKind};
 
 /// Bytes of content that are fetched and decoded at a time, at least one segment.
 const WINDOW: u64 = 4 << 20;
@@ -30,10 +30,13 @@ const WINDOW: u64 = 4 << 20;
 const LATE: Duration = Duration::from_secs(2);
 
 /// Why a version could not be read.
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Unread {
     /// Too few good shares in this map; a wider one may know more. Distinct good shares found.
+    #[error("only {0} good shares were found")]
     TooFew(usize),
     /// Anything else.
+    #[error("{0}")]
     Failed(NodeError),
 }
 
@@ -129,6 +132,14 @@ impl<'a> Retrieve<'a> {
         if range.end - range.start > MAX_CONTENT {
             return Err(NodeError::TooLarge.into());
         }
+        let operation = self.slot.grid.operations().begin(OperationKind::Retrieve, self.slot.si, self.encoding.size);
+        let read = self.read_windows(range, &operation).await;
+        operation.end(&read);
+        read
+    }
+
+    /// The bytes of `range`, which lies in the file and is not empty.
+    async fn read_windows(&mut self, range: Range<u64>, operation: &Operation) -> Result<Bytes, Unread> {
         let size = self.encoding.segment_size;
         let segments = range.start / size..(range.end - 1) / size + 1;
         let stride = (WINDOW / size).max(1);
@@ -138,6 +149,7 @@ impl<'a> Retrieve<'a> {
             let window = first..segments.end.min(first.saturating_add(stride));
             first = window.end;
             let plain = self.window(window.clone()).await?;
+            operation.advance(plain.len() as u64);
             if window == segments {
                 out = plain;
             } else {

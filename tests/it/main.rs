@@ -19,6 +19,7 @@ mod crash;
 mod dirnode;
 mod doctor;
 mod documents;
+mod figures;
 mod fs;
 mod gbs;
 mod grids;

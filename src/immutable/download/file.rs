@@ -21,7 +21,7 @@ use crate::merkle::IncompleteTree;
 use crate::node::NodeError;
 use crate::share::{DEFAULT_MAX_SEGMENT_SIZE, Encoding, Ueb};
 use crate::storage::{ShareKind, ShareNumber, StorageError, StorageServer};
-use crate::util::{Cx, Priority};
+use crate::util::{Cx, OperationKind, Priority};
 
 /// A share that takes longer than this, and longer than [`LATE_FACTOR`] times what its server usually takes, is late.
 const LATE: Duration = Duration::from_secs(1);
@@ -96,6 +96,16 @@ impl File {
 
     /// The verified plaintext of the segment in which `offset` lies, and its number.
     pub async fn fetch(self: Arc<Self>, cx: Cx, offset: u64) -> Result<(u64, Bytes), NodeError> {
+        let operation = self.grid.operations().begin(OperationKind::Download, self.storage_index, self.cap.size);
+        let fetched = Arc::clone(&self).fetch_segment(cx, offset).await;
+        if let Ok((_, data)) = &fetched {
+            operation.advance(data.len() as u64);
+        }
+        operation.end(&fetched);
+        fetched
+    }
+
+    async fn fetch_segment(self: Arc<Self>, cx: Cx, offset: u64) -> Result<(u64, Bytes), NodeError> {
         let (needed, total) = (self.cap.needed as usize, self.cap.total as usize);
         if needed == 0 || needed > total || total > MAX_SHARES {
             return Err(NodeError::WrongKind("one of a file that can be decoded: its k and N are impossible"));

@@ -113,7 +113,7 @@ impl Reader {
                 return Ok(None);
             }
             let (key, data) = fetch_to_keep(file, kept, id, unhurried, offset).await?;
-            cache.insert(key, data.clone());
+            cache.insert_fetched(key, data.clone());
             Ok(Some((key.index, data)))
         })
         .await?;

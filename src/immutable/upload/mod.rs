@@ -24,7 +24,7 @@ use crate::merkle::HashTree;
 use crate::node::{NodeError, Source};
 use crate::share::{self, Layout, Ueb, chain, tree_nodes};
 use crate::storage::ShareNumber;
-use crate::util::{Cx, SingleFlight};
+use crate::util::{Cx, Operation, OperationKind, SingleFlight};
 
 use encode::{Encoder, Segment};
 use select::{Memory, Selection, Wanted, select};
@@ -204,9 +204,25 @@ impl Uploader {
         Ok(ReadKey::new(truncated(hasher.finish())))
     }
 
-    /// The second pass: finds servers, encrypts, encodes and sends.
+    /// The second pass, which is an operation on the grid.
     async fn send(
         &self,
+        cx: &Cx,
+        source: Arc<dyn Source>,
+        key: ReadKey,
+        encoding: share::Encoding,
+    ) -> Result<Uploaded, NodeError> {
+        let storage_index = StorageIndex(immutable_storage_index(&key));
+        let operation = self.grid.operations().begin(OperationKind::Upload, storage_index, encoding.size);
+        let outcome = self.send_as(&operation, cx, source, key, encoding).await;
+        operation.end(&outcome);
+        outcome
+    }
+
+    /// Finds servers, encrypts, encodes and sends.
+    async fn send_as(
+        &self,
+        operation: &Operation,
         cx: &Cx,
         source: Arc<dyn Source>,
         key: ReadKey,
@@ -230,7 +246,7 @@ impl Uploader {
             tracing::debug!(storage_index = ?wanted.storage_index, share, server = %selection.servers[*server].name(), "a share goes to a server");
         }
         let encoder = Encoder { source, key: key.clone(), encoding, total, cpu: self.grid.cpu().clone() };
-        let job = Job { grid: &self.grid, cx, wanted, encoding, layout, selection };
+        let job = Job { grid: &self.grid, cx, operation, wanted, encoding, layout, selection, through: 0 };
         let (ueb, selection) = job.push(encoder).await?;
 
         let cap = ChkCap { key, ueb_hash: ueb.hash(), needed: encoding.needed, total, size: encoding.size };
@@ -267,10 +283,13 @@ impl Uploader {
 struct Job<'a> {
     grid: &'a Grid,
     cx: &'a Cx,
+    operation: &'a Operation,
     wanted: Wanted,
     encoding: share::Encoding,
     layout: Layout,
     selection: Selection,
+    /// Bytes of the file that have gone by at least once.
+    through: u64,
 }
 
 /// The hashes that gather while a file goes by.
@@ -387,6 +406,9 @@ impl Job<'_> {
                 }
             };
             (flat, ()) = futures::join!(encode::hash(&encoder.cpu, flat, ciphertext), send);
+            let by = (hashes.segments.len() as u64).saturating_mul(self.encoding.segment_size).min(self.encoding.size);
+            self.operation.advance(by.saturating_sub(self.through));
+            self.through = self.through.max(by);
             if self.drop_lost(senders).await && !self.is_happy(senders) && !self.selection.is_possible() {
                 return Err(self.unhappy(senders));
             }
