@@ -17,5 +17,5 @@ pub use protocol::{
     CacheStatus, ConflictStatus, Failed, FailureStatus, JournalStatus, Left, MountNote, OperationStatus, OperationSum,
     OperationsStatus, QueueStatus, Reply, Request, ServerState, Status, UnusedServer,
 };
-pub use run::{Claim, ClaimError, Running, mounts, root_name};
+pub use run::{Claim, ClaimError, Running, mountpoints, mounts, root_name};
 pub use serve::{ControlTarget, ProgressSink, serve};

@@ -139,6 +139,19 @@ impl Running {
 /// # Errors
 /// The folder cannot be read.
 pub fn mounts(dir: &NodeDir) -> Result<Vec<Running>, ConfigError> {
+    Ok(noted(dir)?.into_iter().filter(Running::is_held).collect())
+}
+
+/// Where the roots of a node directory are mounted, or were last.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn mountpoints(dir: &NodeDir) -> Result<Vec<PathBuf>, ConfigError> {
+    Ok(noted(dir)?.into_iter().map(|running| running.note.mountpoint).collect())
+}
+
+/// All mounts that a node directory knows of, by mountpoint.
+fn noted(dir: &NodeDir) -> Result<Vec<Running>, ConfigError> {
     let run = dir.own("run");
     let entries = match fs::read_dir(&run) {
         Ok(entries) => entries,
@@ -151,11 +164,7 @@ pub fn mounts(dir: &NodeDir) -> Result<Vec<Running>, ConfigError> {
         if lock.extension().is_none_or(|e| e != "lock") {
             continue;
         }
-        let Some(note) = read_note(&lock) else { continue };
-        let running = Running { note, lock };
-        if running.is_held() {
-            found.push(running);
-        }
+        found.extend(read_note(&lock).map(|note| Running { note, lock }));
     }
     found.sort_by(|a, b| a.note.mountpoint.cmp(&b.note.mountpoint));
     Ok(found)

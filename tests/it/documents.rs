@@ -106,7 +106,7 @@ fn the_readme() {
         ),
         section(
             "Everyday commands",
-            "tahoefs unmount ~/Tahoe; for n in 4 5; do tahoefs store add ~/mnt/store-$n; done; tahoefs mount ~/Tahoe
+            "tahoefs unmount ~/Tahoe; for n in 4 5; do tahoefs store remove store-$n; tahoefs store add ~/mnt/store-$n; done; tahoefs mount ~/Tahoe
              echo report >report.pdf; mkdir -p Photos; echo photo >Photos/one.jpg
              mkdir ~/Tahoe/Family; echo hello >~/Tahoe/Family/letter; tahoefs flush
              getfattr --only-values -n user.tahoe.cap ~/Tahoe/Family >shared.cap",

@@ -111,7 +111,7 @@ fn servers(survey: &Survey) -> Vec<Finding> {
                     "see whether it runs and can be reached from here; `tahoefs -vv status` logs each request to {shown}"
                 ),
                 None => format!(
-                    "bring its disk back, or say where it is now: `tahoefs store list`, `tahoefs store move {shown} DIR`"
+                    "bring its disk back, say where it is now (`tahoefs store move {shown} DIR`), or if it is lost `tahoefs store remove {shown}`"
                 ),
             };
             findings.push(Finding::warning(CHECK, format!("{shown}{at}: {why}"), remedy));

@@ -93,8 +93,8 @@ struct Report<'a> {
 
 pub fn doctor(session: &Session, json: bool) -> Result<u8, Failure> {
     let mut findings = fuse::look(&fuse::System::this());
-    findings.extend(mounts::stale());
     let dir = node::find(session, &mut findings);
+    findings.extend(mounts::stale(dir.as_ref()));
     if let Some(dir) = &dir {
         findings.extend(in_node(dir));
     }

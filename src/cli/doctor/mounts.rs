@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use super::super::exit::{Exit, Failure};
 use super::super::output;
 use super::super::status::left_text;
-use super::{Finding, LOCAL_LIMIT, within};
+use super::{Finding, LOCAL_LIMIT, State, within};
 use crate::cap::Cap;
 use crate::config::{Aliases, NodeDir};
-use crate::control::{Connection, ControlError, Running, Status, mounts, root_name};
+use crate::control::{Connection, ControlError, Running, Status, mountpoints, mounts, root_name};
 use crate::fuse::all_mounts;
 use crate::journal;
 
@@ -31,11 +31,14 @@ const STATUS: Duration = Duration::from_secs(5);
 /// Failures of a queue that are shown.
 const SHOWN: usize = 5;
 
+const CHECK: &str = "mounts";
 const FS_TYPE: &str = "fuse.tahoefs";
 
-/// Mounts of tahoefs that this process sees and that do not answer, of whatever node directory.
-pub fn stale() -> Vec<Finding> {
-    const CHECK: &str = "mounts";
+/// Mounts of tahoefs that this process sees and that do not answer. Those of `dir` are problems; others are of another node
+/// directory, or of another user.
+pub fn stale(dir: Option<&NodeDir>) -> Vec<Finding> {
+    let ours = dir.cloned().and_then(|dir| within(LOCAL_LIMIT, move || mountpoints(&dir).unwrap_or_default()));
+    let ours = ours.unwrap_or_default();
     let mut paths: Vec<PathBuf> = match all_mounts() {
         Ok(all) => all.into_iter().filter(|m| m.fs_type == FS_TYPE).map(|m| m.mountpoint).collect(),
         Err(e) => {
@@ -44,19 +47,18 @@ pub fn stale() -> Vec<Finding> {
         }
     };
     paths.dedup();
-    let all = paths.len();
-    let findings: Vec<Finding> = answers(paths).into_iter().filter_map(|(path, said)| judged(&path, said)).collect();
-    if !findings.is_empty() {
+    let all = paths.iter().filter(|path| ours.contains(path)).count();
+    let said = answers(paths).into_iter();
+    let findings: Vec<Finding> = said.filter_map(|(path, said)| judged(&path, ours.contains(&path), said)).collect();
+    if findings.iter().any(|finding| finding.state == State::Problem) {
         return findings;
     }
-    vec![Finding::ok(
-        CHECK,
-        match all {
-            0 => "no directory is mounted".to_owned(),
-            1 => "one directory is mounted, and answers".to_owned(),
-            n => format!("{n} directories are mounted, and answer"),
-        },
-    )]
+    let sum = match all {
+        0 => "no directory is mounted".to_owned(),
+        1 => "one directory is mounted, and answers".to_owned(),
+        n => format!("{n} directories are mounted, and answer"),
+    };
+    std::iter::once(Finding::ok(CHECK, sum)).chain(findings).collect()
 }
 
 /// What each mount says when it is asked how large it is; all are asked at once. Each is asked by a process of its own:
@@ -119,10 +121,14 @@ pub fn ask() -> u8 {
     }
 }
 
-fn judged(path: &Path, said: Option<Result<(), Errno>>) -> Option<Finding> {
-    const CHECK: &str = "mounts";
+fn judged(path: &Path, is_ours: bool, said: Option<Result<(), Errno>>) -> Option<Finding> {
     let shown = path.display();
-    let problem = |message: String, remedy: String| Some(Finding::problem(CHECK, Exit::Mount, message, remedy));
+    let problem = |message: String, remedy: String| {
+        Some(match is_ours {
+            true => Finding::problem(CHECK, Exit::Mount, message, remedy),
+            false => Finding::note(CHECK, message + "; it is of another node directory").with(remedy),
+        })
+    };
     match said {
         // What is mounted for somebody else is not ours to look into.
         Some(Ok(()) | Err(Errno::EACCES | Errno::EPERM)) => None,
@@ -243,19 +249,20 @@ pub fn left_behind(dir: &NodeDir) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
     use super::*;
 
     #[test]
     fn a_mount_that_is_dead_or_hangs_is_told_from_one_that_is_not_ours() {
         let path = Path::new("/mnt/x");
-        assert_eq!(judged(path, Some(Ok(()))), None);
-        assert_eq!(judged(path, Some(Err(Errno::EACCES))), None);
-        let dead = judged(path, Some(Err(Errno::ENOTCONN))).unwrap();
+        assert_eq!(judged(path, true, Some(Ok(()))), None);
+        assert_eq!(judged(path, true, Some(Err(Errno::EACCES))), None);
+        let foreign = judged(path, false, Some(Err(Errno::ENOTCONN))).unwrap();
+        assert_eq!((foreign.state, foreign.exit), (State::Note, None));
+        let dead = judged(path, true, Some(Err(Errno::ENOTCONN))).unwrap();
         assert_eq!((dead.state, dead.exit), (State::Problem, Some(6)));
         assert!(dead.message.contains("Transport endpoint") && dead.remedy.unwrap().contains("tahoefs unmount /mnt/x"));
         assert_eq!([Some(0), Some(107), None].map(outcome), [Ok(()), Err(Errno::ENOTCONN), Err(Errno::EINTR)]);
-        assert!(judged(path, None).unwrap().message.contains("no answer"));
+        assert!(judged(path, true, None).unwrap().message.contains("no answer"));
     }
 
     #[test]
