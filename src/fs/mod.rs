@@ -68,6 +68,8 @@ struct State {
     mutables: Mutables,
     /// The root's attributes have changed since they were last written to the index.
     root_changed: bool,
+    /// What the kernel is to be told with the next news.
+    stale: Vec<Stale>,
     /// What the operation under way changes, until [`Filesystem::keep`].
     changes: Vec<Change>,
 }
@@ -105,6 +107,7 @@ impl Filesystem {
             handles: Handles::default(),
             mutables: Mutables::default(),
             root_changed: false,
+            stale: Vec::new(),
             changes: Vec::new(),
         };
         let reads = Cx::new(Priority::Waiting, options.memory);

@@ -26,8 +26,8 @@ pub enum Stale {
 impl Filesystem {
     /// Takes over what others have changed, for all inodes that the kernel may know; hands back what it must be told.
     pub fn stale(&self, changes: Vec<(DirId, Changed)>) -> Vec<Stale> {
-        let mut stale = Vec::new();
         let mut state = self.lock();
+        let mut stale = std::mem::take(&mut state.stale);
         for (dir, changed) in changes {
             for parent in state.inodes.of_directory(dir) {
                 let edges: Vec<Name> = match &changed {
@@ -41,6 +41,15 @@ impl Filesystem {
             }
         }
         stale
+    }
+
+    /// What a path showed under a name was moved or removed here by another path, which is all that the kernel knows.
+    pub(super) fn is_stale(&self, state: &mut State, parent: Ino, dir: DirId, edge: &Name) {
+        let Some(inode) = state.inodes.at(parent, edge).and_then(|ino| state.inodes.get(ino)) else { return };
+        if self.writeback.changed_here(dir, edge) {
+            let name = names::shown(edge, inode.attributes.name.as_deref()).into_owned();
+            state.stale.push(Stale::Name { parent, name });
+        }
     }
 
     /// Has an inode, if there is one by this name, be what the name stands for now, as a lookup would.

@@ -80,6 +80,13 @@ impl Writeback {
         Arc::clone(&self.state().news)
     }
 
+    /// A name in a directory that several paths lead to was changed here; `false` if nobody listens.
+    pub fn changed_here(&self, dir: DirId, name: &Name) -> bool {
+        let news = self.news();
+        news.tell(dir, vec![Arc::clone(name)]);
+        news.is_heard.load(Ordering::Relaxed)
+    }
+
     /// Somebody looks at a directory: it is watched from now on, unless too many others are.
     pub fn watch(&self, dir: DirId) {
         let mut state = self.state();

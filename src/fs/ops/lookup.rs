@@ -150,6 +150,15 @@ impl Filesystem {
         Ok(())
     }
 
+    /// Whether a directory is `dir`, or below it by the path that its inode has.
+    pub(in crate::fs) fn is_within(&self, state: &State, ino: Ino, dir: DirId) -> bool {
+        let own = self.writeback.storage_index(dir);
+        state.inodes.ancestors(ino).any(|inode| match inode.kind {
+            Kind::Directory(above) => above == dir || own.is_some() && self.writeback.storage_index(above) == own,
+            Kind::Stored(_) | Kind::Staged(_) | Kind::Mutable(..) => false,
+        })
+    }
+
     /// The inode of an entry, made or brought up to date.
     pub(in crate::fs) fn bind(
         &self,
@@ -166,14 +175,7 @@ impl Filesystem {
             },
             Target::Stored(cap) if cap.is_directory() => {
                 let dir = self.writeback.directory(cap)?;
-                let own = cap.storage_index();
-                let closes_a_cycle = |inode: &crate::fs::inodes::Inode| match inode.kind {
-                    Kind::Directory(above) => {
-                        above == dir || own.is_some() && self.writeback.storage_index(above) == own
-                    }
-                    Kind::Stored(_) | Kind::Staged(_) | Kind::Mutable(..) => false,
-                };
-                if state.inodes.ancestors(parent).any(closes_a_cycle) {
+                if self.is_within(state, parent, dir) {
                     return Err(FsError::Loop);
                 }
                 Kind::Directory(dir)

@@ -56,11 +56,14 @@ impl Filesystem {
         }
     }
 
-    /// A name is removed or replaced here: whatever shows it lives until it is closed.
-    pub(super) fn remove_inodes(&self, state: &mut State, dir: DirId, edge: &Name) {
+    /// A name is removed or replaced here, by one path: whatever shows it, by any, lives until it is closed.
+    pub(super) fn remove_inodes(&self, state: &mut State, by: Ino, dir: DirId, edge: &Name) {
         let now = self.now();
         for parent in state.inodes.of_directory(dir) {
             let Some(ino) = self.inode_at(state, parent, edge) else { continue };
+            if parent != by {
+                self.is_stale(state, parent, dir, edge);
+            }
             if let Some(inode) = state.inodes.get_mut(ino) {
                 inode.attributes.ctime = Some(now);
             }
@@ -70,7 +73,7 @@ impl Filesystem {
     }
 
     fn remove(&self, state: &mut State, parent: Ino, dir: DirId, edge: Name) {
-        self.remove_inodes(state, dir, &edge);
+        self.remove_inodes(state, parent, dir, &edge);
         state.changes.push(Change::Remove { dir, name: edge });
         self.touch_directory(state, parent);
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use crate::fs::attr::Ino;
 use crate::fs::inodes::Link;
 use crate::fs::names::kept_name;
-use crate::fs::{Filesystem, FsError};
-use crate::node::{Attributes, FileType, Freshness};
-use crate::writeback::{Change, Entry, LinkChange};
+use crate::fs::{Filesystem, FsError, State};
+use crate::node::{Attributes, FileType, Freshness, Name};
+use crate::writeback::{Change, DirId, Entry, LinkChange};
 
 /// What a rename does when the new name is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +65,7 @@ impl Filesystem {
                 // Two names of one file: nothing is done.
                 return Ok(());
             }
-            if is_directory
-                && state.inodes.ancestors(new_parent).any(|above| above.parent == parent && above.name == from)
-            {
+            if is_directory && self.is_within(&state, new_parent, self.directory_of(&entry)?) {
                 return Err(FsError::Invalid);
             }
             if let Some((_, replaced)) = replaced.filter(|_| (from_dir, &from) != (to_dir, &to)) {
@@ -84,18 +82,20 @@ impl Filesystem {
                     }
                 }
                 self.loses_name(&mut state, &replaced, to_dir, &to);
-                self.remove_inodes(&mut state, to_dir, &to);
-            }
-            if state.inodes.at(new_parent, &to) != Some(ino) {
-                self.is_gone(&mut state, new_parent, &to);
+                self.remove_inodes(&mut state, new_parent, to_dir, &to);
             }
             let now = self.now();
-            state.inodes.relocate_at(&(parent, Arc::clone(&from)), new_parent, Arc::clone(&to));
-            let inode = state.inodes.get_mut(ino).ok_or(FsError::Stale)?;
-            inode.attributes.ctime = Some(now);
-            if (inode.parent, &inode.name) == (new_parent, &to) {
-                inode.attributes.name = given.clone();
+            self.relocate(&mut state, (parent, from_dir, &from), (new_parent, to_dir, &to));
+            let paths = state.inodes.of_directory(to_dir);
+            for above in &paths {
+                let shown = state.inodes.at(*above, &to);
+                let Some(inode) = shown.and_then(|shown| state.inodes.get_mut(shown)) else { continue };
+                inode.attributes.ctime = Some(now);
+                if inode.name == to && paths.contains(&inode.parent) {
+                    inode.attributes.name = given.clone();
+                }
             }
+            let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
             let attributes = Attributes { name: given, ..inode.attributes.clone() };
             let entry = Entry { target: inode.target(), attributes, metadata: entry.metadata, seen: entry.seen };
             if let Some(id) = entry.attributes.id.clone().filter(|id| self.writeback.is_linked(id)) {
@@ -111,5 +111,30 @@ impl Filesystem {
             self.keep(state)
         };
         Ok(kept.done().await?)
+    }
+
+    /// What stands at a place, in the directory there, gets another place, by whatever path it is shown: what a path of the
+    /// old directory showed is shown by one of the new directory, or by none if it has fewer.
+    fn relocate(&self, state: &mut State, from: (Ino, DirId, &Name), to: (Ino, DirId, &Name)) {
+        let ((parent, from_dir, from), (new_parent, to_dir, to)) = (from, to);
+        if (from_dir, from) == (to_dir, to) {
+            return;
+        }
+        let moved = state.inodes.at(parent, from).and_then(|ino| state.inodes.directory(ino).ok());
+        let mut free = state.inodes.of_directory(to_dir);
+        free.iter().for_each(|above| self.is_gone(state, *above, to));
+        free.retain(|above| *above != new_parent && moved.is_none_or(|dir| !self.is_within(state, *above, dir)));
+        let mut others = state.inodes.of_directory(from_dir);
+        others.retain(|above| *above != parent && self.inode_at(state, *above, from).is_some());
+        others.sort_by_key(|above| !free.contains(above));
+        state.inodes.relocate_at(&(parent, Arc::clone(from)), new_parent, Arc::clone(to));
+        for above in others {
+            self.is_stale(state, above, from_dir, from);
+            let path = free.iter().position(|path| *path == above).or_else(|| free.len().checked_sub(1));
+            match path.map(|path| free.swap_remove(path)) {
+                Some(path) => state.inodes.relocate_at(&(above, Arc::clone(from)), path, Arc::clone(to)),
+                None => state.inodes.detach_at(above, from, Link::Taken),
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ mod model;
 mod mutable;
 mod names;
 mod parts;
+mod paths;
 mod promises;
 mod queue;
 mod races;
