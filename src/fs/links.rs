@@ -5,8 +5,7 @@ use std::sync::Arc;
 use super::inodes::{Kind, Link};
 use super::names::RECORD;
 use super::{Attr, Filesystem, FsError, Ino, State};
-use crate::node::{Metadata, Name};
-use crate::util::base32;
+use crate::node::{Metadata, Name, fresh_id};
 use crate::writeback::{Change, DirId, Entry, LinkChange, Seen, Weight, is_same};
 
 /// Names that a file can have: the record of them is written anew with each.
@@ -46,7 +45,7 @@ impl Filesystem {
             };
             let is_exact = !inode.attributes.linked;
             if inode.attributes.id.is_none() {
-                let id = base32::encode(&self.rng.bytes::<10>());
+                let id = fresh_id(&self.rng);
                 state.inodes.set_id(ino, &id);
                 self.submit(&mut state, ino, Weight::Full);
             }

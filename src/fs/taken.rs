@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::inodes::{Kind, Link};
 use super::names::{kept_name, shown};
 use super::{Filesystem, Ino, State};
-use crate::node::Name;
+use crate::node::{Name, fresh_id};
 use crate::writeback::Target;
 
 impl Filesystem {
@@ -47,6 +47,10 @@ impl Filesystem {
                 {
                     inode.attributes.name = kept_name(&name, &shown(&old, inode.attributes.name.as_deref()));
                 }
+                // It may be another file than the one that has its name.
+                if let Some(id) = self.writeback.find(dir, &name).and_then(|now| now.attributes.id) {
+                    state.inodes.set_id(ino, &id);
+                }
             }
         }
     }
@@ -78,7 +82,13 @@ impl Filesystem {
         let found = self.writeback.find(dir, &name);
         let (place, seen) = match found {
             Some(found) if is_own(&found.target) => (name, found.seen),
-            Some(_) => self.writeback.beside(dir, &name),
+            Some(found) => {
+                let id = state.inodes.get(ino).and_then(|inode| inode.attributes.id.as_ref());
+                if id.is_some_and(|id| found.attributes.id.as_ref() == Some(id) && !self.writeback.is_linked(id)) {
+                    state.inodes.set_id(ino, &fresh_id(&self.rng));
+                }
+                self.writeback.beside(dir, &name)
+            }
             None => {
                 tracing::warn!(
                     name = &*name,

@@ -11,7 +11,7 @@ use super::metadata::float;
 use super::{Child, Metadata, may_be_named};
 use crate::cap::Cap;
 use crate::crypto::hash::{Tag, tagged};
-use crate::util::base32;
+use crate::util::{Rng, base32};
 
 const TYPE_BITS: u32 = 0o170_000;
 const EDGE_FOR: Tag = Tag("tahoefs_edge_for_v1");
@@ -216,6 +216,11 @@ impl Attributes {
         map.insert("tahoefs".into(), Value::Object(ours));
         Metadata(map)
     }
+}
+
+/// A birth id that no other file has.
+pub fn fresh_id(rng: &Rng) -> String {
+    base32::encode(&rng.bytes::<10>())
 }
 
 /// The short hash under `for`: tells whether attributes were written for what a cap reads.

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use crate::cap::{Cap, StorageIndex};
 use crate::util::Cx;
 
-pub use attributes::{Attributes, FileType, Timestamp, cap_mark};
+pub use attributes::{Attributes, FileType, Timestamp, cap_mark, fresh_id};
 pub use changes::{Changes, FileVersion};
 pub use edit::{Edit, EditOutcome, Expect};
 pub use error::NodeError;

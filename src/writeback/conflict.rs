@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::publish::Attempt;
 use super::{DirId, Key, Seen, State, Target, Writeback};
 use crate::cap::Cap;
-use crate::node::{Attributes, Child, Name, names_of};
-use crate::util::Utc;
+use crate::node::{Attributes, Child, Name, fresh_id, names_of};
+use crate::util::{Rng, Utc};
 
 /// Names are at most this many bytes for a kernel.
 const NAME_MAX: usize = 255;
@@ -92,6 +92,14 @@ impl State {
         wanted.is_some_and(|entry| entry.attributes.name == Attributes::of(name, found).name)
     }
 
+    /// Whether a file whose name `found` has got is to be another file from then on: they were one, which has no further
+    /// names.
+    fn needs_new_id(&self, own: &Attributes, place: &(DirId, Name), found: &Attributes) -> bool {
+        let links = own.id.as_ref().and_then(|id| self.links.get(id));
+        let is_only = links.is_none_or(|links| links.names.iter().all(|known| known == place));
+        own.id.is_some() && own.id == found.id && is_only && !own.linked
+    }
+
     /// What is wanted under `name`, where `found` stands, is wanted under another name instead, which is returned: a conflict
     /// name, or where the two were given different names, its own.
     pub(super) fn set_aside(
@@ -112,7 +120,11 @@ impl State {
         let pending = self.dirs.get_mut(&dir)?.take(name)?;
         let mut entry = pending.wanted?;
         entry.attributes.name = given;
-        self.relink(entry.attributes.id.as_deref(), &(dir, Arc::clone(name)), &(dir, Arc::clone(&fresh)));
+        let place = (dir, Arc::clone(name));
+        match found.is_some_and(|found| self.needs_new_id(&entry.attributes, &place, &Attributes::of(name, found))) {
+            true => entry.attributes.id = Some(fresh_id(&Rng::os())),
+            false => self.relink(entry.attributes.id.as_deref(), &place, &(dir, Arc::clone(&fresh))),
+        }
         if let Target::File(file) = &entry.target {
             file.set_conflict_name(dir, Arc::clone(name), Arc::clone(&fresh));
         }

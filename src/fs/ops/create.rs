@@ -11,8 +11,7 @@ use crate::fs::inodes::{Kind, Link};
 use crate::fs::names::RECORD;
 use crate::fs::ops::xattr::inherit;
 use crate::fs::{Filesystem, FsError};
-use crate::node::{Attributes, FileType, Metadata};
-use crate::util::base32;
+use crate::node::{Attributes, FileType, Metadata, fresh_id};
 use crate::writeback::{FileObject, Weight};
 
 const SET_GID: u32 = 0o2000;
@@ -113,7 +112,7 @@ impl Filesystem {
             let now = self.now();
             (attributes.mtime, attributes.ctime) = (Some(now), Some(now));
             if file_type != FileType::Directory {
-                attributes.id = Some(base32::encode(&self.rng.bytes::<10>()));
+                attributes.id = Some(fresh_id(&self.rng));
             }
             self.is_gone(&mut state, parent, &edge);
             let ino = state.inodes.add(parent, edge, kind, attributes, Metadata::default());

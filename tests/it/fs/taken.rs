@@ -316,3 +316,41 @@ async fn a_file_that_comes_back_as_it_was_is_written_on_in_its_place() {
     assert_eq!(ground.published().await, ["f"]);
     assert_eq!(content(&ground, &["f"]).await.unwrap(), both(OLD, MORE));
 }
+
+/// The birth id of a file in the root.
+fn id(ground: &Ground, name: &str) -> serde_json::Value {
+    ground.grid.child(&ground.root, name).unwrap().metadata.0["tahoefs"]["id"].clone()
+}
+
+#[tokio::test]
+async fn a_conflict_copy_is_another_file_from_then_on() {
+    for is_pending in [false, true] {
+        let ground = Ground::new();
+        let (ours, theirs) = two(&ground, &["f"]).await;
+        let (ino, handle) = opened(&ours, &["f"]).await;
+        if is_pending {
+            append(&ours, ino, handle).await;
+        }
+        let (f, there) = opened(&theirs, &["f"]).await;
+        theirs.write(f, there, 0, Bytes::from_static(THEIRS)).await.unwrap();
+        theirs.release(there);
+        theirs.settle().await.unwrap();
+        if !is_pending {
+            look(&ours, &[ROOT]).await;
+            append(&ours, ino, handle).await;
+        }
+        ours.flush(ino, handle).await.unwrap();
+        let copy = ground.published().await.into_iter().find(|name| name.contains("(conflict ")).unwrap();
+        assert_ne!(id(&ground, &copy), id(&ground, "f"), "pending: {is_pending}");
+        // Also when it is changed again, and its content is that of the other.
+        ours.setattr(ino, SetAttr { size: Some(0), ..SetAttr::default() }).await.unwrap();
+        ours.write(ino, handle, 0, Bytes::from_static(THEIRS)).await.unwrap();
+        ours.release(handle);
+        ours.settle().await.unwrap();
+        assert_ne!(id(&ground, &copy), id(&ground, "f"), "pending: {is_pending}");
+        let later = ground.mount().await;
+        let (one, other) = (find(&later, &["f"]).await.unwrap(), find(&later, &[&copy]).await.unwrap());
+        assert_ne!(one, other);
+        assert_eq!((later.getattr(one).await.unwrap().nlink, later.getattr(other).await.unwrap().nlink), (1, 1));
+    }
+}
