@@ -19,8 +19,6 @@ pub struct OpenMode {
     pub write: bool,
     /// Cut it to nothing first.
     pub truncate: bool,
-    /// Every write goes to its end.
-    pub append: bool,
 }
 
 /// What a handle is open on.

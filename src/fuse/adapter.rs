@@ -283,17 +283,20 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let data = Bytes::copy_from_slice(data);
         let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        // A program may change this while the file is open.
+        let appends = flags.0 & libc::O_APPEND != 0;
         self.spawn(|fs| async move {
             let written = data.len() as u32;
-            let result = match mapped {
-                true => fs.write_page(ino.0, Handle(fh.0), offset, data).await,
-                false => fs.write(ino.0, Handle(fh.0), offset, data).await,
+            let result = match (mapped, appends) {
+                (true, _) => fs.write_page(ino.0, Handle(fh.0), offset, data).await,
+                (false, true) => fs.append(ino.0, Handle(fh.0), offset, data).await,
+                (false, false) => fs.write(ino.0, Handle(fh.0), offset, data).await,
             };
             match result {
                 Ok(()) => reply.written(written),

@@ -102,5 +102,5 @@ pub(super) fn groups_of(process: u32) -> Vec<u32> {
 /// How open(2)'s flags open a file.
 pub(super) fn open_mode(flags: i32) -> OpenMode {
     let write = flags & libc::O_ACCMODE != libc::O_RDONLY;
-    OpenMode { write, truncate: flags & libc::O_TRUNC != 0, append: write && flags & libc::O_APPEND != 0 }
+    OpenMode { write, truncate: flags & libc::O_TRUNC != 0 }
 }

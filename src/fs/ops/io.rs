@@ -99,31 +99,45 @@ impl Filesystem {
         }
     }
 
-    /// Writes what a program wrote; through a handle that appends, at the end of the file.
+    /// Writes what a program wrote.
     pub async fn write(&self, ino: Ino, handle: Handle, offset: u64, data: Bytes) -> Result<(), FsError> {
-        let append = self.writing_mode(handle)?.append;
+        let file = self.begin_write(ino, handle, offset, &data).await?;
+        file.write(offset, data).await?;
+        self.content_changed(ino).await
+    }
+
+    /// Writes at the end of the file, which the program takes to be at `offset`.
+    pub async fn append(&self, ino: Ino, handle: Handle, offset: u64, data: Bytes) -> Result<(), FsError> {
+        let file = self.begin_write(ino, handle, offset, &data).await?;
+        file.append(data).await?;
+        self.content_changed(ino).await
+    }
+
+    async fn begin_write(
+        &self,
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        data: &Bytes,
+    ) -> Result<Arc<FileObject>, FsError> {
+        self.check_writes(handle)?;
         let file = self.stage(ino).await?;
         self.check_room(file.size(), offset.saturating_add(data.len() as u64))?;
         self.make_room(data.len() as u64).await?;
-        if append {
-            file.append(data).await?;
-        } else {
-            file.write(offset, data).await?;
-        }
-        self.content_changed(ino).await
+        Ok(file)
     }
 
     /// Writes a page of a memory map, which has its place whatever handle the kernel picks for it.
     pub async fn write_page(&self, ino: Ino, handle: Handle, offset: u64, data: Bytes) -> Result<(), FsError> {
-        self.writing_mode(handle)?;
+        self.check_writes(handle)?;
         self.make_room(data.len() as u64).await?;
         self.stage(ino).await?.write(offset, data).await?;
         self.content_changed(ino).await
     }
 
-    pub(super) fn writing_mode(&self, handle: Handle) -> Result<OpenMode, FsError> {
+    pub(super) fn check_writes(&self, handle: Handle) -> Result<(), FsError> {
         match self.lock().handles.get(handle) {
-            Some(Open::File { mode, .. }) if mode.write => Ok(*mode),
+            Some(Open::File { mode, .. }) if mode.write => Ok(()),
             _ => Err(FsError::BadHandle),
         }
     }

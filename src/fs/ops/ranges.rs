@@ -47,7 +47,7 @@ impl Filesystem {
     /// Makes room, or zeros, in a file, which grows where `grows` says so and the range reaches further. Room is not set
     /// apart: what is refused would not fit now.
     pub async fn allocate(&self, at: Place, length: u64, what: Allocation, grows: bool) -> Result<(), FsError> {
-        self.writing_mode(at.handle)?;
+        self.check_writes(at.handle)?;
         let end = at.offset.checked_add(length).filter(|end| *end <= i64::MAX as u64).ok_or(FsError::TooLarge)?;
         let file = self.stage(at.ino).await?;
         let size = file.size();
@@ -97,7 +97,7 @@ impl Filesystem {
     /// stored file that are copied to the same place of an empty one, and those that follow, are not copied but shared.
     pub async fn copy_range(&self, from: Place, to: Place, length: u64) -> Result<u64, FsError> {
         let kind = self.open_kind(from)?;
-        self.writing_mode(to.handle)?;
+        self.check_writes(to.handle)?;
         let (size, stored) = match &kind {
             Kind::Directory(_) => return Err(FsError::IsDirectory),
             Kind::Stored(cap) => (cap.size().ok_or(FsError::Unsupported)?, Some(cap.clone())),

@@ -35,8 +35,8 @@ use tahoefs::writeback::{Writeback, WritebackOptions};
 use grid::{Factory, NodeGrid};
 
 const ME: Caller = Caller { uid: 1000, gid: 1000, umask: 0 };
-const WRITE: OpenMode = OpenMode { write: true, truncate: false, append: false };
-const READ: OpenMode = OpenMode { write: false, truncate: false, append: false };
+const WRITE: OpenMode = OpenMode { write: true, truncate: false };
+const READ: OpenMode = OpenMode { write: false, truncate: false };
 
 /// A grid with one root directory, and the folder for what is local.
 struct Ground {

@@ -7,8 +7,7 @@ use proptest::prelude::*;
 use super::grid::{Fault, LONGEST};
 use super::*;
 
-const APPEND: OpenMode = OpenMode { write: true, truncate: false, append: true };
-const REWRITE: OpenMode = OpenMode { write: true, truncate: true, append: false };
+const REWRITE: OpenMode = OpenMode { write: true, truncate: true };
 
 /// A ground whose root has one mutable file under these names.
 pub(super) fn with_file(names: &[&str], content: &[u8]) -> (Ground, Cap) {
@@ -31,6 +30,10 @@ async fn open(fs: &Filesystem, name: &str, mode: OpenMode) -> (Ino, Handle) {
 
 async fn put(fs: &Filesystem, (ino, handle): (Ino, Handle), offset: u64, data: &[u8]) {
     fs.write(ino, handle, offset, Bytes::copy_from_slice(data)).await.unwrap();
+}
+
+async fn append(fs: &Filesystem, (ino, handle): (Ino, Handle), data: &[u8]) {
+    fs.append(ino, handle, 0, Bytes::copy_from_slice(data)).await.unwrap();
 }
 
 async fn size_of(fs: &Filesystem, ino: Ino) -> u64 {
@@ -90,9 +93,9 @@ async fn files_are_cut_grown_and_appended_to() {
     fs.setattr(ino, resize(10)).await.unwrap();
     fs.setattr(ino, resize(50)).await.unwrap();
     assert_eq!(read(&fs, ino).await, [&[1; 10][..], &[0; 40]].concat());
-    let file = open(&fs, "f", APPEND).await;
-    put(&fs, file, 0, &[2; 5]).await;
-    put(&fs, (ino, file.1), 0, &[3; 5]).await;
+    let file = open(&fs, "f", WRITE).await;
+    append(&fs, file, &[2; 5]).await;
+    append(&fs, (ino, file.1), &[3; 5]).await;
     assert_eq!(size_of(&fs, ino).await, 60);
     // What another client puts where the file was cut is cut, too.
     ground.grid.overwrite(&cap, |content| content[20..].fill(9));
@@ -108,8 +111,8 @@ async fn files_are_cut_grown_and_appended_to() {
     // Appended to where it ends now, which another client has moved.
     fs.release(file.1);
     ground.grid.overwrite(&cap, |content| content.extend(b"yz"));
-    let file = open(&fs, "f", APPEND).await;
-    put(&fs, file, 0, b"!").await;
+    let file = open(&fs, "f", WRITE).await;
+    append(&fs, file, b"!").await;
     fs.flush(ino, file.1).await.unwrap();
     assert_eq!(ground.grid.content(&cap), b"\0\0\0\0xyz!");
     fs.release(file.1);
@@ -125,8 +128,7 @@ async fn more_than_it_can_hold_is_refused_at_once() {
     assert_eq!(fs.setattr(ino, resize(LONGEST + 1)).await, Err(FsError::TooLarge));
     put(&fs, (ino, handle), LONGEST - 1, b"x").await;
     fs.flush(ino, handle).await.unwrap();
-    let append = fs.open(ino, APPEND).await.unwrap();
-    assert_eq!(fs.write(ino, append, 0, Bytes::from_static(b"x")).await, Err(FsError::TooLarge));
+    assert_eq!(fs.append(ino, handle, 0, Bytes::from_static(b"x")).await, Err(FsError::TooLarge));
     let content = ground.grid.content(&cap);
     assert_eq!((content.len() as u64, &content[..4], content[LONGEST as usize - 1]), (LONGEST, &b"abc\0"[..], b'x'));
 }
@@ -435,8 +437,8 @@ proptest! {
                         let Some(ino) = world.ino(*way).await else { continue };
                         let data = vec![*byte; (*length).into()];
                         let end = size_of(&world.fs, ino).await;
-                        let handle = world.fs.open(ino, APPEND).await.unwrap();
-                        put(&world.fs, (ino, handle), 0, &data).await;
+                        let handle = world.fs.open(ino, WRITE).await.unwrap();
+                        append(&world.fs, (ino, handle), &data).await;
                         world.fs.release(handle);
                         pending.push(Done::Written(end as usize, data));
                     }
@@ -510,15 +512,15 @@ proptest! {
 async fn an_append_goes_to_where_the_file_ended_when_it_was_last_looked_at() {
     let (ground, cap) = with_file(&["f"], b"base");
     let fs = ground.mount().await;
-    let file = open(&fs, "f", APPEND).await;
-    put(&fs, file, 0, b"ours").await;
+    let file = open(&fs, "f", WRITE).await;
+    append(&fs, file, b"ours").await;
     ground.grid.overwrite(&cap, |content| content.extend(b"theirs!"));
     // While there is something to be stored nothing is looked at.
-    put(&fs, file, 0, b"+").await;
+    append(&fs, file, b"+").await;
     assert_eq!(size_of(&fs, file.0).await, 9);
     fs.flush(file.0, file.1).await.unwrap();
     assert_eq!(ground.grid.content(&cap), b"baseours+s!");
-    put(&fs, file, 0, b"end").await;
+    append(&fs, file, b"end").await;
     fs.flush(file.0, file.1).await.unwrap();
     assert_eq!(ground.grid.content(&cap), b"baseours+s!end");
 }

@@ -6,7 +6,7 @@ use tahoefs::node::{Edit, Expect, Metadata};
 
 use super::*;
 
-const REWRITE: OpenMode = OpenMode { write: true, truncate: true, append: false };
+const REWRITE: OpenMode = OpenMode { write: true, truncate: true };
 /// Longer than the age at which a table is asked for again.
 const LATER: Duration = Duration::from_secs(11);
 
@@ -201,10 +201,10 @@ async fn a_page_of_a_map_keeps_its_place_whatever_handle_it_comes_by() {
     let ground = Ground::new();
     let fs = ground.mount().await;
     let ino = write(&fs, ROOT, "f", &[1; 8192]).await;
-    let handle = fs.open(ino, OpenMode { write: true, truncate: false, append: true }).await.unwrap();
+    let handle = fs.open(ino, WRITE).await.unwrap();
     fs.write_page(ino, handle, 0, Bytes::from_static(&[2; 4096])).await.unwrap();
     assert_eq!(fs.getattr(ino).await.unwrap().size, 8192);
-    fs.write(ino, handle, 0, Bytes::from_static(&[3; 10])).await.unwrap();
+    fs.append(ino, handle, 0, Bytes::from_static(&[3; 10])).await.unwrap();
     assert_eq!(fs.getattr(ino).await.unwrap().size, 8202);
 }
 

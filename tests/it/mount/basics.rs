@@ -85,6 +85,25 @@ fn a_write_changes_mtime_and_a_chmod_only_ctime() {
 }
 
 #[test]
+fn what_is_appended_is_decided_at_each_write() {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    let world = World::mounted();
+    let path = world.at("f");
+    fs::write(&path, "abc").unwrap();
+    let file = OpenOptions::new().append(true).open(&path).unwrap();
+    let flags = fcntl_getfl(&file).unwrap();
+    fcntl_setfl(&file, flags - OFlags::APPEND).unwrap();
+    file.write_all_at(b"X", 0).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"Xbc");
+    fcntl_setfl(&file, flags).unwrap();
+    (&file).write_all(b"d").unwrap();
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    fcntl_setfl(&file, fcntl_getfl(&file).unwrap() | OFlags::APPEND).unwrap();
+    (&file).write_all(b"e").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"Xbcde");
+}
+
+#[test]
 fn files_are_changed_in_place() {
     let world = World::mounted();
     let path = world.at("f");
