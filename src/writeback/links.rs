@@ -92,16 +92,22 @@ impl Writeback {
         }
     }
 
-    /// Loads the directories that have names of this file, and forgets names that are not its any more.
+    /// Loads the directories that have names of this file, and forgets names that are not its any more, or are lost with
+    /// their directories.
     pub async fn reach_links(&self, cx: &Cx, id: &str) -> Result<(), NodeError> {
         let Some(links) = self.links(id) else { return Ok(()) };
         let dirs: HashSet<DirId> = links.names.iter().map(|(dir, _)| *dir).collect();
+        let mut lost = HashSet::new();
         for dir in dirs {
-            self.load(cx, dir, Freshness::Cached).await?;
+            match self.load(cx, dir, Freshness::Cached).await {
+                Err(error) if error.is_lost() => drop(lost.insert(dir)),
+                loaded => drop(loaded?),
+            }
         }
         let mut state = self.state();
         for (dir, name) in links.names {
-            let is_its = state.find(dir, &name).is_some_and(|entry| entry.attributes.id.as_deref() == Some(id));
+            let is_its = !lost.contains(&dir)
+                && state.find(dir, &name).is_some_and(|entry| entry.attributes.id.as_deref() == Some(id));
             if !is_its {
                 state.unlink(id, &(dir, name));
             }
