@@ -237,7 +237,7 @@ impl Writeback {
     /// Where the thing named at `place`, with this content or these entries, stands.
     pub fn standing(
         &self,
-        place: Option<(DirId, Name)>,
+        places: &[(DirId, Name)],
         file: Option<&Arc<FileObject>>,
         inside: Option<DirId>,
     ) -> Standing {
@@ -253,12 +253,13 @@ impl Writeback {
             let of = |(subject, _): &&(Subject, Failure)| *subject == Subject::Directory(dir);
             state.failures.iter().find(of).map(|(_, failure)| Standing::Failed(failure.error.clone()))
         };
-        let named = place.filter(|(dir, name)| state.dirs.get(dir).is_some_and(|d| d.pending.contains_key(name)));
+        let is_pending =
+            |(dir, name): &&(DirId, Name)| state.dirs.get(dir).is_some_and(|d| d.pending.contains_key(name));
         let inside = inside.filter(|dir| state.dirs.get(dir).is_some_and(|d| !d.pending.is_empty()));
-        match inside.or(named.map(|(dir, _)| dir)) {
-            Some(dir) => failed(dir).unwrap_or(Standing::Local),
-            None => Standing::Stored,
-        }
+        let named = places.iter().filter(is_pending).map(|(dir, _)| *dir);
+        let waiting: Vec<DirId> = inside.into_iter().chain(named).collect();
+        let is_local = (!waiting.is_empty()).then_some(Standing::Local);
+        waiting.into_iter().find_map(failed).or(is_local).unwrap_or(Standing::Stored)
     }
 
     /// How far the journal is emptied: equal as long as nothing moves. `None` when it holds nothing that could go.

@@ -174,17 +174,19 @@ impl Filesystem {
     fn standing(&self, ino: Ino) -> Result<Vec<u8>, FsError> {
         let state = self.lock();
         let inode = state.inodes.get(ino).ok_or(FsError::Stale)?;
-        let place = match (ino, &self.root.edge) {
-            (ROOT, edge) => edge.clone(),
-            _ if inode.link != Link::Named => None,
-            _ => Some((state.inodes.directory(inode.parent)?, Arc::clone(&inode.name))),
+        let mut places = match (ino, &self.root.edge) {
+            (ROOT, edge) => edge.iter().cloned().collect(),
+            _ if inode.link != Link::Named => Vec::new(),
+            _ => vec![(state.inodes.directory(inode.parent)?, Arc::clone(&inode.name))],
         };
+        let links = inode.attributes.id.as_deref().and_then(|id| self.writeback.links(id));
+        places.extend(links.into_iter().flat_map(|links| links.names));
         let (file, inside) = match &inode.kind {
             Kind::Staged(file) | Kind::Mutable(_, file) => (Some(file), None),
             Kind::Directory(dir) => (None, Some(*dir)),
             Kind::Stored(_) => (None, None),
         };
-        Ok(self.writeback.standing(place, file, inside).to_string().into_bytes())
+        Ok(self.writeback.standing(&places, file, inside).to_string().into_bytes())
     }
 
     fn told(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, FsError> {

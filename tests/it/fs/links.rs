@@ -398,3 +398,31 @@ async fn names_in_a_new_directory_are_known_after_a_crash_and_another_mount() {
         assert_eq!(read(&fs, at(&fs, path).await.unwrap().ino).await, [3; 1000], "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_directory_that_is_lost_does_not_keep_other_names_from_being_changed() {
+    let journal = tempfile::tempdir().unwrap();
+    let (ground, fs, _, e, a) = with_file(journal.path()).await;
+    fs.link(a, e, b"b").await.unwrap();
+    fs.settle().await.unwrap();
+    drop(fs);
+    ground.grid.forget(&ground.grid.child(&ground.root, "e").unwrap().cap);
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    change(&fs, "d/a", 7).await;
+    let a = at(&fs, "d/a").await.unwrap();
+    fs.setattr(a.ino, mode(0o600)).await.unwrap();
+    fs.settle().await.unwrap();
+    assert_eq!(content(&ground, "d/a").await, [7; 1000]);
+}
+
+#[tokio::test]
+async fn a_file_is_stored_once_all_its_names_are() {
+    let journal = tempfile::tempdir().unwrap();
+    let (_ground, fs, _, e, a) = with_file(journal.path()).await;
+    let state = || fs.getxattr(a, b"user.tahoe.state").unwrap();
+    assert_eq!(state(), b"stored");
+    fs.link(a, e, b"b").await.unwrap();
+    assert_eq!(state(), b"local");
+    fs.settle().await.unwrap();
+    assert_eq!(state(), b"stored");
+}
