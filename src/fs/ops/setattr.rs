@@ -21,8 +21,6 @@ impl Filesystem {
             let file = self.stage(ino).await?;
             self.check_room(file.size(), size)?;
             file.truncate(size).await?;
-            // Also should its name be gone.
-            self.times_changed(&mut self.lock(), ino, self.now(), true);
         } else if set.mtime.is_some() {
             // The times will belong to the version that the grid holds now, where it can be asked.
             let _ = self.full_attr(ino).await;
@@ -48,7 +46,12 @@ impl Filesystem {
             attributes.gid = set.gid.or(attributes.gid);
             attributes.atime = set.atime.map(resolve).or(attributes.atime);
             attributes.ctime = Some(now);
-            match set.mtime.map(resolve) {
+            let mtime = set.mtime.map(resolve);
+            if set.size.is_some() {
+                // Also should its name be gone.
+                self.times_changed(&mut state, ino, mtime.unwrap_or(now), true);
+            }
+            match mtime {
                 Some(mtime) => self.times_changed(&mut state, ino, mtime, false),
                 None => self.submit(&mut state, ino, Weight::Full),
             }

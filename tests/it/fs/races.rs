@@ -1,8 +1,8 @@
 //! Other clients, other descriptors and other writers at the same time.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tahoefs::node::{Edit, Expect, Metadata};
+use tahoefs::node::{Edit, Expect, Metadata, Timestamp};
 
 use super::*;
 
@@ -256,4 +256,33 @@ async fn a_flush_of_everything_ends_beside_writers() {
     writers.iter().for_each(|writer| writer.abort());
     let publishes = ground.grid.publishes.load(Ordering::Relaxed);
     assert!(publishes < 40, "{publishes} publishes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn the_time_of_a_cut_is_not_lost_to_who_looks() {
+    let ground = Ground::new();
+    let fs = ground.mount().await;
+    let ino = write(&fs, ROOT, "f", &[1; 10]).await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let lookers: Vec<_> = (0..2)
+        .map(|_| {
+            let (fs, is_over) = (Arc::clone(&fs), Arc::clone(&is_over));
+            tokio::spawn(async move {
+                while !is_over.load(Ordering::SeqCst) {
+                    fs.lookup(ROOT, b"f").await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for size in 0..3000 {
+        let epoch = SetTime::At(Timestamp::from_nanos(0));
+        fs.setattr(ino, SetAttr { mtime: Some(epoch), ..SetAttr::default() }).await.unwrap();
+        let cut = fs.setattr(ino, SetAttr { size: Some(size), ..SetAttr::default() }).await.unwrap();
+        let later = fs.getattr(ino).await.unwrap();
+        assert!(cut.mtime.secs > 0 && later.mtime == cut.mtime, "cut {size}: {:?}, then {:?}", cut.mtime, later.mtime);
+    }
+    is_over.store(true, Ordering::SeqCst);
+    for looker in lookers {
+        looker.await.unwrap();
+    }
 }
