@@ -1,5 +1,6 @@
 //! Ranges of files: room for them, holes, where there is data, and copies without the way through a program.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::fs::attr::Ino;
@@ -56,7 +57,9 @@ impl Filesystem {
         }
         let is_changed = match what {
             Allocation::Zero => {
-                file.carve(at.offset..end, grows).await?;
+                if !file.carve(at.offset..end, grows).await? {
+                    self.write_zeros(&file, at.offset..if grows { end } else { end.min(size) }).await?;
+                }
                 true
             }
             Allocation::Reserve => {
@@ -67,6 +70,19 @@ impl Filesystem {
             }
         };
         if is_changed { self.content_changed(at.ino).await } else { Ok(()) }
+    }
+
+    /// Writes zeros where there is data, piece by piece, and has the file reach to the end of the range at least.
+    async fn write_zeros(&self, file: &FileObject, range: Range<u64>) -> Result<(), FsError> {
+        let mut at = range.start;
+        while let Some(data) = file.next_data(at).filter(|data| *data < range.end) {
+            let hole = file.next_hole(data).unwrap_or(range.end);
+            at = hole.min(range.end).min(data + CHUNK);
+            self.make_room(at - data).await?;
+            file.write(data, vec![0; (at - data) as usize].into()).await?;
+        }
+        file.grow(range.end).await?;
+        Ok(())
     }
 
     /// The next data or hole, at `offset` or after it. What is stored is all data.

@@ -7,15 +7,13 @@ use super::{FileBody, Inner, Origin, Staged, lock, pairs};
 use crate::journal::batch::Op;
 use crate::journal::records::BaseBody;
 
-/// With so many holes in what it began as, zeros are written instead: each record of the file names all holes.
+/// Holes in what a file began as, at most: each record of the file names all of them.
 const MOST_HOLES: usize = 1024;
-/// Zeros that are written at once.
-const ZEROS: u64 = 1 << 20;
 
 impl Staged {
     /// Makes zeros of a range, as far as the file goes, or as it goes then if it is to grow to `size` bytes. They take no
-    /// room.
-    pub async fn carve(&self, range: Range<u64>, size: Option<u64>) -> io::Result<()> {
+    /// room. `false` if it would have too many holes then: nothing is done.
+    pub async fn carve(&self, range: Range<u64>, size: Option<u64>) -> io::Result<bool> {
         if range.end.max(size.unwrap_or(0)) > i64::MAX as u64 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -76,8 +74,8 @@ impl Staged {
 
 impl Inner {
     /// The staging file keeps the bytes, which no record names any more.
-    fn carve(&self, range: Range<u64>, size: Option<u64>) -> io::Result<()> {
-        let (size, range, parted, written, holes, staging) = {
+    fn carve(&self, range: Range<u64>, size: Option<u64>) -> io::Result<bool> {
+        let (size, parted, written, holes, staging) = {
             let state = self.state();
             let size = state.size.max(size.unwrap_or(0));
             let range = range.start.min(size)..range.end.min(size);
@@ -87,10 +85,10 @@ impl Inner {
             let parted = written.parted(range.clone());
             written.remove(range.clone());
             holes.insert(hidden);
-            (size, range, parted, written, holes, state.staging.clone())
+            (size, parted, written, holes, state.staging.clone())
         };
         if holes.len() > MOST_HOLES {
-            return self.write_zeros(range);
+            return Ok(false);
         }
         let is_emptied = staging.is_none() && written.len() == 0 && !parted.gone.is_empty();
         let (body, cut) = {
@@ -121,16 +119,6 @@ impl Inner {
         let mut state = self.state();
         (state.size, state.cut, state.written, state.holes, state.stored) = (size, cut, written, holes, None);
         state.generation += 1;
-        Ok(())
-    }
-
-    fn write_zeros(&self, range: Range<u64>) -> io::Result<()> {
-        let mut at = range.start;
-        while at < range.end {
-            let end = range.end.min(at + ZEROS);
-            self.write(at..end, &vec![0; (end - at) as usize])?;
-            at = end;
-        }
-        Ok(())
+        Ok(true)
     }
 }

@@ -7,8 +7,9 @@ use super::FileObject;
 
 impl FileObject {
     /// Makes zeros of a range, which take no room; waits while the file is being uploaded. The file keeps its size, or, if
-    /// it `grows`, reaches to the end of the range at least.
-    pub async fn carve(&self, range: Range<u64>, grows: bool) -> io::Result<()> {
+    /// it `grows`, reaches to the end of the range at least. `false` if it has too many holes for that: zeros must be
+    /// written.
+    pub async fn carve(&self, range: Range<u64>, grows: bool) -> io::Result<bool> {
         let _content = self.content.write().await;
         let size = grows.then_some(range.end);
         self.check_size(size.unwrap_or(0))?;

@@ -103,3 +103,31 @@ async fn a_hole_in_a_mutable_file_is_written_as_zeros() {
     assert!(read(&fs, ino).await == expected);
     fs.release(handle);
 }
+
+#[tokio::test]
+async fn zeros_that_are_written_need_room() {
+    const HALF: u64 = 4 << 20;
+    let ground = Ground::new();
+    let first = ground.mount().await;
+    write(&first, ROOT, "f", &[7; 2 * HALF as usize]).await;
+    first.settle().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let options = JournalOptions { limit: 2 << 20, floor: 0 };
+    let opened = Journal::open(folder.path(), &JournalKey::new([1; 32]), options).unwrap();
+    let fs = ground.mount_over(opened, Durability::Local).await;
+    let ino = fs.lookup(ROOT, b"f").await.unwrap().ino;
+    let handle = fs.open(ino, WRITE).await.unwrap();
+    for hole in 0..1024 {
+        fs.allocate(place(ino, handle, hole * 4096), 100, Allocation::Zero, false).await.unwrap();
+    }
+    // No more holes than that are kept.
+    assert_eq!(fs.allocate(place(ino, handle, HALF), HALF, Allocation::Zero, false).await, Err(FsError::NoSpace));
+    assert!(fs.writeback().journal().usage().bytes <= 2 << 20);
+    fs.allocate(place(ino, handle, HALF), 1000, Allocation::Zero, false).await.unwrap();
+    let read = fs.read(ino, handle, HALF - 4096, 8192).await.unwrap();
+    let expected = [&[0; 100][..], &[7; 3996], &[0; 1000], &[7; 3096]].concat();
+    assert!(*read == expected);
+    // What is a hole already takes no room.
+    fs.allocate(place(ino, handle, 0), HALF, Allocation::Zero, false).await.unwrap();
+    assert!(fs.read(ino, handle, 0, HALF as u32).await.unwrap().iter().all(|byte| *byte == 0));
+}

@@ -69,7 +69,7 @@ async fn run(base: Option<Vec<u8>>, steps: Vec<Step>) {
             }
             Step::Carve(at, length, grows) => {
                 let end = at + length;
-                file.carve(at..end, grows.then_some(end)).await.unwrap();
+                assert!(file.carve(at..end, grows.then_some(end)).await.unwrap());
                 let size = if grows { model.len().max(end as usize) } else { model.len() };
                 model.resize(size, 0);
                 model[size.min(at as usize)..size.min(end as usize)].fill(0);
