@@ -59,7 +59,7 @@ impl Writeback {
         let (mut files, mut dirs) = (VecDeque::new(), VecDeque::new());
         let mut looked = None;
         loop {
-            if under_way.is_empty() && !self.has_pending() {
+            if under_way.is_empty() && !self.has_work() {
                 retries.clear();
                 self.changed.notified().await;
             }
@@ -172,16 +172,19 @@ impl Writeback {
     /// Whether nothing is to be kept or removed until something changes.
     fn is_at_rest(&self) -> bool {
         self.unkept().is_empty()
-            && !self.has_pending()
+            && !self.has_work()
             && self.spares.is_empty()
             && self.state().is_at_rest()
             && self.journal.is_at_rest()
     }
 
-    fn has_pending(&self) -> bool {
+    /// Whether anything is to be stored or published that does not wait until somebody asks for it, or for something else.
+    fn has_work(&self) -> bool {
+        let put_off = self.leisure().put_off;
         let mut state = self.state();
         state.contents.retain(|content| content.file.is_dirty());
-        !state.contents.is_empty() || state.pending().next().is_some()
+        let mut pending = state.dirs.values().flat_map(|d| &d.pending);
+        !state.contents.is_empty() || pending.any(|(name, p)| !p.rides_along && !put_off.puts_off(name, p))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Files of names that are rarely worth storing.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 
@@ -110,4 +110,31 @@ async fn who_waits_for_the_grid_waits_for_his_own() {
     assert_eq!(ground.published().await, ["b.swp", "other"]);
     fs.fsyncdir(ROOT).await.unwrap();
     assert_eq!(ground.published().await, ["a.swp", "b.swp", "other"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_done_while_it_waits() {
+    let (ground, journal) = (Ground::new(), tempfile::tempdir().unwrap());
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    let (writeback, polls) = (Arc::clone(fs.writeback()), Arc::new(AtomicU64::new(0)));
+    let counted = Arc::clone(&polls);
+    let mut run = Box::pin(async move { writeback.run().await });
+    let task = tokio::spawn(std::future::poll_fn(move |cx| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        run.as_mut().poll(cx)
+    }));
+    let dir = fs.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
+    write(&fs, dir, ".notes.swp", &[1; 1000]).await;
+    wait().await;
+    let before = polls.load(Ordering::Relaxed);
+    wait().await;
+    let polls = polls.load(Ordering::Relaxed) - before;
+    assert!(polls < 50, "{polls} times in {LONG:?}");
+    // It is awake for what does not wait.
+    write(&fs, dir, "notes", &[2; 1000]).await;
+    wait().await;
+    assert_eq!(ground.grid.uploads.load(Ordering::Relaxed), 1);
+    fs.settle().await.unwrap();
+    assert_eq!(ground.grid.uploads.load(Ordering::Relaxed), 2);
+    task.abort();
 }
