@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, PipeWriter, Read, Write};
 use std::path::PathBuf;
 
+use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 
@@ -53,6 +54,14 @@ pub fn raise_descriptor_limit() {
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, most, most)
     {
         tracing::debug!(%error, "the limit of open descriptors stays");
+    }
+}
+
+/// Keeps secrets from core dumps, and from other processes of the user: none can trace this one, and its environment and
+/// memory maps are root's. What the system refuses stays.
+pub fn keep_memory_private() {
+    if let Err(error) = set_dumpable(false).and_then(|()| setrlimit(Resource::RLIMIT_CORE, 0, 0)) {
+        tracing::debug!(%error, "core dumps stay possible");
     }
 }
 

@@ -40,6 +40,7 @@ use session::Session;
 
 /// Runs a command line, program name included, and returns its exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    daemon::keep_memory_private();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let outcome = place::refuse_caps(arguments.iter().skip(1).map(OsString::as_os_str)).and_then(|()| run(&arguments));
     match outcome {

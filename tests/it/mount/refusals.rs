@@ -96,6 +96,9 @@ fn secrets_stay_out_of_sight() {
     let world = World::mounted();
     fs::write(world.at("f"), "f".repeat(100)).unwrap();
     let pid = world.daemon();
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
     let mut seen = fs::read_to_string("/proc/self/mountinfo").unwrap();
     for file in ["cmdline", "environ"] {
         seen.push_str(&String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/{file}")).unwrap()));

@@ -114,6 +114,7 @@ no_daemon "the user's umount"
 test -d /home/alice/.tahoefs/private
 su alice -s /bin/sh -c 'mount ~/Tahoe'
 test "$(ps -o user= -C tahoefs)" = alice || fail "the daemon runs as $(ps -o user= -C tahoefs)"
+test "$(stat -c %U "/proc/$(pgrep -x tahoefs)/environ")" = root || fail "the daemon's memory can be dumped"
 su alice -s /bin/sh -c 'ls -A ~/Tahoe/folder | wc -l | grep -qx 10'
 step "root unmounts it"
 umount /home/alice/Tahoe
@@ -126,6 +127,7 @@ step "root mounts for the user"
 mount /home/alice/Work
 test "$(mounted /home/alice/Work)" = "work: fuse.tahoefs"
 test "$(ps -o user= -C tahoefs)" = alice || fail "the daemon runs as $(ps -o user= -C tahoefs)"
+test "$(stat -c %U "/proc/$(pgrep -x tahoefs)/environ")" = root || fail "the daemon's memory can be dumped"
 test "$(tr '\0' '\n' <"/proc/$(pgrep -x tahoefs)/environ" | sed 's/=.*//' | sort | xargs)" = "HOME LOGNAME PATH USER"
 su alice -s /bin/sh -c 'echo hello > ~/Work/hello'
 umount /home/alice/Work
