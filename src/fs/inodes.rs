@@ -257,6 +257,17 @@ impl Inodes {
         known.copied().filter(move |ino| self.get(*ino).is_some_and(is_it))
     }
 
+    /// Two inodes show one entry, and the first is what the second has become.
+    pub fn liken(&mut self, ino: Ino, model: Ino) {
+        let Some(model) = self.by_number.get(&model) else { return };
+        let (kind, entry) = (model.kind.clone(), model.entry());
+        let Some(inode) = self.by_number.get_mut(&ino) else { return };
+        inode.kind = kind;
+        inode.metadata = entry.metadata;
+        let before = std::mem::replace(&mut inode.attributes, entry.attributes).id;
+        self.know_by_id(ino, before);
+    }
+
     /// A file has got a birth id.
     pub fn set_id(&mut self, ino: Ino, id: &str) {
         if let Some(inode) = self.by_number.get_mut(&ino) {

@@ -58,6 +58,22 @@ async fn a_file_that_was_moved_by_one_path_is_written_to_under_its_new_name() {
     }
 }
 
+/// A file without a birth id, as other clients make them, is an inode of its own for each path.
+#[tokio::test]
+async fn what_is_written_by_one_path_stays_when_attributes_are_set_by_the_other() {
+    let ground = Ground::new();
+    drop(two_paths(&ground).await);
+    let dir = ground.grid.child(&ground.root, "x").unwrap().cap;
+    ground.grid.link(&dir, "new", &ground.grid.child(&dir, "f").unwrap().cap);
+    let fs = ground.mount().await;
+    let (by_x, by_y) = (find(&fs, &["x", "new"]).await.unwrap(), find(&fs, &["y", "new"]).await.unwrap());
+    put(&fs, by_y, NEW).await;
+    fs.setattr(by_x, SetAttr { mode: Some(0o600), ..SetAttr::default() }).await.unwrap();
+    assert_eq!(fs.getattr(by_y).await.unwrap().mode, 0o600);
+    fs.settle().await.unwrap();
+    assert_eq!(content(&ground, &["x", "new"]).await.unwrap(), NEW);
+}
+
 #[tokio::test]
 async fn a_file_that_was_removed_by_one_path_does_not_come_back() {
     for by in ["x", "y"] {
