@@ -461,7 +461,8 @@ impl Serving {
         };
         if !forced {
             self.unless_signalled(&mut manager, rest).await;
-        } else if let Err(error) = target.writeback().journal().barrier().await {
+        }
+        if let Err(error) = target.writeback().leave().await {
             tracing::error!(%error, "what is left may not survive power loss");
         }
         self.tracker.close();

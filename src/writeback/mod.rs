@@ -34,7 +34,7 @@ use tokio::time::Instant;
 use crate::cap::{Cap, StorageIndex};
 use crate::crypto::Hash;
 use crate::crypto::hash::sha256d;
-use crate::journal::{Journal, Spare};
+use crate::journal::{Journal, JournalError, Spare};
 use crate::node::{Attributes, Child, Directory, Expect, Metadata, Name, NodeError, NodeFactory, Table, Timestamp};
 use crate::util::{Clock, Cx, Priority};
 
@@ -582,6 +582,12 @@ impl Writeback {
         let lagging = std::mem::take(&mut state.lagging);
         state.touched.extend(lagging);
         self.keep(&mut state)
+    }
+
+    /// Has the journal hold all that is left, so that it survives power loss: the last thing of a mount.
+    pub async fn leave(&self) -> Result<(), JournalError> {
+        self.catch_up().done().await?;
+        self.journal.barrier().await
     }
 
     /// The content of a mutable file has changed. It will be stored even if its name is gone by then: others may have

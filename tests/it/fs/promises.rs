@@ -162,6 +162,23 @@ async fn a_renamed_file_keeps_its_old_name_until_it_has_a_new_one() {
 }
 
 #[tokio::test]
+async fn what_a_mount_leaves_has_the_times_of_the_last_moment() {
+    let ground = Ground::new();
+    let journal = tempfile::tempdir().unwrap();
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    let d = fs.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
+    for name in ["a", "b"] {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        write(&fs, d, name, b"content").await;
+    }
+    let times = fs.getattr(d).await.unwrap().mtime;
+    fs.writeback().leave().await.unwrap();
+    drop(fs);
+    let fs = ground.mount_with(journal.path(), Durability::Local).await;
+    assert_eq!(fs.lookup(ROOT, b"d").await.unwrap().mtime, times);
+}
+
+#[tokio::test]
 async fn a_directory_that_holds_itself_ends_where_the_cycle_closes() {
     let ground = Ground::new();
     ground.grid.link(&ground.root, "self", &ground.root);
