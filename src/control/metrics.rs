@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
+use super::serve::PAUSE;
 use super::{ControlTarget, Status};
 
 /// Connections at a time; more wait to be accepted.
@@ -24,8 +25,6 @@ const CONNECTIONS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest head of a request, in bytes.
 const HEAD: usize = 8 << 10;
-/// The pause after a connection could not be accepted, for want of descriptors perhaps.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// Where figures can be read.
 pub struct Metrics {

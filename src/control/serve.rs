@@ -18,7 +18,7 @@ const REQUEST_LIMIT: u64 = 64 * 1024;
 /// How long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The pause after a client could not be accepted, for want of descriptors perhaps.
-const PAUSE: Duration = Duration::from_millis(200);
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
 
 /// Where a request that takes long says how far it is. Slow listeners miss some of it.
 #[derive(Clone, Debug)]

@@ -257,8 +257,17 @@ impl Inodes {
         known.copied().filter(move |ino| self.get(*ino).is_some_and(is_it))
     }
 
+    /// What an inode is now, those are too that show its entry, `name` in `dir`, by other paths to `dir`.
+    pub fn liken_others(&mut self, ino: Ino, dir: DirId, name: &Name) {
+        let Some(above) = self.showing.get(&dir).filter(|above| above.len() > 1) else { return };
+        let others = above.iter().filter_map(|above| self.at(*above, name)).filter(|other| *other != ino);
+        for other in others.collect::<Vec<_>>() {
+            self.liken(other, ino);
+        }
+    }
+
     /// Two inodes show one entry, and the first is what the second has become.
-    pub fn liken(&mut self, ino: Ino, model: Ino) {
+    fn liken(&mut self, ino: Ino, model: Ino) {
         let Some(model) = self.by_number.get(&model) else { return };
         let (kind, entry) = (model.kind.clone(), model.entry());
         let Some(inode) = self.by_number.get_mut(&ino) else { return };

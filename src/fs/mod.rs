@@ -231,16 +231,8 @@ impl Filesystem {
         let Some((dir, name)) = place else { return };
         let Some(inode) = state.inodes.get(ino) else { return };
         let entry = inode.entry();
-        self.shows_elsewhere(state, ino, dir, &name);
+        state.inodes.liken_others(ino, dir, &name);
         state.changes.push(Change::Put { dir, name, entry, weight });
-    }
-
-    /// What an inode is now, those are too that show its entry by other paths to its directory.
-    fn shows_elsewhere(&self, state: &mut State, ino: Ino, dir: DirId, name: &Name) {
-        let others = state.inodes.of_directory(dir).into_iter().filter_map(|above| state.inodes.at(above, name));
-        for other in others.filter(|other| *other != ino).collect::<Vec<_>>() {
-            state.inodes.liken(other, ino);
-        }
     }
 
     /// Submits what an operation changes. Its call is answered once [`Kept::done`] has returned.

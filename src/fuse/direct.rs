@@ -9,9 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::mount::MsFlags;
 
+use super::mounts::FS_TYPE;
 use super::session::{Access, MountSpec};
-
-const TYPE: &str = "fuse.tahoefs";
 
 /// Opens the device and mounts it. `None` where mount(2) is not for us: fusermount3 has to be asked.
 pub fn mount_as_root(spec: &MountSpec) -> io::Result<Option<OwnedFd>> {
@@ -35,7 +34,7 @@ pub fn mount_as_root(spec: &MountSpec) -> io::Result<Option<OwnedFd>> {
     flags.set(MsFlags::MS_NODEV, !spec.dev);
     flags.set(MsFlags::MS_NOSUID, !spec.suid);
     flags.set(MsFlags::MS_NOEXEC, spec.no_exec);
-    match nix::mount::mount(Some(spec.source.as_str()), &spec.mountpoint, Some(TYPE), flags, Some(data.as_str())) {
+    match nix::mount::mount(Some(spec.source.as_str()), &spec.mountpoint, Some(FS_TYPE), flags, Some(data.as_str())) {
         Ok(()) => Ok(Some(device)),
         // Root without the capability, as in a container.
         Err(nix::errno::Errno::EPERM) => Ok(None),

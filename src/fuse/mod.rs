@@ -10,6 +10,6 @@ mod notify;
 pub mod options;
 mod session;
 
-pub use mounts::{MountEntry, all_mounts, find_mount};
+pub use mounts::{FS_TYPE, MountEntry, all_mounts, find_mount};
 pub use options::{MetricsAt, MountOptions, OptionError, Owner};
 pub use session::{Access, MountError, MountSpec, Mounted, mount};

@@ -371,7 +371,9 @@ impl MutableFile {
         let length = new.version.header.data_length;
         let operation = self.slot.grid.operations().begin(OperationKind::Publish, self.slot.si, length);
         let published = publish(cx, &self.slot, map, goal, new, again).await;
-        operation.advance(if published.is_ok() { length } else { 0 });
+        if published.is_ok() {
+            operation.advance(length);
+        }
         operation.end(&published);
         let published = published?;
         let leaves = &new.segments.leaves;

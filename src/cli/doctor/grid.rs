@@ -165,27 +165,22 @@ fn clocks(survey: &Survey) -> Vec<Finding> {
     let mut told: Vec<(i64, String)> =
         survey.servers.iter().filter_map(|seen| Some((seen.ahead?, name(&seen.state)))).collect();
     told.sort();
-    let Some((middle, _)) = told.get(told.len() / 2).or(told.first()) else {
+    let Some((middle, _)) = told.get(told.len() / 2) else {
         let message =
             "not compared: stores on this computer have no clock of their own, and no server has told its time";
         return vec![Finding::note(CHECK, message)];
     };
-    let off = |ahead: i64| {
-        let way = if ahead > 0 { "behind" } else { "ahead of" };
-        (ahead.unsigned_abs(), way)
-    };
     // One server alone may be wrong itself, as long as another says so.
     if middle.abs() > SKEW {
-        let (seconds, way) = off(*middle);
-        let span = output::span(seconds);
+        let way = if *middle > 0 { "behind" } else { "ahead of" };
+        let span = output::span(middle.unsigned_abs());
         let message = format!("this computer's clock is {span} {way} those of the servers ({} told)", told.len());
         return vec![Finding::warning(CHECK, message, SET_CLOCK)];
     }
     let mut findings: Vec<Finding> = Vec::new();
     for (ahead, name) in told.iter().filter(|(ahead, _)| ahead.abs() > SKEW) {
-        let (seconds, way) = off(*ahead);
-        let way = if way == "behind" { "ahead" } else { "behind" };
-        let message = format!("the clock of {name} is {} {way}", output::span(seconds));
+        let way = if *ahead > 0 { "ahead" } else { "behind" };
+        let message = format!("the clock of {name} is {} {way}", output::span(ahead.unsigned_abs()));
         findings.push(Finding::note(CHECK, message).with("tell who runs it: leases end by that clock"));
     }
     if findings.is_empty() {

@@ -19,7 +19,7 @@ use super::{Finding, LOCAL_LIMIT, State, within};
 use crate::cap::Cap;
 use crate::config::{Aliases, NodeDir};
 use crate::control::{Connection, ControlError, Running, Status, mountpoints, mounts, root_name};
-use crate::fuse::all_mounts;
+use crate::fuse::{FS_TYPE, all_mounts};
 use crate::journal;
 
 /// How long a mount may take to say how large it is, which it knows.
@@ -32,7 +32,6 @@ const STATUS: Duration = Duration::from_secs(5);
 const SHOWN: usize = 5;
 
 const CHECK: &str = "mounts";
-const FS_TYPE: &str = "fuse.tahoefs";
 
 /// Mounts of tahoefs that this process sees and that do not answer. Those of `dir` are problems; others are of another node
 /// directory, or of another user.
@@ -166,15 +165,12 @@ pub fn running(dir: &NodeDir) -> Vec<Finding> {
 fn told(place: &Path, said: Option<Result<Status, ControlError>>) -> Vec<Finding> {
     const CHECK: &str = "queue";
     let shown = place.display();
+    let remedy = format!("`tahoefs unmount --force {shown}`, then mount it again; nothing is lost");
     let status = match said {
         Some(Ok(status)) => status,
-        Some(Err(e)) => {
-            let remedy = format!("`tahoefs unmount --force {shown}`, then mount it again; nothing is lost");
-            return vec![Finding::failure(CHECK, &Failure::control(shown, &e), remedy)];
-        }
+        Some(Err(e)) => return vec![Finding::failure(CHECK, &Failure::control(shown, &e), remedy)],
         None => {
             let message = format!("{shown}: its process does not answer");
-            let remedy = format!("`tahoefs unmount --force {shown}`, then mount it again; nothing is lost");
             return vec![Finding::problem(CHECK, Exit::Mount, message, remedy)];
         }
     };

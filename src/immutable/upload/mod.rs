@@ -169,7 +169,7 @@ impl Uploader {
             let led = AtomicBool::new(false);
             let outcome = self.under_way.run(storage_index, || {
                 led.store(true, Ordering::Relaxed);
-                self.send(cx, Arc::clone(&source), key.clone(), encoding)
+                self.send(cx, Arc::clone(&source), key.clone(), storage_index, encoding)
             });
             match outcome.await {
                 // These are about the other caller's context and source, not ours.
@@ -210,11 +210,11 @@ impl Uploader {
         cx: &Cx,
         source: Arc<dyn Source>,
         key: ReadKey,
+        storage_index: StorageIndex,
         encoding: share::Encoding,
     ) -> Result<Uploaded, NodeError> {
-        let storage_index = StorageIndex(immutable_storage_index(&key));
         let operation = self.grid.operations().begin(OperationKind::Upload, storage_index, encoding.size);
-        let outcome = self.send_as(&operation, cx, source, key, encoding).await;
+        let outcome = self.send_as(&operation, cx, source, key, storage_index, encoding).await;
         operation.end(&outcome);
         outcome
     }
@@ -226,6 +226,7 @@ impl Uploader {
         cx: &Cx,
         source: Arc<dyn Source>,
         key: ReadKey,
+        storage_index: StorageIndex,
         encoding: share::Encoding,
     ) -> Result<Uploaded, NodeError> {
         let began = Instant::now();
@@ -234,12 +235,7 @@ impl Uploader {
         let ueb_len = Ueb::packed_len(&encoding, total);
         let layout = Layout::for_encoding(&encoding, total, ueb_len).map_err(|_| NodeError::TooLarge)?;
         let share_size = layout.share_len(ueb_len).ok_or(NodeError::TooLarge)?;
-        let wanted = Wanted {
-            storage_index: StorageIndex(immutable_storage_index(&key)),
-            total,
-            happy: configured.happy.into(),
-            share_size,
-        };
+        let wanted = Wanted { storage_index, total, happy: configured.happy.into(), share_size };
         let selection = select(&self.grid, cx, wanted, &self.memory).await?;
         let selected = began.elapsed();
         for (share, server) in &selection.allocated {
