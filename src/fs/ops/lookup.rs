@@ -159,6 +159,26 @@ impl Filesystem {
         })
     }
 
+    /// The inode of an entry that a kernel is about to move or remove, which knows it by no more than its name.
+    ///
+    /// # Errors
+    /// [`FsError::Stale`] if the kernel was never told of it: what it means is something else that stood there before another
+    /// client's. It looks again then, and tries once more.
+    pub(in crate::fs) fn meant(
+        &self,
+        state: &mut State,
+        parent: Ino,
+        edge: &Name,
+        entry: &Entry,
+    ) -> Result<Ino, FsError> {
+        let ino = self.bind(state, parent, edge, entry)?;
+        if state.inodes.get(ino).is_some_and(|inode| inode.lookups > 0) {
+            return Ok(ino);
+        }
+        state.inodes.release(ino);
+        Err(FsError::Stale)
+    }
+
     /// The inode of an entry, made or brought up to date.
     pub(in crate::fs) fn bind(
         &self,

@@ -17,6 +17,7 @@ impl Filesystem {
             if entry.attributes.kind == FileType::Directory {
                 return Err(FsError::IsDirectory);
             }
+            self.meant(&mut state, parent, &edge, &entry)?;
             self.loses_name(&mut state, &entry, dir, &edge);
             self.remove(&mut state, parent, dir, edge);
             self.keep(state)
@@ -40,6 +41,7 @@ impl Filesystem {
             if !self.writeback.is_empty(child) {
                 return Err(FsError::NotEmpty);
             }
+            self.meant(&mut state, parent, &edge, &entry)?;
             self.remove(&mut state, parent, dir, edge);
             state.changes.push(Change::Discard { dir: child });
             self.keep(state)

@@ -57,7 +57,7 @@ impl Filesystem {
                 return Ok(());
             }
             let is_directory = entry.attributes.kind == FileType::Directory;
-            let ino = self.bind(&mut state, parent, &from, &entry)?;
+            let ino = self.meant(&mut state, parent, &from, &entry)?;
             if let Some((_, replaced)) = &replaced
                 && (from_dir, &from) != (to_dir, &to)
                 && self.is_inode_of(&state, ino, replaced)

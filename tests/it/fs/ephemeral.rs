@@ -36,7 +36,7 @@ async fn a_new_file_of_such_a_name_waits_until_somebody_asks_for_it() {
     assert_eq!(ground.grid.uploads.load(Ordering::Relaxed), 1);
     let d = ground.grid.child(&ground.root, "d").unwrap().cap;
     assert!(ground.grid.child(&d, ".DS_Store").is_none());
-    assert_eq!(fs.rmdir(ROOT, b"d").await, Err(FsError::NotEmpty));
+    assert_eq!(fs.rm_dir(ROOT, b"d").await, Err(FsError::NotEmpty));
     // The process ends, and they are there, and wait.
     task.abort();
     let _ = task.await;
@@ -74,10 +74,10 @@ async fn an_ordinary_name_ends_the_wait_and_a_stored_file_has_none() {
     write(&fs, ROOT, "stored", &[4; 1000]).await;
     wait().await;
     assert_eq!(ground.published().await, ["stored"]);
-    fs.rename(ROOT, b"a.swp", ROOT, b"a", RenameMode::Replace).await.unwrap();
+    fs.mv(ROOT, b"a.swp", ROOT, b"a", RenameMode::Replace).await.unwrap();
     fs.link(linked, ROOT, b"c").await.unwrap();
-    fs.unlink(ROOT, b"b.swp").await.unwrap();
-    fs.rename(ROOT, b"stored", ROOT, b"stored.swp", RenameMode::Replace).await.unwrap();
+    fs.rm(ROOT, b"b.swp").await.unwrap();
+    fs.mv(ROOT, b"stored", ROOT, b"stored.swp", RenameMode::Replace).await.unwrap();
     wait().await;
     assert_eq!(ground.published().await, ["a", "c", "c.swp", "stored.swp"]);
     assert_eq!(ground.grid.uploads.load(Ordering::Relaxed), 3);
@@ -87,7 +87,7 @@ async fn an_ordinary_name_ends_the_wait_and_a_stored_file_has_none() {
     let handle = fs.open(ino, WRITE).await.unwrap();
     fs.write(ino, handle, 0, Bytes::from(vec![5; 1000])).await.unwrap();
     fs.release(handle);
-    fs.rename(ROOT, b"a", ROOT, b".DS_Store", RenameMode::Replace).await.unwrap();
+    fs.mv(ROOT, b"a", ROOT, b".DS_Store", RenameMode::Replace).await.unwrap();
     wait().await;
     assert_eq!(ground.published().await, [".DS_Store", "c", "c.swp", "stored.swp"]);
     task.abort();

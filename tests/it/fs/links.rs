@@ -58,7 +58,7 @@ async fn a_link_is_a_second_edge_and_stores_no_content() {
     assert_eq!(fs.link(a, e, b"b").await, Err(FsError::Exists));
     assert_eq!(fs.link(d, e, b"c").await, Err(FsError::NotPermitted));
     // Two names of one file: nothing is done.
-    fs.rename(d, b"a", e, b"b", RenameMode::Replace).await.unwrap();
+    fs.mv(d, b"a", e, b"b", RenameMode::Replace).await.unwrap();
     assert_eq!(at(&fs, "d/a").await.unwrap().nlink, 2);
     fs.settle().await.unwrap();
     assert_eq!(ground.grid.uploads.load(Ordering::Relaxed), 1);
@@ -66,7 +66,7 @@ async fn a_link_is_a_second_edge_and_stores_no_content() {
     assert_eq!((&first.cap, &first.metadata), (&before.cap, &before.metadata), "the first edge is as it was");
     assert_eq!(second.cap, first.cap);
     assert_eq!(second.metadata.0["tahoefs"]["id"], first.metadata.0["tahoefs"]["id"]);
-    fs.unlink(d, b"a").await.unwrap();
+    fs.rm(d, b"a").await.unwrap();
     assert_eq!(at(&fs, "e/b").await.unwrap().nlink, 1);
     fs.settle().await.unwrap();
     assert_eq!(content(&ground, "e/b").await, [1; 1000]);
@@ -123,7 +123,7 @@ async fn who_has_a_removed_name_open_writes_to_the_others() {
     let fs = ground.mount_with(journal.path(), Durability::Local).await;
     assert_eq!((at(&fs, "d").await.unwrap().ino, at(&fs, "d/a").await.unwrap().ino), (d, a));
     let handle = fs.open(a, WRITE).await.unwrap();
-    fs.unlink(d, b"a").await.unwrap();
+    fs.rm(d, b"a").await.unwrap();
     assert_eq!(fs.getattr(a).await.unwrap().nlink, 1);
     fs.write(a, handle, 0, Bytes::from(vec![3; 1000])).await.unwrap();
     fs.flush(a, handle).await.unwrap();
@@ -135,9 +135,9 @@ async fn who_has_a_removed_name_open_writes_to_the_others() {
     // Names can be given to it anew.
     let e = at(&fs, "e").await.unwrap().ino;
     fs.link(a, d, b"c").await.unwrap();
-    fs.unlink(e, b"b").await.unwrap();
+    fs.rm(e, b"b").await.unwrap();
     assert_eq!(at(&fs, "d/c").await.unwrap().nlink, 1);
-    fs.unlink(d, b"c").await.unwrap();
+    fs.rm(d, b"c").await.unwrap();
     fs.settle().await.unwrap();
     assert_eq!(fs.writeback().status().changes, 0);
 }
@@ -236,7 +236,7 @@ async fn a_file_has_so_many_names() {
         fs.link(a, d, format!("n{i}").as_bytes()).await.unwrap();
     }
     assert_eq!(fs.link(a, d, b"more").await, Err(FsError::TooManyLinks));
-    fs.unlink(d, b"a").await.unwrap();
+    fs.rm(d, b"a").await.unwrap();
     assert_eq!(fs.link(a, d, b"more").await.unwrap().nlink as usize, LINK_MAX);
     fs.settle().await.unwrap();
     drop(fs);
@@ -274,8 +274,8 @@ async fn a_name_that_another_client_has_moved_is_one_still() {
     fs.settle().await.unwrap();
     let theirs = ground.mount().await;
     let (their_d, their_e) = (at(&theirs, "d").await.unwrap().ino, at(&theirs, "e").await.unwrap().ino);
-    theirs.rename(their_e, b"b", their_d, b"moved", RenameMode::Replace).await.unwrap();
-    theirs.rename(their_d, b"a", their_e, b"moved", RenameMode::Replace).await.unwrap();
+    theirs.mv(their_e, b"b", their_d, b"moved", RenameMode::Replace).await.unwrap();
+    theirs.mv(their_d, b"a", their_e, b"moved", RenameMode::Replace).await.unwrap();
     theirs.settle().await.unwrap();
     tokio::time::advance(Duration::from_secs(11)).await;
     for path in ["d/moved", "e/moved"] {

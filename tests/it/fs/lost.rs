@@ -17,7 +17,7 @@ async fn put(fs: &Filesystem, ino: Ino, offset: u64, data: &[u8]) {
 }
 
 async fn rename(fs: &Filesystem, from: &str, to: &str) {
-    fs.rename(ROOT, from.as_bytes(), ROOT, to.as_bytes(), RenameMode::Replace).await.unwrap();
+    fs.mv(ROOT, from.as_bytes(), ROOT, to.as_bytes(), RenameMode::Replace).await.unwrap();
 }
 
 /// Stores and publishes everything, without the barrier.
@@ -120,7 +120,7 @@ async fn a_copy_into_an_older_file_outlives_the_power() {
         assert_eq!(fs.copy_range(from, to, 200_000).await, Ok(200_000));
         fs.release(source);
         fs.release(target);
-        fs.unlink(d, b"from").await.unwrap();
+        fs.rm(d, b"from").await.unwrap();
         fs.writeback().settle(fs.scope(Path::new("d")).await.unwrap()).await.unwrap();
         drop(fs);
         ground.grid.lose_power(seed);
@@ -264,7 +264,7 @@ async fn fsync_of_a_directory_ends_beside_who_writes_what_was_moved_out() {
     fs.settle().await.unwrap();
     let handle = fs.open(ino, WRITE).await.unwrap();
     fs.write(ino, handle, 0, Bytes::from_static(b"new")).await.unwrap();
-    fs.rename(a, b"x", b, b"y", RenameMode::Replace).await.unwrap();
+    fs.mv(a, b"x", b, b"y", RenameMode::Replace).await.unwrap();
     tokio::time::timeout(Duration::from_secs(60), fs.fsyncdir(a)).await.expect("it waits for ever").unwrap();
     let other = ground.mount().await;
     let a = other.lookup(ROOT, b"a").await.unwrap().ino;

@@ -113,6 +113,30 @@ async fn open_journal(folder: &std::path::Path) -> (Journal, Replay) {
     panic!("the journal stays open");
 }
 
+/// What a kernel does with names: it has looked at them before it moves or removes them.
+trait Names {
+    async fn mv(&self, parent: Ino, name: &[u8], to: Ino, new: &[u8], mode: RenameMode) -> Result<(), FsError>;
+    async fn rm(&self, parent: Ino, name: &[u8]) -> Result<(), FsError>;
+    async fn rm_dir(&self, parent: Ino, name: &[u8]) -> Result<(), FsError>;
+}
+
+impl Names for Filesystem {
+    async fn mv(&self, parent: Ino, name: &[u8], to: Ino, new: &[u8], mode: RenameMode) -> Result<(), FsError> {
+        let _ = self.lookup(parent, name).await;
+        self.rename(parent, name, to, new, mode).await
+    }
+
+    async fn rm(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
+        let _ = self.lookup(parent, name).await;
+        self.unlink(parent, name).await
+    }
+
+    async fn rm_dir(&self, parent: Ino, name: &[u8]) -> Result<(), FsError> {
+        let _ = self.lookup(parent, name).await;
+        self.rmdir(parent, name).await
+    }
+}
+
 /// Writes a whole file, and closes it without waiting for the grid.
 async fn write(fs: &Filesystem, parent: Ino, name: &str, content: &[u8]) -> Ino {
     let (attr, handle) = fs.create(parent, name.as_bytes(), 0o644, ME, WRITE).await.unwrap();

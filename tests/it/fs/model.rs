@@ -174,11 +174,11 @@ async fn real(fs: &Filesystem, op: &Op) -> Result<(), FsError> {
             fs.setattr(ino, SetAttr { size: Some((*size).into()), ..SetAttr::default() }).await.map(drop)
         }
         Op::Mkdir(p) => fs.mkdir(walk(fs, &parent(p)).await?, last(p), 0o755, ME).await.map(drop),
-        Op::Unlink(p) => fs.unlink(walk(fs, &parent(p)).await?, last(p)).await,
-        Op::Rmdir(p) => fs.rmdir(walk(fs, &parent(p)).await?, last(p)).await,
+        Op::Unlink(p) => fs.rm(walk(fs, &parent(p)).await?, last(p)).await,
+        Op::Rmdir(p) => fs.rm_dir(walk(fs, &parent(p)).await?, last(p)).await,
         Op::Rename(a, b) => {
             let (from, to) = (walk(fs, &parent(a)).await?, walk(fs, &parent(b)).await?);
-            fs.rename(from, last(a), to, last(b), RenameMode::Replace).await
+            fs.mv(from, last(a), to, last(b), RenameMode::Replace).await
         }
         Op::Link(a, b) => {
             let (ino, to) = (walk(fs, &a.0).await?, walk(fs, &parent(b)).await?);

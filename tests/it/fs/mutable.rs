@@ -167,8 +167,8 @@ async fn content_outlives_its_names() {
     let fs = ground.mount().await;
     let file = open(&fs, "f", WRITE).await;
     put(&fs, file, 0, b"before").await;
-    fs.unlink(ROOT, b"f").await.unwrap();
-    fs.unlink(ROOT, b"kept").await.unwrap();
+    fs.rm(ROOT, b"f").await.unwrap();
+    fs.rm(ROOT, b"kept").await.unwrap();
     let status = fs.writeback().status();
     assert_eq!((status.changes, status.files, status.bytes), (3, 1, 100));
     fs.settle().await.unwrap();
@@ -203,7 +203,7 @@ async fn content_is_stored_though_its_name_was_replaced() {
     put(&fs, file, 0, b"before").await;
     fs.release(file.1);
     write(&fs, ROOT, "fresh", b"an atomic save").await;
-    fs.rename(ROOT, b"fresh", ROOT, b"f", RenameMode::Replace).await.unwrap();
+    fs.mv(ROOT, b"fresh", ROOT, b"f", RenameMode::Replace).await.unwrap();
     fs.settle().await.unwrap();
     assert_eq!(ground.grid.content(&cap)[..6], *b"before");
     let child = ground.grid.child(&ground.root, "f").unwrap();
@@ -228,9 +228,9 @@ async fn a_read_only_cap_in_a_writeable_directory_refuses_writers() {
     assert_eq!(fs.read(ro, reader, 0, 4).await.unwrap(), b"new\x01"[..]);
     // The edge can be changed, and a rename gives nobody the authority.
     fs.setattr(ro, SetAttr { mode: Some(0o600), ..SetAttr::default() }).await.unwrap();
-    fs.rename(ROOT, b"ro", ROOT, b"ro2", RenameMode::Replace).await.unwrap();
+    fs.mv(ROOT, b"ro", ROOT, b"ro2", RenameMode::Replace).await.unwrap();
     assert_eq!(fs.open(find(&fs, "ro2").await, WRITE).await, Err(FsError::Denied));
-    fs.unlink(ROOT, b"rw").await.unwrap();
+    fs.rm(ROOT, b"rw").await.unwrap();
     assert_eq!(fs.open(ro, WRITE).await, Err(FsError::Denied));
     fs.settle().await.unwrap();
     assert_eq!(ground.grid.child(&ground.root, "ro2").unwrap().cap, cap.readonly());
@@ -266,7 +266,7 @@ async fn attributes_and_renames_leave_the_content_alone() {
     let d = fs.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
     let ino = find(&fs, "f").await;
     fs.setattr(ino, SetAttr { mode: Some(0o640), uid: Some(7), ..SetAttr::default() }).await.unwrap();
-    fs.rename(ROOT, b"f", d, b"g", RenameMode::Replace).await.unwrap();
+    fs.mv(ROOT, b"f", d, b"g", RenameMode::Replace).await.unwrap();
     fs.settle().await.unwrap();
     assert_eq!(ground.grid.written.load(Ordering::Relaxed), 0);
     let other = ground.mount().await;
@@ -460,7 +460,7 @@ proptest! {
                     Op::Rename(from, to) => {
                         let (from, to) = (usize::from(*from), usize::from(*to));
                         let [a, b] = [from, to].map(|i| World::NAMES[i].as_bytes());
-                        let renamed = world.fs.rename(ROOT, a, ROOT, b, RenameMode::Replace).await;
+                        let renamed = world.fs.mv(ROOT, a, ROOT, b, RenameMode::Replace).await;
                         assert_eq!(renamed.is_ok(), world.names[from]);
                         if world.names[from] && from != to {
                             (world.names[from], world.names[to]) = (false, true);
@@ -468,7 +468,7 @@ proptest! {
                     }
                     Op::Unlink(name) => {
                         let name = usize::from(*name);
-                        let removed = world.fs.unlink(ROOT, World::NAMES[name].as_bytes()).await;
+                        let removed = world.fs.rm(ROOT, World::NAMES[name].as_bytes()).await;
                         assert_eq!(removed.is_ok(), std::mem::take(&mut world.names[name]));
                     }
                     Op::Fsync(way) => {

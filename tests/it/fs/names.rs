@@ -75,7 +75,7 @@ async fn names_that_are_one_in_nfc_are_all_kept() {
     has_all(&other, &FORMS).await;
     assert_eq!(numbers(&other).await, before);
     // The first goes; who had to stand beside it stays where it is.
-    other.unlink(ROOT, FORMS[0].as_bytes()).await.unwrap();
+    other.rm(ROOT, FORMS[0].as_bytes()).await.unwrap();
     assert_eq!(content(&other, ROOT, FORMS[0]).await, Err(FsError::NotFound));
     has_all(&other, &FORMS[1..]).await;
     other.settle().await.unwrap();
@@ -95,7 +95,7 @@ async fn renames_and_links_between_names_that_are_one_in_nfc() {
     let [a, b, c] = FORMS.map(str::as_bytes);
     let file = write(&fs, ROOT, FORMS[0], b"one").await;
     // The name alone changes: the place on the grid is the same.
-    fs.rename(ROOT, a, ROOT, b, RenameMode::NoReplace).await.unwrap();
+    fs.mv(ROOT, a, ROOT, b, RenameMode::NoReplace).await.unwrap();
     assert_eq!(names(&fs, ROOT).await, [FORMS[1]]);
     fs.settle().await.unwrap();
     assert_eq!(ground.published().await.len(), 1);
@@ -104,8 +104,8 @@ async fn renames_and_links_between_names_that_are_one_in_nfc() {
     assert_eq!(fs.link(file, ROOT, c).await.unwrap().nlink, 2);
     let dir = fs.mkdir(ROOT, a, 0o755, ME).await.unwrap().ino;
     write(&fs, dir, "f", b"in").await;
-    assert_eq!(fs.rename(ROOT, b, ROOT, a, RenameMode::Replace).await, Err(FsError::IsDirectory));
-    assert_eq!(fs.rename(ROOT, b, ROOT, c, RenameMode::NoReplace).await, Err(FsError::Exists));
+    assert_eq!(fs.mv(ROOT, b, ROOT, a, RenameMode::Replace).await, Err(FsError::IsDirectory));
+    assert_eq!(fs.mv(ROOT, b, ROOT, c, RenameMode::NoReplace).await, Err(FsError::Exists));
     fs.settle().await.unwrap();
     let other = ground.mount().await;
     assert_eq!(names(&other, ROOT).await, sorted(&FORMS));
@@ -114,19 +114,19 @@ async fn renames_and_links_between_names_that_are_one_in_nfc() {
     let dir = other.lookup(ROOT, a).await.unwrap().ino;
     assert_eq!(content(&other, dir, "f").await.unwrap(), b"in");
     // Into the directory, over each other, and away.
-    other.rename(ROOT, c, dir, b, RenameMode::Replace).await.unwrap();
-    other.rename(ROOT, b, dir, a, RenameMode::Replace).await.unwrap();
-    other.rename(ROOT, a, ROOT, b, RenameMode::Replace).await.unwrap();
+    other.mv(ROOT, c, dir, b, RenameMode::Replace).await.unwrap();
+    other.mv(ROOT, b, dir, a, RenameMode::Replace).await.unwrap();
+    other.mv(ROOT, a, ROOT, b, RenameMode::Replace).await.unwrap();
     assert_eq!(names(&other, ROOT).await, [FORMS[1]]);
     other.settle().await.unwrap();
     let third = ground.mount().await;
     let dir = third.lookup(ROOT, b).await.unwrap().ino;
     assert_eq!(names(&third, dir).await, sorted(&["f", FORMS[0], FORMS[1]]));
-    third.unlink(dir, b"f").await.unwrap();
-    third.unlink(dir, a).await.unwrap();
-    assert_eq!(third.rmdir(ROOT, b).await, Err(FsError::NotEmpty));
-    third.unlink(dir, b).await.unwrap();
-    third.rmdir(ROOT, b).await.unwrap();
+    third.rm(dir, b"f").await.unwrap();
+    third.rm(dir, a).await.unwrap();
+    assert_eq!(third.rm_dir(ROOT, b).await, Err(FsError::NotEmpty));
+    third.rm(dir, b).await.unwrap();
+    third.rm_dir(ROOT, b).await.unwrap();
     third.settle().await.unwrap();
     assert!(ground.published().await.is_empty());
 }
@@ -222,7 +222,7 @@ async fn of_two_entries_that_were_given_one_name_the_second_shows_its_own() {
     fs.settle().await.unwrap();
     let beside = ground.published().await.into_iter().find(|name| name.contains('~')).unwrap();
     // Who has not heard of the second gives the place of the first to a third, of the second's name.
-    fs.unlink(ROOT, FORMS[0].as_bytes()).await.unwrap();
+    fs.rm(ROOT, FORMS[0].as_bytes()).await.unwrap();
     fs.settle().await.unwrap();
     let second = ground.grid.child(&ground.root, &beside).unwrap();
     edit(&ground, Edit::Unlink { name: beside.as_str().into(), expect: Expect::Anything }).await;
@@ -235,7 +235,7 @@ async fn of_two_entries_that_were_given_one_name_the_second_shows_its_own() {
     assert_eq!(names(&fs, ROOT).await, sorted(&[FORMS[1], &beside]));
     assert_eq!(content(&fs, ROOT, FORMS[1]).await.unwrap(), b"third");
     assert_eq!(content(&fs, ROOT, &beside).await.unwrap(), b"second");
-    fs.unlink(ROOT, FORMS[1].as_bytes()).await.unwrap();
+    fs.rm(ROOT, FORMS[1].as_bytes()).await.unwrap();
     assert_eq!(names(&fs, ROOT).await, [FORMS[1]]);
     assert_eq!(content(&fs, ROOT, FORMS[1]).await.unwrap(), b"second");
 }

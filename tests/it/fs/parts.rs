@@ -110,7 +110,7 @@ async fn what_was_moved_out_is_linked_in_its_new_place_first() {
     let c = dir(&fs, b, "c").await;
     write(&fs, b, "huge", &[2; HUGE]).await;
     write(&fs, c, "huge", &[2; HUGE]).await;
-    fs.rename(a, b"f", c, b"g", RenameMode::Replace).await.unwrap();
+    fs.mv(a, b"f", c, b"g", RenameMode::Replace).await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(60), flush(&fs, "a")).await;
     ended.expect("it waits for what is beside the new place").unwrap();
     assert_eq!(content(&ground, "a/f").await, None);

@@ -42,7 +42,7 @@ async fn a_file_that_was_moved_by_one_path_is_written_to_under_its_new_name() {
         let handle = fs.open(opened, WRITE).await.unwrap();
         assert!(find(&fs, &["x", "f"]).await.is_some());
         let (from, above) = (find(&fs, &[from]).await.unwrap(), find(&fs, &[to]).await.unwrap());
-        fs.rename(from, b"f", above, b"g", RenameMode::Replace).await.unwrap();
+        fs.mv(from, b"f", above, b"g", RenameMode::Replace).await.unwrap();
         let g = find(&fs, &[to, "g"]).await.unwrap();
         put(&fs, g, NEW).await;
         fs.write(opened, handle, 1000, Bytes::from_static(b"more")).await.unwrap();
@@ -83,7 +83,7 @@ async fn a_file_that_was_removed_by_one_path_does_not_come_back() {
         let f = find(&fs, &["y", "f"]).await.unwrap();
         let handle = fs.open(f, WRITE).await.unwrap();
         let by = find(&fs, &[by]).await.unwrap();
-        fs.unlink(by, b"f").await.unwrap();
+        fs.rm(by, b"f").await.unwrap();
         fs.write(f, handle, 0, Bytes::from_static(NEW)).await.unwrap();
         fs.release(handle);
         fs.settle().await.unwrap();
@@ -98,7 +98,7 @@ async fn a_directory_that_was_moved_by_one_path_keeps_its_new_name() {
         let (fs, x, _) = two_paths(&ground).await;
         let (by_x, by_y) = (find(&fs, &["x", "sub"]).await.unwrap(), find(&fs, &["y", "sub"]).await.unwrap());
         let above = find(&fs, &[to]).await.unwrap();
-        fs.rename(x, b"sub", above, b"sub2", RenameMode::Replace).await.unwrap();
+        fs.mv(x, b"sub", above, b"sub2", RenameMode::Replace).await.unwrap();
         // Its times go along with a name.
         write(&fs, by_x, "one", OLD).await;
         let other = fs.create(by_y, b"two", 0o644, ME, WRITE).await;
@@ -116,7 +116,7 @@ async fn a_directory_cannot_be_moved_into_itself_by_another_path() {
     let below = find(&fs, &["y", "sub"]).await.unwrap();
     let deeper = fs.mkdir(below, b"deeper", 0o755, ME).await.unwrap().ino;
     for into in [below, deeper] {
-        assert_eq!(fs.rename(x, b"sub", into, b"t", RenameMode::Replace).await, Err(FsError::Invalid));
+        assert_eq!(fs.mv(x, b"sub", into, b"t", RenameMode::Replace).await, Err(FsError::Invalid));
     }
     fs.settle().await.unwrap();
     assert_eq!(names(&ground), ["f", "sub"]);
@@ -134,13 +134,13 @@ async fn what_another_path_showed_is_told() {
         assert!(find(&fs, &[path, "f"]).await.is_some() && find(&fs, &[path, "sub"]).await.is_some());
     }
     assert_eq!(told(&fs), []);
-    fs.rename(x, b"f", x, b"g", RenameMode::Replace).await.unwrap();
+    fs.mv(x, b"f", x, b"g", RenameMode::Replace).await.unwrap();
     assert!(told(&fs).contains(&name("f")));
-    fs.rename(x, b"sub", x, b"sub2", RenameMode::Replace).await.unwrap();
+    fs.mv(x, b"sub", x, b"sub2", RenameMode::Replace).await.unwrap();
     assert!(told(&fs).contains(&name("sub")));
-    fs.unlink(x, b"g").await.unwrap();
+    fs.rm(x, b"g").await.unwrap();
     assert!(told(&fs).contains(&name("g")));
-    fs.rmdir(x, b"sub2").await.unwrap();
+    fs.rm_dir(x, b"sub2").await.unwrap();
     assert!(told(&fs).contains(&name("sub2")));
     write(&fs, x, "new", NEW).await;
     assert!(told(&fs).iter().all(|stale| !matches!(stale, Stale::Name { .. })));

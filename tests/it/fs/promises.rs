@@ -108,7 +108,7 @@ async fn a_rename_over_a_mutable_file_leaves_that_as_it_is() {
     let (ground, cap) = with_file(&["f"], b"mutable");
     let fs = ground.mount().await;
     write(&fs, ROOT, ".f.new", &[3; 100]).await;
-    fs.rename(ROOT, b".f.new", ROOT, b"f", RenameMode::Replace).await.unwrap();
+    fs.mv(ROOT, b".f.new", ROOT, b"f", RenameMode::Replace).await.unwrap();
     fs.settle().await.unwrap();
     assert_eq!(ground.published().await, ["f"]);
     let stored = ground.grid.child(&ground.root, "f").unwrap().cap;
@@ -126,7 +126,7 @@ async fn a_rename_within_a_directory_is_one_publish() {
     write(&fs, ROOT, "b", &[2; 100]).await;
     fs.settle().await.unwrap();
     let before = ground.grid.publishes.load(Ordering::Relaxed);
-    fs.rename(ROOT, b"a", ROOT, b"b", RenameMode::Replace).await.unwrap();
+    fs.mv(ROOT, b"a", ROOT, b"b", RenameMode::Replace).await.unwrap();
     let ino = fs.lookup(ROOT, b"b").await.unwrap().ino;
     assert_eq!(read(&fs, ino).await, [1; 100], "at once for everybody on this mount");
     assert!(fs.lookup(ROOT, b"a").await.is_err());
@@ -144,8 +144,8 @@ async fn a_renamed_file_keeps_its_old_name_until_it_has_a_new_one() {
     }
     ours.settle().await.unwrap();
     // What b was becomes c, what a was becomes b; others have put a c there before it is published.
-    ours.rename(ROOT, b"b", ROOT, b"c", RenameMode::Replace).await.unwrap();
-    ours.rename(ROOT, b"a", ROOT, b"b", RenameMode::Replace).await.unwrap();
+    ours.mv(ROOT, b"b", ROOT, b"c", RenameMode::Replace).await.unwrap();
+    ours.mv(ROOT, b"a", ROOT, b"b", RenameMode::Replace).await.unwrap();
     write(&theirs, ROOT, "c", b"theirs").await;
     theirs.settle().await.unwrap();
     ground.grid.fail(&[Fault::Refuse, Fault::ApplyTwice]);

@@ -23,9 +23,9 @@ async fn what_is_made_and_removed_never_reaches_the_grid() {
     let ground = Ground::new();
     let fs = ground.mount().await;
     write(&fs, ROOT, ".tmp", &[1; 100]).await;
-    fs.rename(ROOT, b".tmp", ROOT, b"final", RenameMode::Replace).await.unwrap();
+    fs.mv(ROOT, b".tmp", ROOT, b"final", RenameMode::Replace).await.unwrap();
     write(&fs, ROOT, "gone", &[2; 100]).await;
-    fs.unlink(ROOT, b"gone").await.unwrap();
+    fs.rm(ROOT, b"gone").await.unwrap();
     fs.settle().await.unwrap();
     assert_eq!(ground.published().await, ["final"]);
     assert_eq!((ground.grid.publishes.load(Ordering::Relaxed), ground.grid.uploads.load(Ordering::Relaxed)), (1, 1));
@@ -116,8 +116,8 @@ async fn a_rename_across_directories_links_before_it_unlinks() {
     let c = fs.mkdir(ROOT, b"c", 0o755, ME).await.unwrap().ino;
     write(&fs, a, "f", &[1; 100]).await;
     fs.settle().await.unwrap();
-    fs.rename(a, b"f", b, b"f", RenameMode::Replace).await.unwrap();
-    fs.rename(b, b"f", c, b"g", RenameMode::Replace).await.unwrap();
+    fs.mv(a, b"f", b, b"f", RenameMode::Replace).await.unwrap();
+    fs.mv(b, b"f", c, b"g", RenameMode::Replace).await.unwrap();
     write(&fs, a, "f", b"a new file under the old name").await;
     // However many publishes fail, another client finds the content under one name at least.
     for failures in 0..4 {
@@ -174,7 +174,7 @@ async fn changed_beats_removed() {
     let ino = write(&fs, ROOT, "f", &[1; 100]).await;
     fs.settle().await.unwrap();
     let theirs = ground.mount().await;
-    theirs.unlink(ROOT, b"f").await.unwrap();
+    theirs.rm(ROOT, b"f").await.unwrap();
     theirs.settle().await.unwrap();
     let handle = fs.open(ino, WRITE).await.unwrap();
     fs.write(ino, handle, 0, Bytes::from_static(&[2; 100])).await.unwrap();
@@ -194,7 +194,7 @@ async fn a_name_goes_only_after_the_new_one_is_there_although_somebody_writes() 
     let writeback = Arc::clone(fs.writeback());
     let running = tokio::spawn(async move { writeback.run().await });
     let handle = fs.open(ino, WRITE).await.unwrap();
-    fs.rename(a, b"f", b, b"f", RenameMode::Replace).await.unwrap();
+    fs.mv(a, b"f", b, b"f", RenameMode::Replace).await.unwrap();
     // The new name waits until the file is closed.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let other = ground.mount().await;
@@ -240,9 +240,9 @@ async fn a_publish_that_finds_itself_is_no_conflict() {
     fs.settle().await.unwrap();
     write(&fs, ROOT, "new", b"n").await;
     write(&fs, ROOT, ".changed.tmp", b"newest").await;
-    fs.rename(ROOT, b".changed.tmp", ROOT, b"changed", RenameMode::Replace).await.unwrap();
+    fs.mv(ROOT, b".changed.tmp", ROOT, b"changed", RenameMode::Replace).await.unwrap();
     fs.mkdir(ROOT, b"dir", 0o755, ME).await.unwrap();
-    fs.unlink(ROOT, b"removed").await.unwrap();
+    fs.rm(ROOT, b"removed").await.unwrap();
     ground.grid.fail(&[Fault::ApplyTwice]);
     fs.settle().await.unwrap();
     assert_eq!(ground.published().await, ["changed", "dir", "new"]);
@@ -258,7 +258,7 @@ async fn what_is_renamed_back_is_there_though_nobody_knows_how_its_publish_ended
         let mut fs = ground.mount_with(folder.path(), Durability::Local).await;
         write(&fs, ROOT, "a", b"content").await;
         fs.settle().await.unwrap();
-        fs.rename(ROOT, b"a", ROOT, b"b", RenameMode::Replace).await.unwrap();
+        fs.mv(ROOT, b"a", ROOT, b"b", RenameMode::Replace).await.unwrap();
         ground.grid.fail(&[Fault::ApplyThenFail]);
         assert!(fs.settle().await.is_err());
         assert_eq!(ground.published().await, ["b"]);
@@ -266,7 +266,7 @@ async fn what_is_renamed_back_is_there_though_nobody_knows_how_its_publish_ended
             drop(fs);
             fs = ground.mount_with(folder.path(), Durability::Local).await;
         }
-        fs.rename(ROOT, b"b", ROOT, b"a", RenameMode::Replace).await.unwrap();
+        fs.mv(ROOT, b"b", ROOT, b"a", RenameMode::Replace).await.unwrap();
         fs.settle().await.unwrap();
         assert_eq!(ground.published().await, ["a"], "{ends}");
         let a = ground.mount().await.lookup(ROOT, b"a").await.unwrap();
@@ -284,7 +284,7 @@ async fn a_renamed_file_that_is_still_written_keeps_its_old_name_on_the_grid() {
     let running = tokio::spawn(async move { writeback.run().await });
     let handle = fs.open(log, WRITE).await.unwrap();
     fs.write(log, handle, 5, Bytes::from_static(b"more")).await.unwrap();
-    fs.rename(ROOT, b"log", ROOT, b"log.1", RenameMode::Replace).await.unwrap();
+    fs.mv(ROOT, b"log", ROOT, b"log.1", RenameMode::Replace).await.unwrap();
     write(&fs, ROOT, "other", b"other").await;
     for _ in 0..60 {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -307,7 +307,7 @@ async fn a_rename_that_cannot_be_linked_holds_up_nothing_else() {
         (fs.mkdir(ROOT, b"p", 0o755, ME).await.unwrap().ino, fs.mkdir(ROOT, b"q", 0o755, ME).await.unwrap().ino);
     write(&fs, p, "moves", b"content").await;
     fs.settle().await.unwrap();
-    fs.rename(p, b"moves", q, b"moved", RenameMode::Replace).await.unwrap();
+    fs.mv(p, b"moves", q, b"moved", RenameMode::Replace).await.unwrap();
     let (attr, handle) = fs.create(p, b"other", 0o644, ME, WRITE).await.unwrap();
     fs.write(attr.ino, handle, 0, Bytes::from_static(b"other")).await.unwrap();
     let there = ground.grid.child(&ground.root, "q").unwrap().cap;

@@ -46,9 +46,9 @@ async fn names_swapped_across_directories_are_published() {
     write(&fs, a, "x", &[1; 100]).await;
     write(&fs, b, "x", &[2; 100]).await;
     fs.settle().await.unwrap();
-    fs.rename(a, b"x", b, b"tmp", RenameMode::Replace).await.unwrap();
-    fs.rename(b, b"x", a, b"x", RenameMode::Replace).await.unwrap();
-    fs.rename(b, b"tmp", b, b"x", RenameMode::Replace).await.unwrap();
+    fs.mv(a, b"x", b, b"tmp", RenameMode::Replace).await.unwrap();
+    fs.mv(b, b"x", a, b"x", RenameMode::Replace).await.unwrap();
+    fs.mv(b, b"tmp", b, b"x", RenameMode::Replace).await.unwrap();
     fs.fsyncdir(a).await.unwrap();
     fs.fsyncdir(b).await.unwrap();
     fs.settle().await.unwrap();
@@ -87,7 +87,7 @@ async fn a_listing_does_not_bring_back_what_was_unlinked() {
     fs.settle().await.unwrap();
     let handle = fs.opendir(ROOT).await.unwrap();
     let entries = fs.readdir(handle, false).await.unwrap();
-    fs.unlink(ROOT, b"f").await.unwrap();
+    fs.rm(ROOT, b"f").await.unwrap();
     let listed = entries.iter().find(|l| l.name == b"f").unwrap();
     assert_eq!(fs.attach(ROOT, listed).await, None);
 }
@@ -132,7 +132,7 @@ async fn a_change_of_attributes_does_not_bring_back_what_another_removed() {
     let kept = write(&ours, ROOT, "kept", &[1; 100]).await;
     ours.settle().await.unwrap();
     let theirs = ground.mount().await;
-    theirs.unlink(ROOT, b"f").await.unwrap();
+    theirs.rm(ROOT, b"f").await.unwrap();
     theirs.settle().await.unwrap();
     chmod(&ours, ino).await;
     ours.settle().await.unwrap();
@@ -159,8 +159,8 @@ async fn removing_one_of_two_names_keeps_the_changes_made_inside() {
     root.modify(&cx, &[Edit::Link { name: "e".into(), cap, metadata, expect: Expect::Anything }]).await.unwrap();
     let fs = ground.mount().await;
     let d = fs.lookup(ROOT, b"d").await.unwrap().ino;
-    fs.unlink(d, b"f").await.unwrap();
-    fs.rmdir(ROOT, b"d").await.unwrap();
+    fs.rm(d, b"f").await.unwrap();
+    fs.rm_dir(ROOT, b"d").await.unwrap();
     fs.settle().await.unwrap();
     assert_eq!(content(&ground, &["e", "f"]).await, None);
 }
@@ -172,7 +172,7 @@ async fn fsync_waits_until_a_conflict_is_settled() {
     let ino = write(&fs, ROOT, "f", &[1; 100]).await;
     fs.settle().await.unwrap();
     let theirs = ground.mount().await;
-    theirs.unlink(ROOT, b"f").await.unwrap();
+    theirs.rm(ROOT, b"f").await.unwrap();
     theirs.settle().await.unwrap();
     let handle = fs.open(ino, WRITE).await.unwrap();
     fs.write(ino, handle, 0, Bytes::from_static(&[2; 100])).await.unwrap();
@@ -284,5 +284,32 @@ async fn the_time_of_a_cut_is_not_lost_to_who_looks() {
     is_over.store(true, Ordering::SeqCst);
     for looker in lookers {
         looker.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_has_put_under_a_name_is_neither_moved_nor_removed_for_what_stood_there_before() {
+    for is_published in [false, true] {
+        let ground = Ground::new();
+        let (ours, theirs) = (ground.mount().await, ground.mount().await);
+        let ino = write(&ours, ROOT, "f", b"ours").await;
+        let open = ours.open(ino, READ).await.unwrap();
+        if is_published {
+            ours.settle().await.unwrap();
+            tokio::time::advance(Duration::from_secs(11)).await;
+            theirs.rm(ROOT, b"f").await.unwrap();
+        }
+        write(&theirs, ROOT, "f", b"theirs").await;
+        theirs.settle().await.unwrap();
+        // The conflict gives ours another name, or it is open and has none any more; the kernel does not know yet.
+        tokio::time::advance(Duration::from_secs(11)).await;
+        ours.settle().await.unwrap();
+        assert_eq!(ours.unlink(ROOT, b"f").await, Err(FsError::Stale));
+        assert_eq!(ours.rename(ROOT, b"f", ROOT, b"g", RenameMode::Replace).await, Err(FsError::Stale));
+        let found = ours.lookup(ROOT, b"f").await.unwrap().ino;
+        assert_ne!(found, ino);
+        ours.rename(ROOT, b"f", ROOT, b"g", RenameMode::Replace).await.unwrap();
+        assert_eq!((read(&ours, found).await, read(&ours, ino).await), (b"theirs".to_vec(), b"ours".to_vec()));
+        ours.release(open);
     }
 }

@@ -41,7 +41,7 @@ async fn a_directory_that_is_filled_before_it_goes_stays() {
     let ground = Ground::new();
     tree(&ground, &["d"]).await;
     let (ours, theirs) = (ground.mount().await, ground.mount().await);
-    ours.rmdir(ROOT, b"d").await.unwrap();
+    ours.rm_dir(ROOT, b"d").await.unwrap();
     let d = find(&theirs, &["d"]).await.unwrap();
     write(&theirs, d, "f", FILE).await;
     theirs.settle().await.unwrap();
@@ -54,8 +54,8 @@ async fn a_directory_that_is_filled_before_it_goes_stays() {
     let told: Vec<_> = status.conflicts.iter().map(|c| (c.path.as_str(), c.kept_as.as_deref())).collect();
     assert_eq!(told, [("d", None)]);
     // It can still be removed.
-    ours.unlink(d, b"f").await.unwrap();
-    ours.rmdir(ROOT, b"d").await.unwrap();
+    ours.rm(d, b"f").await.unwrap();
+    ours.rm_dir(ROOT, b"d").await.unwrap();
     ours.settle().await.unwrap();
     assert_eq!(ground.published().await.len(), 0);
 }
@@ -70,7 +70,7 @@ async fn a_directory_that_is_filled_after_it_went_comes_back() {
     theirs.setattr(d, mode).await.unwrap();
     theirs.settle().await.unwrap();
     write(&theirs, d, "f", FILE).await;
-    ours.rmdir(ROOT, b"d").await.unwrap();
+    ours.rm_dir(ROOT, b"d").await.unwrap();
     ours.settle().await.unwrap();
     assert_eq!(ground.published().await.len(), 0);
     theirs.settle().await.unwrap();
@@ -87,7 +87,7 @@ async fn closing_a_file_waits_until_its_directory_is_named_again() {
     let d = find(&theirs, &["d"]).await.unwrap();
     let (attr, handle) = theirs.create(d, b"f", 0o644, ME, WRITE).await.unwrap();
     theirs.write(attr.ino, handle, 0, Bytes::from_static(FILE)).await.unwrap();
-    ours.rmdir(ROOT, b"d").await.unwrap();
+    ours.rm_dir(ROOT, b"d").await.unwrap();
     ours.settle().await.unwrap();
     theirs.flush(attr.ino, handle).await.unwrap();
     assert_eq!(content(&ground, &["d", "f"]).await.unwrap(), FILE);
@@ -100,7 +100,7 @@ async fn a_directory_that_is_filled_while_it_goes_comes_back() {
     let (ours, theirs) = (ground.mount().await, ground.mount().await);
     let d = find(&theirs, &["d"]).await.unwrap();
     write(&theirs, d, "f", FILE).await;
-    ours.rmdir(ROOT, b"d").await.unwrap();
+    ours.rm_dir(ROOT, b"d").await.unwrap();
     ground.grid.publishes_take(Duration::from_secs(1));
     // It looks empty when its removal sets out, and has a name when the file is published.
     let filled = theirs.settle();
@@ -125,10 +125,10 @@ async fn what_was_not_looked_at_before_a_crash_is_looked_at_after_it() {
         let d = find(&crashing, &["above", "d"]).await.unwrap();
         let cap = ground.grid.child(&cap_of(&ground, "above"), "d").unwrap().cap;
         if remover {
-            crashing.rmdir(above, b"d").await.unwrap();
+            crashing.rm_dir(above, b"d").await.unwrap();
         } else {
             write(&crashing, d, "f", FILE).await;
-            other.rmdir(there, b"d").await.unwrap();
+            other.rm_dir(there, b"d").await.unwrap();
             other.settle().await.unwrap();
         }
         ground.grid.fail(&[Fault::ApplyThenFail; 9]);
@@ -158,9 +158,9 @@ async fn trees_that_go_stay_down_to_what_was_put_there() {
         let d = find(&ours, &["d"]).await.unwrap();
         let sub = find(&ours, &["d", "sub"]).await.unwrap();
         let deep = find(&theirs, &["d", "sub", "deep"]).await.unwrap();
-        ours.rmdir(sub, b"deep").await.unwrap();
-        ours.rmdir(d, b"sub").await.unwrap();
-        ours.rmdir(ROOT, b"d").await.unwrap();
+        ours.rm_dir(sub, b"deep").await.unwrap();
+        ours.rm_dir(d, b"sub").await.unwrap();
+        ours.rm_dir(ROOT, b"d").await.unwrap();
         write(&theirs, deep, "f", FILE).await;
         let (first, second) = if remover_first { (&ours, &theirs) } else { (&theirs, &ours) };
         first.settle().await.unwrap();
@@ -178,14 +178,14 @@ async fn a_directory_that_was_moved_does_not_come_back_under_its_old_name() {
     let d = find(&theirs, &["d"]).await.unwrap();
     theirs.opendir(find(&theirs, &["other"]).await.unwrap()).await.unwrap();
     write(&theirs, d, "f", FILE).await;
-    ours.rename(ROOT, b"d", ROOT, b"e", RenameMode::Replace).await.unwrap();
+    ours.mv(ROOT, b"d", ROOT, b"e", RenameMode::Replace).await.unwrap();
     ours.settle().await.unwrap();
     theirs.settle().await.unwrap();
     assert_eq!(ground.published().await, ["e", "other"]);
     assert_eq!(content(&ground, &["e", "f"]).await.unwrap(), FILE);
     write(&theirs, d, "g", FILE).await;
     let other = find(&ours, &["other"]).await.unwrap();
-    ours.rename(ROOT, b"e", other, b"e", RenameMode::Replace).await.unwrap();
+    ours.mv(ROOT, b"e", other, b"e", RenameMode::Replace).await.unwrap();
     ours.settle().await.unwrap();
     theirs.settle().await.unwrap();
     assert_eq!(ground.published().await, ["other"]);
@@ -200,7 +200,7 @@ async fn a_directory_that_another_replaces_keeps_what_was_put_there() {
         tree(&ground, &["new"]).await;
         let (ours, theirs) = (ground.mount().await, ground.mount().await);
         let d = find(&theirs, &["d"]).await.unwrap();
-        ours.rename(ROOT, b"new", ROOT, b"d", RenameMode::Replace).await.unwrap();
+        ours.mv(ROOT, b"new", ROOT, b"d", RenameMode::Replace).await.unwrap();
         write(&theirs, d, "f", FILE).await;
         let (first, second) = if replacer_first { (&ours, &theirs) } else { (&theirs, &ours) };
         first.settle().await.unwrap();
@@ -220,7 +220,7 @@ async fn a_directory_that_cannot_be_looked_at_is_not_removed_and_holds_up_nothin
     let ground = Ground::new();
     tree(&ground, &["d"]).await;
     let fs = ground.mount().await;
-    fs.rmdir(ROOT, b"d").await.unwrap();
+    fs.rm_dir(ROOT, b"d").await.unwrap();
     write(&fs, ROOT, "f", FILE).await;
     let cap = cap_of(&ground, "d");
     ground.grid.hide(&cap, true);
@@ -256,8 +256,8 @@ async fn what_others_change_in_directories_in_use_is_told_until_they_are_left_al
     assert_eq!(news.wait(Duration::ZERO), []);
     assert!(ours.lasts(changed));
     let replacement = write(&theirs, there, "changed.new", b"other").await;
-    theirs.rename(there, b"changed.new", there, b"changed", RenameMode::Replace).await.unwrap();
-    theirs.unlink(there, b"removed").await.unwrap();
+    theirs.mv(there, b"changed.new", there, b"changed", RenameMode::Replace).await.unwrap();
+    theirs.rm(there, b"removed").await.unwrap();
     write(&theirs, there, "added", FILE).await;
     theirs.settle().await.unwrap();
     assert_eq!(theirs.getattr(replacement).await.unwrap().size, 5);
@@ -340,7 +340,7 @@ async fn two_directories_under_one_name_become_one() {
     ours.write(attr.ino, handle, 0, Bytes::from_static(b"more")).await.unwrap();
     ours.release(handle);
     write(&ours, d, "later", b"later").await;
-    ours.unlink(sub, b"of them").await.unwrap();
+    ours.rm(sub, b"of them").await.unwrap();
     assert_eq!(find(&ours, &["d", "sub"]).await, Some(sub));
     ours.settle().await.unwrap();
     assert_eq!(ours.writeback().status().changes, 0);
@@ -418,7 +418,7 @@ async fn a_directory_that_others_may_know_keeps_its_name_beside_another() {
     let (ours, theirs) = (ground.mount().await, ground.mount().await);
     let old = find(&ours, &["old"]).await.unwrap();
     write(&ours, old, "f", FILE).await;
-    ours.rename(ROOT, b"old", ROOT, b"d", RenameMode::Replace).await.unwrap();
+    ours.mv(ROOT, b"old", ROOT, b"d", RenameMode::Replace).await.unwrap();
     let d = theirs.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
     write(&theirs, d, "g", FILE).await;
     theirs.settle().await.unwrap();
@@ -440,7 +440,7 @@ async fn others_know_a_directory_also_when_the_answer_to_its_publish_was_lost() 
     ours.writeback().expire();
     ours.lookup(ROOT, b"mine").await.unwrap();
     ours.settle().await.unwrap();
-    ours.rename(ROOT, b"mine", ROOT, b"d", RenameMode::Replace).await.unwrap();
+    ours.mv(ROOT, b"mine", ROOT, b"d", RenameMode::Replace).await.unwrap();
     let d = theirs.mkdir(ROOT, b"d", 0o755, ME).await.unwrap().ino;
     write(&theirs, d, "g", FILE).await;
     theirs.settle().await.unwrap();
@@ -486,7 +486,7 @@ async fn a_directory_that_is_lost_keeps_its_name_and_holds_up_nothing() {
     let ground = Ground::new();
     tree(&ground, &["d"]).await;
     let fs = ground.mount().await;
-    fs.rmdir(ROOT, b"d").await.unwrap();
+    fs.rm_dir(ROOT, b"d").await.unwrap();
     write(&fs, ROOT, "f", FILE).await;
     ground.grid.forget(&cap_of(&ground, "d"));
     fs.settle().await.unwrap();
@@ -524,7 +524,7 @@ async fn who_cannot_look_whether_a_directory_is_still_named_looks_later() {
     let d = find(&ours, &["above", "d"]).await.unwrap();
     let there = find(&theirs, &["above"]).await.unwrap();
     write(&ours, d, "f", FILE).await;
-    theirs.rmdir(there, b"d").await.unwrap();
+    theirs.rm_dir(there, b"d").await.unwrap();
     theirs.settle().await.unwrap();
     let above = cap_of(&ground, "above");
     ground.grid.hide(&above, true);
@@ -540,7 +540,7 @@ async fn a_flush_of_something_else_removes_no_directory_unseen() {
     let ground = Ground::new();
     tree(&ground, &["d"]).await;
     let (ours, theirs) = (ground.mount().await, ground.mount().await);
-    ours.rmdir(ROOT, b"d").await.unwrap();
+    ours.rm_dir(ROOT, b"d").await.unwrap();
     write(&ours, ROOT, "new", FILE).await;
     let d = find(&theirs, &["d"]).await.unwrap();
     write(&theirs, d, "f", FILE).await;
@@ -559,12 +559,12 @@ async fn a_directory_that_is_removed_while_others_are_looked_at_is_looked_at_too
     tree(&ground, &["b"]).await;
     let (ours, theirs) = (ground.mount().await, ground.mount().await);
     let b = find(&theirs, &["b"]).await.unwrap();
-    ours.rmdir(ROOT, b"a").await.unwrap();
+    ours.rm_dir(ROOT, b"a").await.unwrap();
     ours.lookup(ROOT, b"b").await.unwrap();
     ground.grid.probes_take(Duration::from_secs(1));
     let both = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        ours.rmdir(ROOT, b"b").await.unwrap();
+        ours.rm_dir(ROOT, b"b").await.unwrap();
         ground.grid.link(&cap_of(&ground, "b"), "f", &Cap::parse("URI:LIT:mzxw6").unwrap());
     };
     let (settled, ()) = tokio::join!(ours.settle(), both);
@@ -582,12 +582,12 @@ async fn what_was_replaced_on_the_way_is_looked_at() {
         tree(&ground, &["d"]).await;
         tree(&ground, &["e"]).await;
         let (ours, theirs) = (ground.mount().await, ground.mount().await);
-        ours.rename(ROOT, b"d", ROOT, b"x", RenameMode::Replace).await.unwrap();
-        ours.rename(ROOT, b"e", ROOT, b"x", RenameMode::Replace).await.unwrap();
+        ours.mv(ROOT, b"d", ROOT, b"x", RenameMode::Replace).await.unwrap();
+        ours.mv(ROOT, b"e", ROOT, b"x", RenameMode::Replace).await.unwrap();
         if moved_on {
-            ours.rename(ROOT, b"x", ROOT, b"z", RenameMode::Replace).await.unwrap();
+            ours.mv(ROOT, b"x", ROOT, b"z", RenameMode::Replace).await.unwrap();
         } else {
-            ours.rmdir(ROOT, b"x").await.unwrap();
+            ours.rm_dir(ROOT, b"x").await.unwrap();
         }
         let d = find(&theirs, &["d"]).await.unwrap();
         write(&theirs, d, "f", FILE).await;

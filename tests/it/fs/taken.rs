@@ -55,12 +55,12 @@ async fn look(fs: &Filesystem, dirs: &[Ino]) -> Vec<Stale> {
 
 async fn replace(fs: &Filesystem, parent: Ino, name: &str) {
     write(fs, parent, "new", THEIRS).await;
-    fs.rename(parent, b"new", parent, name.as_bytes(), RenameMode::Replace).await.unwrap();
+    fs.mv(parent, b"new", parent, name.as_bytes(), RenameMode::Replace).await.unwrap();
     fs.settle().await.unwrap();
 }
 
 async fn remove(fs: &Filesystem, parent: Ino, name: &str) {
-    fs.unlink(parent, name.as_bytes()).await.unwrap();
+    fs.rm(parent, name.as_bytes()).await.unwrap();
     fs.settle().await.unwrap();
 }
 
@@ -246,9 +246,9 @@ async fn a_directory_that_was_removed_is_named_again_for_what_is_written_in_it()
         remove(&theirs, there, "f").await;
         if replaced {
             theirs.mkdir(ROOT, b"other", 0o755, ME).await.unwrap();
-            theirs.rename(ROOT, b"other", ROOT, b"d", RenameMode::Replace).await.unwrap();
+            theirs.mv(ROOT, b"other", ROOT, b"d", RenameMode::Replace).await.unwrap();
         } else {
-            theirs.rmdir(ROOT, b"d").await.unwrap();
+            theirs.rm_dir(ROOT, b"d").await.unwrap();
         }
         theirs.settle().await.unwrap();
         look(&ours, &[ROOT, d]).await;
@@ -279,8 +279,8 @@ async fn what_was_removed_here_goes_with_the_last_close() {
     remove(&theirs, there, "f").await;
     look(&ours, &[d]).await;
     // The directory was empty by then.
-    ours.rmdir(ROOT, b"d").await.unwrap();
-    ours.unlink(ROOT, b"g").await.unwrap();
+    ours.rm_dir(ROOT, b"d").await.unwrap();
+    ours.rm(ROOT, b"g").await.unwrap();
     ours.settle().await.unwrap();
     append(&ours, f, f_handle).await;
     append(&ours, g, g_handle).await;
@@ -300,11 +300,11 @@ async fn a_file_that_comes_back_as_it_was_is_written_on_in_its_place() {
     let (ours, theirs) = two(&ground, &["f"]).await;
     let (ino, handle) = opened(&ours, &["f"]).await;
     for looked_up in [true, false] {
-        theirs.rename(ROOT, b"f", ROOT, b"away", RenameMode::Replace).await.unwrap();
+        theirs.mv(ROOT, b"f", ROOT, b"away", RenameMode::Replace).await.unwrap();
         theirs.settle().await.unwrap();
         look(&ours, &[ROOT]).await;
         assert_eq!(ours.getattr(ino).await.unwrap().nlink, 0);
-        theirs.rename(ROOT, b"away", ROOT, b"f", RenameMode::Replace).await.unwrap();
+        theirs.mv(ROOT, b"away", ROOT, b"f", RenameMode::Replace).await.unwrap();
         theirs.settle().await.unwrap();
         look(&ours, &[ROOT]).await;
         if looked_up {

@@ -93,9 +93,9 @@ async fn what_is_removed_after_the_restart_is_looked_at_first() {
         let again = ground.mount_with(folder.path(), Durability::Local).await;
         let d = find(&again, &["d"]).await.unwrap();
         let sub = find(&again, &["d", "sub"]).await.unwrap();
-        again.unlink(sub, b"own").await.unwrap();
-        again.rmdir(d, b"sub").await.unwrap();
-        again.rmdir(ROOT, b"d").await.unwrap();
+        again.rm(sub, b"own").await.unwrap();
+        again.rm_dir(d, b"sub").await.unwrap();
+        again.rm_dir(ROOT, b"d").await.unwrap();
         again.settle().await.unwrap();
         let there = content(&ground, &["d", "sub", "theirs"]).await;
         assert_eq!(there.is_some(), filled, "{filled} {lost}");
@@ -119,9 +119,9 @@ async fn what_is_damaged_is_not_replaced() {
     // Nor is its name taken away.
     let d = find(&again, &["d"]).await.unwrap();
     let sub = find(&again, &["d", "sub"]).await.unwrap();
-    again.unlink(sub, b"own").await.unwrap();
-    again.rmdir(d, b"sub").await.unwrap();
-    again.rmdir(ROOT, b"d").await.unwrap();
+    again.rm(sub, b"own").await.unwrap();
+    again.rm_dir(d, b"sub").await.unwrap();
+    again.rm_dir(ROOT, b"d").await.unwrap();
     let _ = again.settle().await;
     assert_eq!(ground.grid.child(&ground.root, "d").unwrap().cap, cap);
 }

@@ -272,13 +272,18 @@ impl Worker<'_> {
         ledger.acknowledged.insert(mark(content), format!("{} {what}", self.who));
     }
 
-    /// What was read under a shared name was written by somebody, and is replaced now by who has seen it.
+    /// What was read under a shared name is replaced now by who has seen it.
     fn supersede(&mut self, content: &[u8], path: &Path) {
-        let mut ledger = self.ledger.lock().unwrap();
+        self.is_known(content, path);
+        self.ledger.lock().unwrap().superseded.insert(mark(content));
+    }
+
+    /// What was read under a shared name was written by somebody.
+    fn is_known(&self, content: &[u8], path: &Path) {
+        let ledger = self.ledger.lock().unwrap();
         let known = content.is_empty() || ledger.begun.contains(&mark(content));
         let head = String::from_utf8_lossy(&content[..content.len().min(20)]).into_owned();
         assert!(known, "{}: nobody wrote what is in {}: {:?} {head:?}", self.who, path.display(), mark(content));
-        ledger.superseded.insert(mark(content));
     }
 
     /// Works on a name that both use, in ways that tell what content was replaced or removed.
@@ -326,12 +331,13 @@ impl Worker<'_> {
                 fs::rename(&place, self.at(&to))?;
                 let content = fs::read(self.at(&to)).unwrap();
                 self.note(format!("shared take {} {:?} as {}", path.display(), mark(&content), to.display()));
-                self.supersede(&content, path);
+                // What both take at once has two names from then on. It is nobody's own.
                 if self.dice.roll(2) == 0 {
+                    self.supersede(&content, path);
                     fs::remove_file(self.at(&to)).unwrap();
                     self.gone.insert(name);
                 } else {
-                    self.own(name, to, content);
+                    self.is_known(&content, path);
                 }
             }
             _ => {
