@@ -139,7 +139,7 @@ impl State {
         }
     }
 
-    fn as_old_as(&mut self, dir: DirId, name: &Name, first: u64) {
+    pub(super) fn as_old_as(&mut self, dir: DirId, name: &Name, first: u64) {
         if let Some(pending) = self.dirs.get_mut(&dir).and_then(|d| d.pending.get_mut(name)) {
             pending.first = pending.first.min(first);
         }

@@ -8,6 +8,7 @@
 //! Whatever is pending has its records in the journal before the call that made it is answered, and until the grid has
 //! it and has passed its barrier.
 
+mod circles;
 mod conflict;
 mod due;
 mod ephemeral;

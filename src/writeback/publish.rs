@@ -106,6 +106,11 @@ impl Done {
         self.attempts.is_empty() && self.satisfied.is_empty()
     }
 
+    /// The names that stand as they were wanted.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        self.applied().map(|attempt| &attempt.name).chain(self.satisfied.iter().map(|satisfied| &satisfied.name))
+    }
+
     /// What stands on the grid as it was wanted.
     pub fn applied(&self) -> impl Iterator<Item = &Attempt> {
         self.attempts.iter().filter(|(_, outcome)| matches!(outcome, EditOutcome::Applied)).map(|(attempt, _)| attempt)

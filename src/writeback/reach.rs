@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 use tokio::time::Instant;
 
+use super::circles::Astray;
 use super::publish::{Done, Force};
 use super::{DirId, Entry, Key, Parent, Pending, Removed, Seen, State, Target, Writeback, cap_key};
 use crate::cap::Cap;
@@ -52,6 +53,8 @@ pub(super) struct After {
     /// Those that are.
     empty: Vec<(Name, Cap)>,
     standing: Standing,
+    /// Directories that cannot be reached by the names to which they were moved.
+    pub astray: Vec<Astray>,
     /// Names that must stay pending, for what was to be looked at could not be.
     pub unknown: HashSet<Name>,
     pub error: Option<NodeError>,
@@ -59,7 +62,7 @@ pub(super) struct After {
 
 /// Whether a directory is named where it was.
 #[derive(Default)]
-enum Standing {
+pub(super) enum Standing {
     #[default]
     Named,
     /// By another name than was known.
@@ -211,11 +214,12 @@ impl Writeback {
                 }
             }
         }
+        self.look_for_circles(cx, dir, done, &mut after).await;
         after
     }
 
     /// Whether `dir` is named where it was.
-    async fn look_up(&self, cx: &Cx, dir: DirId) -> Result<Standing, NodeError> {
+    pub(super) async fn look_up(&self, cx: &Cx, dir: DirId) -> Result<Standing, NodeError> {
         let (parent, name, cap) = {
             let state = self.state();
             let Some(d) = state.dirs.get(&dir) else { return Ok(Standing::Named) };
@@ -400,6 +404,9 @@ impl State {
             tracing::warn!(name = &*name, "another client has put something into this directory; it is not removed");
             self.name_again(dir, &name, &cap, first, now_secs, host);
         }
+        for astray in after.astray.iter().filter(|astray| !after.unknown.contains(&astray.name)) {
+            self.move_back(dir, astray, first, now_secs, host);
+        }
         let Some(d) = self.dirs.get_mut(&dir) else { return };
         let (Some(parent), Some(cap)) = (&mut d.parent, d.cap.clone()) else { return };
         match after.standing {
@@ -434,7 +441,7 @@ impl State {
 
     /// Has a directory that lost its name named again, by a conflict name where the old one is taken. Who waits for what
     /// is as old as `first` waits for that.
-    fn name_again(&mut self, dir: DirId, name: &Name, cap: &Cap, first: u64, now_secs: i64, host: &str) {
+    pub(super) fn name_again(&mut self, dir: DirId, name: &Name, cap: &Cap, first: u64, now_secs: i64, host: &str) {
         let Some(child) = self.by_cap.get(&cap_key(cap)).copied() else { return };
         let target = Target::Directory(child);
         let is_it = |target: &Target| match target {

@@ -79,6 +79,47 @@ async fn a_directory_that_is_filled_after_it_went_comes_back() {
     assert_eq!(other.lookup(ROOT, b"d").await.unwrap().mode, 0o700);
 }
 
+#[tokio::test(start_paused = true)]
+async fn directories_that_two_move_into_each_other_can_be_reached() {
+    // The second sets out so many milliseconds after the first.
+    let times = (0..=600).step_by(100);
+    for (later, into) in times.flat_map(|later| [(later, &["below"][..]), (later, &[])]) {
+        let ground = Ground::new();
+        let fs = ground.mount().await;
+        for name in ["a", "b"] {
+            let dir = fs.mkdir(ROOT, name.as_bytes(), 0o755, ME).await.unwrap().ino;
+            write(&fs, dir, "f", name.as_bytes()).await;
+            fs.mkdir(dir, b"below", 0o755, ME).await.unwrap();
+        }
+        fs.settle().await.unwrap();
+        let (ours, theirs) = (ground.mount().await, ground.mount().await);
+        let (b, a) = ([&["b"], into].concat(), [&["a"], into].concat());
+        let (b, a) = (find(&ours, &b).await.unwrap(), find(&theirs, &a).await.unwrap());
+        ours.mv(ROOT, b"a", b, b"a", RenameMode::Replace).await.unwrap();
+        theirs.mv(ROOT, b"b", a, b"b", RenameMode::Replace).await.unwrap();
+        ground.grid.publishes_take(Duration::from_millis(200));
+        let others = async {
+            tokio::time::sleep(Duration::from_millis(later)).await;
+            theirs.settle().await
+        };
+        let (one, other) = tokio::join!(ours.settle(), others);
+        one.unwrap();
+        other.unwrap();
+        let found = files(&*ground.mount().await, ROOT, "").await;
+        for name in ["a", "b"] {
+            let is_there = found.iter().any(|(_, content)| content == name.as_bytes());
+            assert!(is_there, "{name} is lost, {later} ms: {found:?}");
+        }
+        if !into.is_empty() {
+            assert!(found.len() == 2, "{later} ms: {found:?}");
+        }
+        tokio::time::advance(Duration::from_secs(11)).await;
+        for fs in [&ours, &theirs] {
+            assert_eq!(files(fs, ROOT, "").await, found, "{later} ms");
+        }
+    }
+}
+
 #[tokio::test]
 async fn closing_a_file_waits_until_its_directory_is_named_again() {
     let ground = Ground::new();
@@ -292,12 +333,15 @@ async fn only_so_many_directories_are_watched() {
     assert_eq!(lasting, 63, "beside the root");
 }
 
-/// All files below a directory, by path.
+/// All files below a directory, by path. Ways that lead back are left out.
 async fn files(fs: &Filesystem, at: Ino, above: &str) -> Vec<(String, Vec<u8>)> {
     let handle = fs.opendir(at).await.unwrap();
     let mut found = Vec::new();
     for listed in fs.readdir(handle, true).await.unwrap().iter().skip(2) {
-        let attr = fs.lookup(at, &listed.name).await.unwrap();
+        let attr = match fs.lookup(at, &listed.name).await {
+            Err(FsError::Loop) => continue,
+            found => found.unwrap(),
+        };
         let path = format!("{above}{}", String::from_utf8_lossy(&listed.name));
         if attr.kind == tahoefs::node::FileType::Directory {
             found.extend(Box::pin(files(fs, attr.ino, &format!("{path}/"))).await);

@@ -327,7 +327,7 @@ impl Worker<'_> {
             }
             4 => {
                 let name = self.fresh_name();
-                let to = self.any_folder().join(&name);
+                let to = PathBuf::from(format!("d{}", self.dice.roll(FOLDERS))).join(&name);
                 fs::rename(&place, self.at(&to))?;
                 let content = fs::read(self.at(&to)).unwrap();
                 self.note(format!("shared take {} {:?} as {}", path.display(), mark(&content), to.display()));

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::AT_FDCWD;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid};
@@ -109,4 +109,16 @@ fn attributes_outlive_the_mount_and_its_cache() {
         assert_eq!(after.get(path), Some(was), "{}", path.display());
     }
     assert_eq!(after.len(), before.len());
+}
+
+#[test]
+fn two_names_are_not_exchanged() {
+    let world = World::mounted();
+    let [a, b] = ["a", "b"].map(|name| world.at(name));
+    fs::write(&a, "a").unwrap();
+    fs::write(&b, "b").unwrap();
+    let exchanged = renameat2(AT_FDCWD, &a, AT_FDCWD, &b, RenameFlags::RENAME_EXCHANGE);
+    assert_eq!(exchanged, Err(nix::errno::Errno::EINVAL));
+    assert_eq!((fs::read(&a).unwrap(), fs::read(&b).unwrap()), (b"a".to_vec(), b"b".to_vec()));
+    world.unmount();
 }
