@@ -69,8 +69,8 @@ fn patched(old: &Child, keys: &[(String, Option<Value>)], now: f64) -> Option<Ch
     let mut given = old.metadata.clone();
     for (key, value) in keys {
         match value {
-            Some(value) => drop(given.0.insert(key.clone(), value.clone())),
-            None => drop(given.0.shift_remove(key)),
+            Some(value) => drop(given.map_mut().insert(key.clone(), value.clone())),
+            None => drop(given.map_mut().shift_remove(key)),
         }
     }
     let cap = stored_cap(&old.cap, Some(&given));
@@ -86,7 +86,7 @@ fn find<'a>(entries: &'a Entries, name: &Name) -> Option<&'a Child> {
 
 /// The cap that is stored: the read cap alone under metadata that says `no-write`.
 pub(super) fn stored_cap(cap: &Cap, metadata: Option<&Metadata>) -> Cap {
-    let no_write = metadata.and_then(|m| m.0.get("no-write")).is_some_and(|value| match value {
+    let no_write = metadata.and_then(|m| m.map().get("no-write")).is_some_and(|value| match value {
         Value::Null => false,
         Value::Bool(set) => *set,
         Value::Number(n) => n.as_f64() != Some(0.0),
@@ -99,6 +99,6 @@ pub(super) fn stored_cap(cap: &Cap, metadata: Option<&Metadata>) -> Cap {
 
 /// Whether two are equal but for the `tahoe` dictionary, which a writer does not choose.
 fn same_but_link_times(a: &Metadata, b: &Metadata) -> bool {
-    let others = |m: &Metadata| m.0.len() - usize::from(m.0.contains_key("tahoe"));
-    others(a) == others(b) && a.0.iter().all(|(key, value)| key == "tahoe" || b.0.get(key) == Some(value))
+    let others = |m: &Metadata| m.map().len() - usize::from(m.map().contains_key("tahoe"));
+    others(a) == others(b) && a.map().iter().all(|(key, value)| key == "tahoe" || b.map().get(key) == Some(value))
 }

@@ -253,7 +253,7 @@ impl EdgeRecord {
         let wanted = self.wanted.as_ref().map(|w| WantedBody {
             target: w.target.clone(),
             attributes: AttributesBody::of(&w.attributes),
-            metadata: w.metadata.0.clone(),
+            metadata: w.metadata.map().clone(),
             seen: w.seen.clone(),
             seen_at: w.seen_at,
         });
@@ -278,7 +278,7 @@ impl EdgeRecord {
             Some(w) => Some(Wanted {
                 target: w.target,
                 attributes: w.attributes.read()?,
-                metadata: Metadata(w.metadata),
+                metadata: w.metadata.into(),
                 seen: w.seen,
                 seen_at: w.seen_at,
             }),

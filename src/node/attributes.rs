@@ -148,10 +148,10 @@ impl Attributes {
     /// type is the cap's, times are the link's, and type bits, extended attributes and id are dropped.
     pub fn of(name: &str, child: &Child) -> Attributes {
         let metadata = &child.metadata;
-        let ours = metadata.0.get("tahoefs").and_then(Value::as_object);
+        let ours = metadata.map().get("tahoefs").and_then(Value::as_object);
         let text = |key: &str| ours.and_then(|o| o.get(key)).and_then(Value::as_str);
         let matches = text("for").is_none_or(|mark| mark == cap_mark(&child.cap));
-        let stored_mode = number(metadata.0.get("st_mode"));
+        let stored_mode = number(metadata.map().get("st_mode"));
         let own_kind = if child.cap.is_directory() { FileType::Directory } else { FileType::File };
         let kind = match stored_mode.and_then(FileType::from_bits) {
             Some(kind) if matches && own_kind == FileType::File && kind != FileType::Directory => kind,
@@ -159,7 +159,7 @@ impl Attributes {
         };
         let linked = metadata.link_modified().map(Timestamp::from_float);
         let time = |key: &str, exact: &str| {
-            let float = metadata.0.get(key).and_then(Value::as_f64);
+            let float = metadata.map().get(key).and_then(Value::as_f64);
             let exact =
                 ours.and_then(|o| o.get(exact)).and_then(Value::as_i64).map(|n| Timestamp::from_nanos(n.into()));
             match (float, exact) {
@@ -177,8 +177,8 @@ impl Attributes {
         Attributes {
             kind,
             mode: stored_mode.map(|m| m & 0o7777),
-            uid: number(metadata.0.get("st_uid")),
-            gid: number(metadata.0.get("st_gid")),
+            uid: number(metadata.map().get("st_uid")),
+            gid: number(metadata.map().get("st_gid")),
             mtime,
             ctime,
             atime,
@@ -195,7 +195,7 @@ impl Attributes {
 
     /// `metadata` with these attributes, written for `cap`; foreign keys stay.
     pub fn write_into(&self, metadata: &Metadata, cap: &Cap) -> Metadata {
-        let mut map = metadata.0.clone();
+        let mut map = metadata.map().clone();
         let old = map.shift_remove("tahoefs");
         let mut ours = old.and_then(|v| v.as_object().cloned()).unwrap_or_default();
         ours.insert("for".into(), cap_mark(cap).into());
@@ -214,7 +214,7 @@ impl Attributes {
         set(&mut ours, "name", self.name.as_deref().map(write_name));
         set(&mut ours, "xattr", self.xattr.clone().map(Value::Object));
         map.insert("tahoefs".into(), Value::Object(ours));
-        Metadata(map)
+        map.into()
     }
 }
 

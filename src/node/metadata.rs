@@ -1,6 +1,7 @@
 //! The metadata of a directory entry: a JSON object whose foreign keys are kept.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -18,22 +19,39 @@ const NOT_FINITE: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
 ///
 /// Keys keep their order and numbers their spelling, so that what is not ours survives a change of what is. So do NaN,
 /// infinities and lone surrogates, which Python reads and writes: they are strings and characters of their own here.
+/// A clone shares the object until one of the two is changed.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Metadata(pub Map<String, Value>);
+pub struct Metadata(Arc<Map<String, Value>>);
 
 /// The metadata is not a JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the metadata is not a JSON object")]
 pub struct NotAnObject;
 
+impl From<Map<String, Value>> for Metadata {
+    fn from(map: Map<String, Value>) -> Metadata {
+        Metadata(Arc::new(map))
+    }
+}
+
 impl Metadata {
+    /// The object.
+    pub fn map(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
+    /// The object, to be changed.
+    pub fn map_mut(&mut self) -> &mut Map<String, Value> {
+        Arc::make_mut(&mut self.0)
+    }
+
     /// Parses a JSON object.
     pub fn parse(json: &[u8]) -> Result<Metadata, NotAnObject> {
         let parsed = serde_json::from_slice(json).or_else(|error| match std::str::from_utf8(json).map(into_json) {
             Ok(Cow::Owned(text)) => serde_json::from_str(&text),
             _ => Err(error),
         });
-        parsed.map(Metadata).map_err(|_| NotAnObject)
+        parsed.map(Map::into).map_err(|_| NotAnObject)
     }
 
     /// Writes JSON as Python's `json.dumps` does: `", "` and `": "`, everything beyond ASCII escaped.
@@ -46,7 +64,7 @@ impl Metadata {
     /// The metadata that a link gets at `now` (seconds): `given` replaces all of `self`, the old one, but its `tahoe`
     /// dictionary, in which `linkmotime` becomes now and `linkcrtime` stays or begins (PROTOCOL 7).
     pub fn updated(&self, given: Option<&Metadata>, now: f64) -> Metadata {
-        let mut map = given.unwrap_or(self).0.clone();
+        let mut map = given.unwrap_or(self).map().clone();
         map.shift_remove("tahoe");
         let mut tahoe = match self.0.get("tahoe") {
             Some(Value::Object(tahoe)) => tahoe.clone(),
@@ -58,7 +76,7 @@ impl Metadata {
         }
         tahoe.insert("linkmotime".into(), float(now));
         map.insert("tahoe".into(), Value::Object(tahoe));
-        Metadata(map)
+        map.into()
     }
 
     /// The keys whose values must be set or removed to turn `self` into `wanted`; `tahoe` is not ours to set.

@@ -105,9 +105,9 @@ impl Writeback {
     /// Puts into a batch what was touched, and what could not be told before.
     fn tell(&self, state: &mut State, batch: &mut Batch) -> HashSet<Key> {
         let mut keys: HashSet<Key> = std::mem::take(&mut state.touched);
-        state.lagging.retain(|key| !keys.contains(key));
         keys.extend(self.unkept().drain());
         for key in &keys {
+            state.lagging.remove(key);
             match key {
                 Key::Dir(dir) => state.record_dir(*dir, batch, true),
                 Key::Edge(dir, name) => state.record_edge(*dir, name, batch, &self.spares),

@@ -618,7 +618,7 @@ proptest! {
                         .iter()
                         .map(|(name, child)| {
                             let cap = (0..=255u8).find(|i| lit(&i.to_string()) == child.cap).unwrap();
-                            let value = child.metadata.0.get("v").map(|v| v.as_u64().unwrap() as u8);
+                            let value = child.metadata.map().get("v").map(|v| v.as_u64().unwrap() as u8);
                             (name.to_string(), (cap, value))
                         })
                         .collect();

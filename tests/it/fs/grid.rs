@@ -415,8 +415,8 @@ fn apply(table: &mut Table, edit: &Edit) -> EditOutcome {
             let Some(child) = table.entries.get_mut(name) else { return EditOutcome::Conflict { found: None } };
             for (key, value) in keys {
                 match value {
-                    Some(value) => drop(child.metadata.0.insert(key.clone(), value.clone())),
-                    None => drop(child.metadata.0.shift_remove(key)),
+                    Some(value) => drop(child.metadata.map_mut().insert(key.clone(), value.clone())),
+                    None => drop(child.metadata.map_mut().shift_remove(key)),
                 }
             }
         }

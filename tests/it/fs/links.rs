@@ -65,7 +65,7 @@ async fn a_link_is_a_second_edge_and_stores_no_content() {
     let (first, second) = (child(&ground, "d/a").unwrap(), child(&ground, "e/b").unwrap());
     assert_eq!((&first.cap, &first.metadata), (&before.cap, &before.metadata), "the first edge is as it was");
     assert_eq!(second.cap, first.cap);
-    assert_eq!(second.metadata.0["tahoefs"]["id"], first.metadata.0["tahoefs"]["id"]);
+    assert_eq!(second.metadata.map()["tahoefs"]["id"], first.metadata.map()["tahoefs"]["id"]);
     fs.rm(d, b"a").await.unwrap();
     assert_eq!(at(&fs, "e/b").await.unwrap().nlink, 1);
     fs.settle().await.unwrap();

@@ -50,7 +50,7 @@ fn at(secs: i64) -> SetTime {
 
 fn seen(ground: &Ground, name: &str) -> Option<String> {
     let child = ground.grid.child(&ground.root, name).unwrap();
-    Some(child.metadata.0.get("tahoefs")?.get("seen")?.as_str()?.to_owned())
+    Some(child.metadata.map().get("tahoefs")?.get("seen")?.as_str()?.to_owned())
 }
 
 #[tokio::test]

@@ -319,7 +319,7 @@ async fn a_file_that_comes_back_as_it_was_is_written_on_in_its_place() {
 
 /// The birth id of a file in the root.
 fn id(ground: &Ground, name: &str) -> serde_json::Value {
-    ground.grid.child(&ground.root, name).unwrap().metadata.0["tahoefs"]["id"].clone()
+    ground.grid.child(&ground.root, name).unwrap().metadata.map()["tahoefs"]["id"].clone()
 }
 
 #[tokio::test]
