@@ -1,7 +1,11 @@
-//! One object for each node: whoever asks for the same cap gets the same one, as long as anybody holds it.
+//! One object for each node: whoever asks for the same cap gets the same one, as long as anybody holds it. Readers of files
+//! are held for a while longer: what they have learnt spares who opens a file again its hashes and the search for servers.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use lru::LruCache;
 
 use super::Client;
 use crate::cap::{Cap, FileCap, MutableCap, MutableKey};
@@ -12,12 +16,22 @@ use crate::immutable::{LiteralReader, Reader};
 use crate::mutable::MutableFile;
 use crate::node::{Directory, NodeError, Readable, Writeable};
 
+/// Readers that are held though nobody uses them, the last used.
+const READERS: NonZeroUsize = NonZeroUsize::new(64).expect("it is not 0");
+
 /// Nodes in use, by a hash of their cap: storage index and authority, and no secret.
-#[derive(Default)]
 pub(super) struct Nodes {
     directories: Mutex<Table<DirNode>>,
     mutables: Mutex<Table<MutableFile>>,
     readers: Mutex<Table<Reader>>,
+    held: Mutex<LruCache<Hash, Arc<Reader>>>,
+}
+
+impl Default for Nodes {
+    fn default() -> Nodes {
+        let held = Mutex::new(LruCache::new(READERS));
+        Nodes { directories: Mutex::default(), mutables: Mutex::default(), readers: Mutex::default(), held }
+    }
 }
 
 struct Table<T> {
@@ -51,7 +65,7 @@ impl<T> Table<T> {
     }
 }
 
-fn lock<T>(table: &Mutex<Table<T>>) -> MutexGuard<'_, Table<T>> {
+fn lock<T>(table: &Mutex<T>) -> MutexGuard<'_, T> {
     table.lock().unwrap_or_else(|e| e.into_inner())
 }
 
@@ -107,7 +121,10 @@ impl Nodes {
                     let reader = Reader::new(Arc::clone(&client.grid), chk.clone(), Arc::clone(&client.cache));
                     reader.with_kept(client.blocks.as_ref())
                 };
-                Ok(lock(&self.readers).get_or_make(key_of(cap), make))
+                let key = key_of(cap);
+                let reader = lock(&self.readers).get_or_make(key, make);
+                let _least_used = lock(&self.held).push(key, Arc::clone(&reader));
+                Ok(reader)
             }
             FileCap::Mutable(mutable) if is_readable(mutable) => Ok(self.mutable(client, mutable)),
             FileCap::Mutable(_) | FileCap::ChkVerify(_) => {

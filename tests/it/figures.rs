@@ -93,6 +93,20 @@ fn operations_are_told_with_their_progress_and_time() {
 }
 
 #[test]
+fn who_opens_a_file_again_fetches_nothing_again() {
+    let world = World::mounted();
+    fs::write(world.at("f"), content(500_000)).unwrap();
+    world.remount_cold(&[]);
+    let fetched = || sum(&operations(&world), "download", "bytes");
+    let read = || fs::File::open(world.at("f")).unwrap().read_exact(&mut [0; 10]).unwrap();
+    read();
+    let once = fetched();
+    assert!(once > 0);
+    (0..3).for_each(|_| read());
+    assert_eq!(fetched(), once);
+}
+
+#[test]
 fn what_failed_is_told_with_its_reason() {
     let world = World::mounted();
     world.ok(&["flush"]);
