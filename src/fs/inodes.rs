@@ -257,6 +257,11 @@ impl Inodes {
         known.copied().filter(move |ino| self.get(*ino).is_some_and(is_it))
     }
 
+    /// The inodes of the file with this birth id: several where its names are seen apart.
+    pub fn of_id(&self, id: &str) -> impl Iterator<Item = Ino> {
+        self.by_id.get(id).into_iter().flatten().copied()
+    }
+
     /// What an inode is now, those are too that show its entry, `name` in `dir`, by other paths to `dir`.
     pub fn liken_others(&mut self, ino: Ino, dir: DirId, name: &Name) {
         let Some(above) = self.showing.get(&dir).filter(|above| above.len() > 1) else { return };

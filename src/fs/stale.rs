@@ -28,6 +28,10 @@ impl Filesystem {
     pub fn stale(&self, changes: Vec<(DirId, Changed)>) -> Vec<Stale> {
         let mut state = self.lock();
         let mut stale = std::mem::take(&mut state.stale);
+        // A file that has lost a name by which nobody knows it here has one link less.
+        for id in self.writeback.linked_among(&changes) {
+            stale.extend(state.inodes.of_id(&id).map(Stale::Attributes));
+        }
         for (dir, changed) in changes {
             for parent in state.inodes.of_directory(dir) {
                 let edges: Vec<Name> = match &changed {

@@ -193,6 +193,11 @@ impl Attributes {
         }
     }
 
+    /// The birth id that an edge holds, also where another client has replaced the file and left it there.
+    pub fn id_of(child: &Child) -> Option<&str> {
+        child.metadata.map().get("tahoefs")?.get("id")?.as_str()
+    }
+
     /// `metadata` with these attributes, written for `cap`; foreign keys stay.
     pub fn write_into(&self, metadata: &Metadata, cap: &Cap) -> Metadata {
         let mut map = metadata.map().clone();

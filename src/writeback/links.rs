@@ -4,10 +4,10 @@
 //! one record for each file that ever had two here, also when nothing is pending: a change through one name is made to the
 //! edges of all. Giving a file another name changes no edge but the new one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Change, DirId, Entry, FileObject, Key, State, Target, Weight, Writeback};
+use super::{Change, Changed, DirId, Entry, FileObject, Key, State, Target, Weight, Writeback};
 use crate::cap::Cap;
 use crate::journal::{Batch, LinkRecord, LinkedIn};
 use crate::node::{Attributes, Freshness, Name, NodeError, Timestamp};
@@ -56,9 +56,9 @@ impl Links {
         }
     }
 
-    /// How many links it has, at least.
-    pub fn count(&self, is_linked: bool) -> u32 {
-        let known = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+    /// How many links it has, at least, of which `known` are names that are known.
+    fn count(&self, known: usize, is_linked: bool) -> u32 {
+        let known = u32::try_from(known).unwrap_or(u32::MAX);
         if self.is_exact || known == 0 || !is_linked { known } else { known.max(2) }
     }
 }
@@ -79,7 +79,23 @@ impl Writeback {
     /// How many links it has, at least, and when it last got or lost one.
     pub fn link_count(&self, id: &str, is_linked: bool) -> Option<(u32, Option<Timestamp>)> {
         self.know_links(id);
-        self.state().links.get(id).map(|links| (links.count(is_linked), links.changed))
+        let state = self.state();
+        let links = state.links.get(id)?;
+        let known = links.names.iter().filter(|(dir, name)| !state.is_anothers(*dir, name, id)).count();
+        Some((links.count(known, is_linked), links.changed))
+    }
+
+    /// The birth ids of files that have, or had, a name among those that others have changed.
+    pub fn linked_among(&self, changes: &[(DirId, Changed)]) -> Vec<String> {
+        let changed: HashMap<DirId, &Changed> = changes.iter().map(|(dir, changed)| (*dir, changed)).collect();
+        let is_among = |(dir, name): &(DirId, Name)| match changed.get(dir) {
+            Some(Changed::Names(names)) => names.contains(name),
+            Some(Changed::All) => true,
+            None => false,
+        };
+        let state = self.state();
+        let among = state.links.iter().filter(|(_, links)| links.names.iter().any(is_among));
+        among.map(|(id, _)| id.clone()).collect()
     }
 
     /// Two names have been seen that lead to one file.
@@ -179,6 +195,17 @@ impl State {
             links.changed = links.changed.max(at);
             links.is_as_read = false;
             self.touched.insert(Key::Link(id));
+        }
+    }
+
+    /// Whether what was last seen of a directory has nothing, or another file, under a name that the file with this birth id
+    /// had.
+    fn is_anothers(&self, dir: DirId, name: &Name, id: &str) -> bool {
+        let Some(d) = self.dirs.get(&dir) else { return false };
+        match (d.pending.get(name), &d.table) {
+            (Some(pending), _) => pending.wanted.as_ref().and_then(|entry| entry.attributes.id.as_deref()) != Some(id),
+            (None, Some(table)) => table.entries.get(name).and_then(|child| Attributes::id_of(child)) != Some(id),
+            (None, None) => false,
         }
     }
 

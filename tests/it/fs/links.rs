@@ -266,6 +266,22 @@ async fn a_change_that_cannot_reach_a_name_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_name_that_another_client_has_removed_counts_no_more() {
+    let journal = tempfile::tempdir().unwrap();
+    let (ground, fs, _, e, a) = with_file(journal.path()).await;
+    fs.link(a, e, b"b").await.unwrap();
+    fs.link(a, e, b"c").await.unwrap();
+    fs.settle().await.unwrap();
+    let theirs = ground.mount().await;
+    let their_e = at(&theirs, "e").await.unwrap().ino;
+    theirs.rm(their_e, b"b").await.unwrap();
+    theirs.settle().await.unwrap();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assert!(at(&fs, "e/c").await.is_ok(), "nobody asks for what was removed");
+    assert_eq!(at(&fs, "d/a").await.unwrap().nlink, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_name_that_another_client_has_moved_is_one_still() {
     let journal = tempfile::tempdir().unwrap();
     let (ground, fs, d, e, a) = with_file(journal.path()).await;
